@@ -1,0 +1,303 @@
+"""Feedback rules: which tensor carries the error back, and what changes it.
+
+A rule is a small frozen object. Layers accept a rule, its name or alias, or its Keras config.
+A rule of your own subclasses `FeedbackRule`, is registered as any Keras object, and then works in
+layers, `convert_model`, saving and callbacks (README, "A rule of your own").
+"""
+
+import dataclasses
+import difflib
+import math
+from typing import Any, ClassVar, Literal
+
+import keras
+import tensorflow as tf
+
+register = keras.saving.register_keras_serializable(package="tfweightmirror")
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(
+            f"{name} of sign-symmetry must be one of {', '.join(choices)}. Received: {value!r}."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Fans:
+    """How many synapses meet at a cell: what a magnitude can be scaled by.
+
+    Attributes:
+        fan_in: Synapses entering one output cell: taps x c_in / groups, or n_in.
+        fan_out: Synapses leaving one input cell: taps x c_out / groups, or n_out.
+        convolutional: Whether the layer is a convolution (its scales carry He's factor 2).
+    """
+
+    fan_in: int
+    fan_out: int
+    convolutional: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class FeedbackRule:
+    """A way to send errors back. Subclass it for a rule of your own.
+
+    Override `backward_kernel`, and, where B learns from the forward weights' gradient,
+    `feedback_gradient`. `B` is the feedback kernel, `W` the forward kernel.
+
+    Class attributes:
+        name: The name in configs, logs and errors.
+        aliases: Other names.
+        uses_feedback_kernel: Whether the layer keeps a variable B of the kernel's shape.
+        draws: Whether `backward_kernel` needs a `seed` that changes once per training call.
+        learns_by: What moves B: `"nothing"`, `"optimizer"` (B becomes a trainable weight with the
+            gradient `feedback_gradient(dW)`) or `"mirror"` (mirror mode).
+    """
+
+    name: ClassVar[str] = "feedback_rule"
+    aliases: ClassVar[tuple[str, ...]] = ()
+    uses_feedback_kernel: ClassVar[bool] = True
+    draws: ClassVar[bool] = False
+    learns_by: ClassVar[Literal["nothing", "optimizer", "mirror"]] = "nothing"
+
+    def backward_kernel(
+        self, kernel: tf.Tensor, feedback: tf.Tensor | None, seed: tf.Tensor | None
+    ) -> tf.Tensor:
+        """The tensor that carries the error: same shape and dtype as `kernel`.
+
+        Args:
+            kernel: W, in the layer's compute dtype.
+            feedback: B, or None if `uses_feedback_kernel` is False.
+            seed: Two int32, or None if `draws` is False.
+        """
+        del kernel, seed
+        return feedback
+
+    def feedback_gradient(self, kernel_gradient: tf.Tensor) -> tf.Tensor | None:
+        """The gradient of B, from the gradient dW of the forward kernel. None: no gradient."""
+        del kernel_gradient
+        return None
+
+    def for_fans(self, fans: Fans) -> "FeedbackRule":
+        """This rule with everything that depends on the layer's shape made a number."""
+        del fans
+        return self
+
+    def default_initializer(self, fans: Fans) -> keras.initializers.Initializer | None:
+        """What B starts from; None means the kernel's own initializer with another seed."""
+        del fans
+        return None
+
+    def get_config(self) -> dict[str, Any]:
+        """The options, as Keras saves them."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "FeedbackRule":
+        """The rule that `get_config` described."""
+        return cls(**config)
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Backprop(FeedbackRule):
+    """Ordinary backprop: the error travels on W itself. There is no B."""
+
+    name = "backprop"
+    aliases = ("bp",)
+    uses_feedback_kernel = False
+
+    def backward_kernel(
+        self, kernel: tf.Tensor, feedback: tf.Tensor | None, seed: tf.Tensor | None
+    ) -> tf.Tensor:
+        """W."""
+        return kernel
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class FeedbackAlignment(FeedbackRule):
+    """B is random and fixed; W learns to align with it (Lillicrap et al. 2016)."""
+
+    name = "feedback_alignment"
+    aliases = ("fa", "frfb")
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class SignSymmetry(FeedbackRule):
+    """The error travels on `sign(W) * |M|` (Liao et al. 2016; Xiao et al. 2018). `sign(0) = 0`.
+
+    This rule reads the signs of W on the way back: it transports one bit per weight.
+
+    Args:
+        magnitude: `"uniform"`: `|M| = scale` everywhere (uSF). `"fixed"`: `M` is drawn once from
+            N(0, scale^2), or from the layer's `feedback_initializer`, and kept in B (frSF).
+            `"batch"`: `M` is drawn anew from N(0, scale^2) at every training call (brSF).
+        scale: The root mean square of the magnitudes. With n_in and n_out the synapses entering
+            an output cell and leaving an input cell (taps included):
+            `"xiao"`: sqrt(2 / n_out) for convolutions, 1 / sqrt(n_out) otherwise (Xiao et al. 2018,
+            footnote 2); `"xiao_code"`: the same, but 1 / sqrt(n_in) outside convolutions (their
+            released code); `"fan_in"`: sqrt(2 / n_in), 1 / sqrt(n_in); `"glorot"`:
+            sqrt(2 / (n_in + n_out)); or a positive number.
+    """
+
+    magnitude: Literal["uniform", "fixed", "batch"] = "uniform"
+    scale: float | Literal["xiao", "xiao_code", "fan_in", "glorot"] = "xiao"
+
+    name = "sign_symmetry"
+    aliases = ("ss", "usf", "frsf", "brsf")
+
+    def __post_init__(self) -> None:
+        _check_choice("magnitude", self.magnitude, ("uniform", "fixed", "batch"))
+        if isinstance(self.scale, str):
+            _check_choice("scale", self.scale, ("xiao", "xiao_code", "fan_in", "glorot"))
+        elif not (math.isfinite(self.scale) and self.scale > 0):
+            raise ValueError(
+                f"The scale of sign-symmetry must be a positive number. Received: {self.scale!r}."
+            )
+
+    @property
+    def uses_feedback_kernel(self) -> bool:  # type: ignore[override]  # depends on `magnitude`
+        """Only fixed magnitudes are kept."""
+        return self.magnitude == "fixed"
+
+    @property
+    def draws(self) -> bool:  # type: ignore[override]  # depends on `magnitude`
+        """Only batch magnitudes are redrawn."""
+        return self.magnitude == "batch"
+
+    def for_fans(self, fans: Fans) -> "SignSymmetry":
+        """The rule with its scale as a number."""
+        gain = 2.0 if fans.convolutional else 1.0
+        by_name = {
+            "xiao": gain / fans.fan_out,
+            "xiao_code": gain / (fans.fan_out if fans.convolutional else fans.fan_in),
+            "fan_in": gain / fans.fan_in,
+            "glorot": 2.0 / (fans.fan_in + fans.fan_out),
+        }
+        if not isinstance(self.scale, str):
+            return self
+        return dataclasses.replace(self, scale=math.sqrt(by_name[self.scale]))
+
+    def default_initializer(self, fans: Fans) -> keras.initializers.Initializer | None:
+        """N(0, scale^2) for fixed magnitudes."""
+        return keras.initializers.RandomNormal(stddev=self.for_fans(fans).scale)
+
+    def backward_kernel(
+        self, kernel: tf.Tensor, feedback: tf.Tensor | None, seed: tf.Tensor | None
+    ) -> tf.Tensor:
+        """`sign(W) * |M|`."""
+        signs = tf.sign(kernel)
+        if self.magnitude == "uniform":
+            return signs * tf.cast(self.scale, kernel.dtype)
+        if self.magnitude == "fixed":
+            return signs * tf.abs(feedback)
+        normal = tf.random.stateless_normal(kernel.shape, seed, stddev=self.scale)
+        return signs * tf.cast(tf.abs(normal), kernel.dtype)
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class WeightMirror(FeedbackRule):
+    """The error travels on B, and mirror mode teaches B from noise (Akrout et al. 2019).
+
+    Train with `tfweightmirror.callbacks.WeightMirror`, or call `mirror_model` yourself.
+    """
+
+    name = "weight_mirror"
+    aliases = ("wm",)
+    learns_by = "mirror"
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class KolenPollack(FeedbackRule):
+    """B gets the same change as W: `dB = dW`, equal decay (Kolen and Pollack 1994).
+
+    Akrout et al. 2019, eq. 13 to 18: with equal decay the gap B - W dies out. Train with an
+    optimizer that has `weight_decay`, and `tfweightmirror.callbacks.KolenPollack` to check it.
+    The two increments are two equal local products; the code evaluates the product once.
+    """
+
+    name = "kolen_pollack"
+    aliases = ("kp",)
+    learns_by = "optimizer"
+
+    def feedback_gradient(self, kernel_gradient: tf.Tensor) -> tf.Tensor:
+        """The very tensor dW, so that B's and W's increments stay bit-equal."""
+        return kernel_gradient
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class UpdatedRandomFeedback(FeedbackRule):
+    """B is random and gets `epsilon` times the change of W (Amit 2019, URFB).
+
+    `epsilon` scales the gradient, so with an optimizer that normalizes gradients (Adam, RMSprop,
+    Lion) every `epsilon` but 0 acts as 1: use SGD.
+
+    Args:
+        epsilon: 1 is URFB, 0 is fixed random feedback; not negative.
+    """
+
+    epsilon: float = 1.0
+
+    name = "updated_random_feedback"
+    aliases = ("urfb",)
+    learns_by = "optimizer"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.epsilon) and self.epsilon >= 0):
+            raise ValueError(
+                f"epsilon of updated_random_feedback must be a number >= 0. "
+                f"Received: {self.epsilon!r}."
+            )
+
+    def feedback_gradient(self, kernel_gradient: tf.Tensor) -> tf.Tensor:
+        """`epsilon * dW`; at `epsilon = 1` the tensor dW itself."""
+        if self.epsilon == 1.0:
+            return kernel_gradient
+        return tf.cast(self.epsilon, kernel_gradient.dtype) * kernel_gradient
+
+
+RULES: tuple[type[FeedbackRule], ...] = (
+    Backprop,
+    FeedbackAlignment,
+    SignSymmetry,
+    WeightMirror,
+    KolenPollack,
+    UpdatedRandomFeedback,
+)
+_BY_NAME: dict[str, FeedbackRule] = {
+    name: rule() for rule in RULES for name in (rule.name, *rule.aliases)
+} | {"frsf": SignSymmetry(magnitude="fixed"), "brsf": SignSymmetry(magnitude="batch")}
+
+
+def get(identifier: Any) -> FeedbackRule:
+    """The rule that `identifier` means.
+
+    Args:
+        identifier: A `FeedbackRule` (or a class of one), a name or alias (`"wm"`), the registered
+            name of your own rule (`"my_package>MyRule"`), or a config of
+            `keras.saving.serialize_keras_object`.
+
+    Raises:
+        ValueError: The name is not known; the sentence has the known ones and the nearest.
+    """
+    if isinstance(identifier, FeedbackRule):
+        return identifier
+    if isinstance(identifier, type) and issubclass(identifier, FeedbackRule):
+        return identifier()
+    if isinstance(identifier, dict):
+        return get(keras.saving.deserialize_keras_object(identifier))
+    if isinstance(identifier, str):
+        if identifier.lower() in _BY_NAME:
+            return _BY_NAME[identifier.lower()]
+        registered = keras.saving.get_registered_object(identifier)
+        if registered is not None:
+            return get(registered)
+    known = ", ".join(f"{rule.name} ({', '.join(rule.aliases)})" for rule in RULES)
+    near = difflib.get_close_matches(str(identifier).lower(), _BY_NAME, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"feedback rule {identifier!r} is not known. Known: {known}.{hint}")
