@@ -1,0 +1,247 @@
+"""Every private hook of Keras (and two of TensorFlow) that this library uses, in one file.
+
+`tests/test_keras_internals.py` is their canary; pyproject.toml pins the range of Keras.
+"""
+
+import contextlib
+import functools
+import gc
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+_TracedFunction = type(tf.function(lambda: None))
+
+# --- layers ------------------------------------------------------------------------------------
+
+
+def child_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """The layers that `layer` owns directly, in the order in which it tracks them."""
+    children: list[keras.layers.Layer] = layer._flatten_layers(include_self=False, recursive=False)
+    return children
+
+
+def outermost_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """The layer or model whose call led to the present call of `layer`."""
+    return layer._get_call_context().entry_layer
+
+
+@contextlib.contextmanager
+def recording_calls_of(
+    layers: Iterable[keras.layers.Layer],
+) -> Iterator[list[keras.layers.Layer]]:
+    """A context that lists which of `layers` are called, in order."""
+    layers, calls = list(layers), []
+
+    def recorder(layer: keras.layers.Layer) -> Callable[..., Any]:
+        call = layer.call
+
+        @functools.wraps(call)
+        def record_and_call(*args: Any, **kwargs: Any) -> Any:
+            calls.append(layer)
+            return call(*args, **kwargs)
+
+        return record_and_call
+
+    for layer in layers:
+        layer.__dict__["call"] = recorder(layer)
+    try:
+        yield calls
+    finally:
+        for layer in layers:
+            del layer.__dict__["call"]
+
+
+# --- weights -----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def adding_weights(layer: keras.layers.Layer) -> Iterator[None]:
+    """A context in which a built layer accepts new weights, as in Keras' own `enable_lora`."""
+    locked = layer._tracker.locked
+    layer._tracker.unlock()
+    try:
+        with layer._open_name_scope():
+            yield
+    finally:
+        if locked:
+            layer._tracker.lock()
+
+
+def own_trainable_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """The weights made as trainable ones by `layer` itself, without those of the layers below."""
+    return list(layer._trainable_variables)
+
+
+def forget_attribute(layer: keras.layers.Layer, name: str) -> None:
+    """Delete an attribute and, if it is a weight, make `layer` and its checkpoints forget it."""
+    value = getattr(layer, name)
+    if isinstance(value, keras.Variable):
+        layer._untrack_variable(value)
+    # `Layer.__delattr__` collects garbage once a weight: seconds on a large model.
+    tf.__internal__.tracking.AutoTrackable.__delattr__(layer, name)
+
+
+# --- a layer's class ---------------------------------------------------------------------------
+
+
+def become(layer: keras.layers.Layer, cls: type[keras.layers.Layer]) -> None:
+    """Give `layer` the class `cls` in place, with what Keras derived from its old class."""
+    layer.__class__ = cls
+    # `Layer.__new__` binds the methods of the class at birth to wrappers on the instance, so that
+    # a class assigned later would never run its own.
+    for name in ("build", "quantize"):
+        wrapper = layer.__dict__[name]
+        method = getattr(cls, name).__get__(layer)
+        _cells(wrapper)[f"original_{name}_method"].cell_contents = method
+        wrapper.__wrapped__ = method
+    # What `Layer.__init__` derives.
+    layer._call_signature = inspect.signature(layer.call)
+    layer.call_signature_parameters = list(layer._call_signature.parameters)
+    layer._call_has_training_arg = "training" in layer.call_signature_parameters
+    layer._call_has_mask_arg = "mask" in layer.call_signature_parameters
+    layer._call_has_context_arg = {
+        name: name in layer.call_signature_parameters for name in layer._call_context_args
+    }
+
+
+def _cells(function: Any) -> dict[str, Any]:
+    """The cells of a closure by the names of their variables."""
+    return dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+
+
+def forget_arguments(layer: keras.layers.Layer, names: Iterable[str]) -> None:
+    """Drop arguments from what `Operation.__new__` recorded of the constructor's call."""
+    if layer._auto_config is not None:
+        for name in names:
+            layer._auto_config.config.pop(name, None)
+
+
+def after_build(layer: keras.layers.Layer, then: Callable[[], None]) -> None:
+    """Run `then` once, when the unbuilt `layer` has been built."""
+    build = layer.__dict__["build"]
+
+    @functools.wraps(build)
+    def build_and_then(*args: Any, **kwargs: Any) -> None:
+        layer.__dict__["build"] = build
+        build(*args, **kwargs)
+        then()
+
+    layer.__dict__["build"] = build_and_then
+
+
+def forget_after_build(layer: keras.layers.Layer) -> None:
+    """Undo `after_build` on a layer that has not been built yet."""
+    build = layer.__dict__["build"]
+    if build.__code__.co_name == "build_and_then":
+        layer.__dict__["build"] = _cells(build)["build"].cell_contents
+
+
+# --- compiled models ---------------------------------------------------------------------------
+
+
+def models_holding(layers: Iterable[keras.layers.Layer]) -> list[keras.Model]:
+    """Every living model that has one of `layers` anywhere below it.
+
+    A layer does not know its owners, so this asks the garbage collector: a model around, or
+    beside, the one that is converted may have been compiled, too.
+    """
+    wanted = {id(layer) for layer in layers}
+    # `type(...)`, not isinstance: asking a lazy proxy for its class would load it.
+    models = [thing for thing in gc.get_objects() if issubclass(type(thing), keras.Model)]
+    return [
+        model for model in models if wanted & {id(layer) for layer in model._flatten_layers()}
+    ]
+
+
+def forget_traces(layer: keras.layers.Layer) -> None:
+    """Make the `tf.function`s among a layer's methods and attributes trace again when called."""
+    for name in _traced_methods(type(layer)):
+        for cls in type(layer).__mro__:
+            if isinstance(vars(cls).get(name), _TracedFunction):
+                vars(cls)[name]._descriptor_cache.pop(layer, None)
+    for value in vars(layer).values():
+        if isinstance(value, _TracedFunction):
+            value._created_variables = None
+            value._variable_creation_config = None
+            value._no_variable_creation_config = None
+
+
+@functools.cache
+def _traced_methods(cls: type) -> tuple[str, ...]:
+    return tuple(
+        name
+        for owner in cls.__mro__
+        for name, value in vars(owner).items()
+        if isinstance(value, _TracedFunction)
+    )
+
+
+# --- optimizers --------------------------------------------------------------------------------
+
+
+def known_variables(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
+    """The model's variables that a built optimizer keeps state for, in its order."""
+    return list(optimizer._trainable_variables)
+
+
+def is_state(value: Any) -> bool:
+    """Whether `value` is a Keras variable or a list of them (or None) alone."""
+    if isinstance(value, list):
+        return bool(value) and all(v is None or isinstance(v, keras.Variable) for v in value)
+    return isinstance(value, keras.Variable)
+
+
+def optimizer_state(optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:
+    """Attributes that hold state: a variable, or a list that runs along the known variables."""
+    state = {
+        name: list(value) if isinstance(value, list) else value
+        for name, value in vars(optimizer).items()
+        if name not in ("_variables", "_trainable_variables") and is_state(value)
+    }
+    lists = [value for value in state.values() if isinstance(value, list)]
+    reached = {id(v) for v in state.values()} | {id(v) for slots in lists for v in slots}
+    known = len(known_variables(optimizer))
+    if any(len(slots) != known for slots in lists) or not reached.issuperset(
+        id(variable) for variable in optimizer._variables
+    ):
+        raise ValueError(
+            f"Optimizer '{optimizer.name}' ({type(optimizer).__name__}) keeps state in a form "
+            "that cannot be carried over to another set of weights (expected: one variable, or "
+            "one list of variables along the weights, an attribute). Compile the model after this "
+            "call instead of before."
+        )
+    return state
+
+
+def build_again(
+    optimizers: list[keras.optimizers.Optimizer], variables: list[keras.Variable]
+) -> None:
+    """Build `optimizers[0]` anew for `variables`, and those inside it, `optimizers[1:]`, too.
+
+    What their constructors made (iterations, learning rate) stays, the same objects; what `build`
+    makes is new and fresh.
+    """
+    before = [list(optimizer._variables) for optimizer in optimizers]
+    for optimizer in optimizers:
+        _store_variables(optimizer, [])
+        optimizer._trainable_variables_indices = {}
+        optimizer.built = False
+    optimizers[0].build(variables)
+    for optimizer, old in zip(optimizers, before, strict=True):
+        held = {id(value) for value in vars(optimizer).values()}
+        kept = [variable for variable in old if id(variable) in held]
+        _store_variables(optimizer, kept + list(optimizer._variables))
+
+
+def _store_variables(
+    optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable]
+) -> None:
+    is_variable, _ = optimizer._tracker.config["variables"]
+    # Not Keras' __setattr__, whose tracker would wrap the list that it is to append to.
+    tf.__internal__.tracking.AutoTrackable.__setattr__(optimizer, "_variables", variables)
+    optimizer._tracker.config["variables"] = (is_variable, optimizer._variables)
+    optimizer._tracker.stored_ids["variables"] = {id(variable) for variable in variables}

@@ -1,0 +1,33 @@
+"""Keras layers whose errors travel back on feedback kernels."""
+
+from tfweightmirror.layers.attention import (
+    FeedbackGroupQueryAttention,
+    FeedbackMultiHeadAttention,
+)
+from tfweightmirror.layers.conv import FeedbackConv1D, FeedbackConv2D, FeedbackConv3D
+from tfweightmirror.layers.conv_transpose import (
+    FeedbackConv1DTranspose,
+    FeedbackConv2DTranspose,
+    FeedbackConv3DTranspose,
+)
+from tfweightmirror.layers.dense import FeedbackDense
+from tfweightmirror.layers.depthwise import FeedbackDepthwiseConv1D, FeedbackDepthwiseConv2D
+from tfweightmirror.layers.einsum_dense import FeedbackEinsumDense
+from tfweightmirror.layers.separable import FeedbackSeparableConv1D, FeedbackSeparableConv2D
+
+__all__ = [
+    "FeedbackConv1D",
+    "FeedbackConv1DTranspose",
+    "FeedbackConv2D",
+    "FeedbackConv2DTranspose",
+    "FeedbackConv3D",
+    "FeedbackConv3DTranspose",
+    "FeedbackDense",
+    "FeedbackDepthwiseConv1D",
+    "FeedbackDepthwiseConv2D",
+    "FeedbackEinsumDense",
+    "FeedbackGroupQueryAttention",
+    "FeedbackMultiHeadAttention",
+    "FeedbackSeparableConv1D",
+    "FeedbackSeparableConv2D",
+]

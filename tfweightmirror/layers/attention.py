@@ -1,0 +1,66 @@
+"""Attention layers that carry the rule to their EinsumDense parts.
+
+Only the projections become transport-free: attention scores and their softmax stay ordinary
+backprop.
+"""
+
+from typing import TypeAlias
+
+import keras
+
+from tfweightmirror import keras_internals
+from tfweightmirror.layers.einsum_dense import FeedbackEinsumDense
+from tfweightmirror.layers.feedback_layer import CarriesRule, refuse_unsupported, register
+
+Shape: TypeAlias = tuple[int | None, ...]
+
+
+class FeedbackAttention(CarriesRule):
+    """What both kinds of attention share."""
+
+    def build(
+        self, query_shape: Shape, value_shape: Shape, key_shape: Shape | None = None
+    ) -> None:
+        """Build the projections, then their feedback kernels."""
+        super().build(query_shape, value_shape, key_shape)  # type: ignore[misc]  # a Keras layer's
+        self.build_feedback()
+
+    def build_feedback(self) -> None:
+        """Give every projection of a built layer its feedback kernel."""
+        for index, part in enumerate(self.projections):
+            refuse_unsupported(part)
+            seed = None if self._feedback_seed is None else self._feedback_seed + index
+            keras_internals.become(part, FeedbackEinsumDense)
+            part.set_rule(self.rule, self.feedback_initializer, feedback_seed=seed)
+            with keras_internals.adding_weights(part):
+                part.build_feedback()
+
+    @property
+    def projections(self) -> list[keras.layers.EinsumDense]:
+        """The EinsumDense parts, built, in the order in which Keras made them."""
+        children = keras_internals.child_layers(self)
+        return [part for part in children if isinstance(part, keras.layers.EinsumDense)]
+
+
+@register
+class FeedbackMultiHeadAttention(FeedbackAttention, keras.layers.MultiHeadAttention):
+    """`keras.layers.MultiHeadAttention` whose projections send errors back on feedback kernels.
+
+    Args:
+        num_heads, key_dim, ...: As `keras.layers.MultiHeadAttention`.
+        rule: A feedback rule for every projection: a name or alias, a config or a `FeedbackRule`.
+        feedback_initializer: What every B starts from. Default: the kernel's initializer with a
+            seed of its own.
+    """
+
+
+@register
+class FeedbackGroupQueryAttention(FeedbackAttention, keras.layers.GroupQueryAttention):
+    """`keras.layers.GroupQueryAttention` whose projections send errors back on feedback kernels.
+
+    Args:
+        head_dim, num_query_heads, num_key_value_heads, ...: As `keras.layers.GroupQueryAttention`.
+        rule: A feedback rule for every projection: a name or alias, a config or a `FeedbackRule`.
+        feedback_initializer: What every B starts from. Default: the kernel's initializer with a
+            seed of its own.
+    """

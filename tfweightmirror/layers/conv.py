@@ -1,0 +1,72 @@
+"""Convolutions with a feedback kernel."""
+
+import keras
+import tensorflow as tf
+
+from tfweightmirror.layers.feedback_layer import FeedbackLayer, Site, add_channel_bias, register
+from tfweightmirror.pathway import KernelView, conv_view
+
+
+class FeedbackConv(FeedbackLayer):
+    """What the three ranks share."""
+
+    def _view(self, site: Site) -> KernelView:
+        return conv_view(tuple(self.kernel.shape), self.groups)
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Apply the layer."""
+        # Keras compiles these two cases with XLA on its own.
+        compiled = self.groups > 1 or (self.rank == 3 and self.data_format == "channels_first")
+        outputs = self.carry(self._linear_map, inputs, training, jit_compile=compiled)
+        return add_channel_bias(self, outputs, self.filters)
+
+    def _linear_map(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        padding = self.padding
+        if padding == "causal":
+            inputs = keras.ops.pad(inputs, self._compute_causal_padding())
+            padding = "valid"
+        return keras.ops.conv(
+            inputs,
+            kernel,
+            strides=list(self.strides),
+            padding=padding,
+            dilation_rate=self.dilation_rate,
+            data_format=self.data_format,
+        )
+
+
+@register
+class FeedbackConv1D(FeedbackConv, keras.layers.Conv1D):
+    """`keras.layers.Conv1D` whose error travels back on a feedback kernel.
+
+    Args:
+        filters, kernel_size, ...: As `keras.layers.Conv1D`, causal padding included; `lora_rank`
+            is refused.
+        rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
+        feedback_initializer: What B starts from. Default: the kernel's initializer with a seed of
+            its own.
+    """
+
+
+@register
+class FeedbackConv2D(FeedbackConv, keras.layers.Conv2D):
+    """`keras.layers.Conv2D` whose error travels back on a feedback kernel.
+
+    Args:
+        filters, kernel_size, ...: As `keras.layers.Conv2D`; `lora_rank` is refused.
+        rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
+        feedback_initializer: What B starts from. Default: the kernel's initializer with a seed of
+            its own.
+    """
+
+
+@register
+class FeedbackConv3D(FeedbackConv, keras.layers.Conv3D):
+    """`keras.layers.Conv3D` whose error travels back on a feedback kernel.
+
+    Args:
+        filters, kernel_size, ...: As `keras.layers.Conv3D`; `lora_rank` is refused.
+        rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
+        feedback_initializer: What B starts from. Default: the kernel's initializer with a seed of
+            its own.
+    """

@@ -1,0 +1,65 @@
+"""Transposed convolutions with a feedback kernel."""
+
+import keras
+import tensorflow as tf
+
+from tfweightmirror.layers.feedback_layer import FeedbackLayer, Site, add_channel_bias, register
+from tfweightmirror.pathway import KernelView, conv_transpose_view
+
+
+class FeedbackConvTranspose(FeedbackLayer):
+    """What the three ranks share."""
+
+    def _view(self, site: Site) -> KernelView:
+        return conv_transpose_view(tuple(self.kernel.shape))
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Apply the layer."""
+        return add_channel_bias(self, self.carry(self._linear_map, inputs, training), self.filters)
+
+    def _linear_map(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        return keras.ops.conv_transpose(
+            inputs,
+            kernel,
+            strides=list(self.strides),
+            padding=self.padding,
+            output_padding=self.output_padding,
+            dilation_rate=self.dilation_rate,
+            data_format=self.data_format,
+        )
+
+
+@register
+class FeedbackConv1DTranspose(FeedbackConvTranspose, keras.layers.Conv1DTranspose):
+    """`keras.layers.Conv1DTranspose` whose error travels back on a feedback kernel.
+
+    Args:
+        filters, kernel_size, ...: As `keras.layers.Conv1DTranspose`.
+        rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
+        feedback_initializer: What B starts from. Default: the kernel's initializer with a seed of
+            its own.
+    """
+
+
+@register
+class FeedbackConv2DTranspose(FeedbackConvTranspose, keras.layers.Conv2DTranspose):
+    """`keras.layers.Conv2DTranspose` whose error travels back on a feedback kernel.
+
+    Args:
+        filters, kernel_size, ...: As `keras.layers.Conv2DTranspose`.
+        rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
+        feedback_initializer: What B starts from. Default: the kernel's initializer with a seed of
+            its own.
+    """
+
+
+@register
+class FeedbackConv3DTranspose(FeedbackConvTranspose, keras.layers.Conv3DTranspose):
+    """`keras.layers.Conv3DTranspose` whose error travels back on a feedback kernel.
+
+    Args:
+        filters, kernel_size, ...: As `keras.layers.Conv3DTranspose`.
+        rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
+        feedback_initializer: What B starts from. Default: the kernel's initializer with a seed of
+            its own.
+    """

@@ -1,0 +1,33 @@
+"""Dense layer with a feedback kernel."""
+
+import keras
+import tensorflow as tf
+
+from tfweightmirror.layers.feedback_layer import FeedbackLayer, Site, register
+from tfweightmirror.pathway import KernelView, dense_view
+
+
+@register
+class FeedbackDense(FeedbackLayer, keras.layers.Dense):
+    """`keras.layers.Dense` whose error travels back on a feedback kernel.
+
+    `y = activation(x W + b)`; backward `dx = dy B^T`, `dW = x^T dy` (Lillicrap et al. 2016).
+
+    Args:
+        units, ...: As `keras.layers.Dense`; `lora_rank` and quantization are refused.
+        rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
+        feedback_initializer: What B starts from. Default: the kernel's initializer with a seed of
+            its own.
+
+    Input shape: (batch, ..., n_in). Output shape: (batch, ..., units).
+    """
+
+    def _view(self, site: Site) -> KernelView:
+        return dense_view(*self.kernel.shape)
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Apply the layer."""
+        outputs = self.carry(keras.ops.matmul, inputs, training)
+        if self.bias is not None:
+            outputs = keras.ops.add(outputs, self.bias)
+        return outputs if self.activation is None else self.activation(outputs)

@@ -1,0 +1,104 @@
+"""EinsumDense layer with a feedback kernel."""
+
+import math
+import re
+
+import keras
+import tensorflow as tf
+
+from tfweightmirror.layers.feedback_layer import FeedbackLayer, Site, register
+from tfweightmirror.pathway import KernelView
+from tfweightmirror.rules import Fans
+
+
+@register
+class FeedbackEinsumDense(FeedbackLayer, keras.layers.EinsumDense):
+    """`keras.layers.EinsumDense` whose error travels back on a feedback kernel.
+
+    A kernel label in input and output is a group, in the input only fan-in, in the output only
+    fan-out. Equations whose kernel holds the batch label or repeats a label are refused: there no
+    one matrix leads from cells to cells.
+
+    Args:
+        equation, output_shape, ...: As `keras.layers.EinsumDense`; `lora_rank` and quantization
+            are refused.
+        rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
+        feedback_initializer: What B starts from. Default: the kernel's initializer with a seed of
+            its own, and the fans of the equation.
+    """
+
+    def build_feedback(self) -> None:
+        """Add the feedback kernel."""
+        self._labels()
+        super().build_feedback()
+
+    def initial_feedback(self, site: Site) -> keras.initializers.Initializer:
+        """As for every layer; variance scaling counts the fans along the equation's axes."""
+        initializer = super().initial_feedback(site)
+        if self.feedback_initializer is None and isinstance(
+            initializer, keras.initializers.VarianceScaling
+        ):
+            kernel, group, fan_in, fan_out = self._labels()
+            config = initializer.get_config()
+            if config.get("input_axes") is None:
+                config["input_axes"] = [kernel.index(label) for label in fan_in]
+                config["output_axes"] = [kernel.index(label) for label in group + fan_out]
+            return type(initializer).from_config(config)
+        return initializer
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Apply the layer."""
+        outputs = self.carry(
+            lambda x, kernel: keras.ops.einsum(self.equation, x, kernel), inputs, training
+        )
+        if self.bias is not None:
+            outputs = keras.ops.add(outputs, self.bias)
+        return outputs if self.activation is None else self.activation(outputs)
+
+    def _labels(self) -> tuple[str, str, str, str]:
+        """Labels of the kernel, and of those the group, fan-in and fan-out labels."""
+        x, kernel, y = re.split(",|->", self.equation.replace(" ", ""))
+        batch = "" if x.startswith("...") else x[0]
+        if batch and batch in kernel:
+            raise ValueError(self._refusal(f"its kernel holds the batch label '{batch}'"))
+        for part in (x, kernel, y):
+            letters = part.replace(".", "")
+            if len(set(letters)) < len(letters):
+                raise ValueError(self._refusal(f"'{part}' repeats a label"))
+        return (
+            kernel,
+            "".join(label for label in kernel if label in x and label in y),
+            "".join(label for label in kernel if label in x and label not in y),
+            "".join(label for label in kernel if label not in x),
+        )
+
+    def _refusal(self, reason: str) -> str:
+        return (
+            f"EinsumDense layer '{self.name}' with equation '{self.equation}' cannot have a "
+            f"feedback kernel: {reason}, so no one matrix leads from cells to cells. Leave it to "
+            "backprop with a dict of patterns, or write another equation."
+        )
+
+    def _view(self, site: Site) -> KernelView:
+        kernel, group, fan_in, fan_out = self._labels()
+        size = dict(zip(kernel, self.kernel.shape, strict=True))
+        groups, n_in, n_out = (
+            math.prod(size[label] for label in labels) for labels in (group, fan_in, fan_out)
+        )
+
+        def bias_to_matrix(bias: tf.Tensor) -> tf.Tensor:
+            target = group + fan_out
+            bias = tf.reshape(bias, [size[label] for label in bias_labels])
+            ones = tf.ones([size[label] for label in target], bias.dtype)
+            spread = tf.einsum(f"{bias_labels},{target}->{target}", bias, ones)
+            return tf.reshape(spread, (groups, 1, n_out))
+
+        output = self.equation.split("->")[1]
+        bias_labels = "".join(label for label in output if label in (self.bias_axes or ""))
+        return KernelView(
+            split=tuple(self.kernel.shape),
+            order=tuple(kernel.index(label) for label in group + fan_in + fan_out),
+            matrices=(groups, n_in, n_out),
+            fans=Fans(n_in, n_out, convolutional=False),
+            bias_to_matrix=bias_to_matrix if set(bias_labels) <= set(group + fan_out) else None,
+        )

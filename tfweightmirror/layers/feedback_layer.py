@@ -1,0 +1,271 @@
+"""What every feedback layer shares: the rule, the feedback kernels, saving, refusals."""
+
+import dataclasses
+import zlib
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import keras
+import tensorflow as tf
+
+from tfweightmirror import attendance, rules
+from tfweightmirror.asymmetric import LinearMap, asymmetric
+from tfweightmirror.pathway import KernelView, Pathway, record_call
+from tfweightmirror.rules import FeedbackRule
+
+register = keras.saving.register_keras_serializable(package="tfweightmirror")
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """One kernel of a layer: the names of its attributes.
+
+    Attributes:
+        kernel: The parent's attribute that holds W.
+        initializer: The parent's attribute that holds W's initializer.
+        name: Tells the kernels of one layer apart; empty where there is one.
+        responds: Whether the layer's bias and activation follow this kernel.
+    """
+
+    kernel: str = "kernel"
+    initializer: str = "kernel_initializer"
+    name: str = ""
+    responds: bool = True
+
+    @property
+    def feedback(self) -> str:
+        """The attribute that holds B."""
+        return f"feedback_{self.kernel}"
+
+    @property
+    def state(self) -> str:
+        """The attribute that holds what the rule draws from."""
+        return f"feedback_{self.name}_state" if self.name else "feedback_state"
+
+
+class CarriesRule:
+    """Mixin: a Keras layer with a feedback rule among its arguments.
+
+    Args:
+        rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
+        feedback_initializer: What B starts from. Default: the kernel's own initializer with a
+            seed of its own (Glorot-uniform where that initializer draws nothing, so that B is
+            never W).
+        *args, **kwargs: The parent layer's. `lora_rank` and quantization are refused.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        rule: Any = "weight_mirror",
+        feedback_initializer: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.set_rule(rule, feedback_initializer)
+        refuse_unsupported(self)
+
+    def set_rule(
+        self, rule: Any, feedback_initializer: Any = None, *, feedback_seed: int | None = None
+    ) -> None:
+        """Set the rule of a layer that has no feedback kernels yet."""
+        self.rule = rules.get(rule)
+        self.feedback_initializer = (
+            None
+            if feedback_initializer is None
+            else keras.initializers.get(feedback_initializer)
+        )
+        self._feedback_seed = feedback_seed
+
+    def build_feedback(self) -> None:
+        """Add the feedback kernels to a layer that has its kernels."""
+        raise NotImplementedError
+
+    def get_config(self) -> dict[str, Any]:
+        """The parent's config, the rule and the feedback initializer."""
+        initializer = self.feedback_initializer
+        return {
+            **super().get_config(),  # type: ignore[misc]  # the parent is a Keras layer
+            "rule": keras.saving.serialize_keras_object(self.rule),
+            "feedback_initializer": initializer and keras.initializers.serialize(initializer),
+        }
+
+    def enable_lora(self, *args: Any, **kwargs: Any) -> None:
+        """Refused."""
+        raise ValueError(_refusal(self, "LoRA"))
+
+    def quantize(self, *args: Any, **kwargs: Any) -> None:
+        """Refused."""
+        raise ValueError(_refusal(self, "quantization"))
+
+
+class FeedbackLayer(CarriesRule):
+    """Mixin: a Keras layer whose error travels back on feedback kernels of its own."""
+
+    sites: ClassVar[tuple[Site, ...]] = (Site(),)
+
+    # --- build -----------------------------------------------------------------------------
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Build the parent's weights, then the feedback kernels."""
+        super().build(input_shape)  # type: ignore[misc]  # the parent is a Keras layer
+        self.build_feedback()
+
+    def build_feedback(self) -> None:
+        """Add the feedback kernels to a layer that has its kernels."""
+        for site in self.sites:
+            rule, kernel = self.rule, getattr(self, site.kernel)
+            feedback = state = None
+            if rule.uses_feedback_kernel:
+                feedback = self.add_weight(
+                    name=site.feedback,
+                    shape=kernel.shape,
+                    initializer=self.initial_feedback(site),
+                    dtype=self.variable_dtype,
+                    trainable=rule.learns_by == "optimizer",
+                    aggregation="mean",
+                )
+            if rule.draws:
+                seed = self._seed_of(site)
+                state = self.add_weight(
+                    name=site.state,
+                    shape=(2,),
+                    initializer=lambda shape, dtype, seed=seed: tf.constant([seed, 0], dtype),
+                    dtype="int32",
+                    trainable=False,
+                    autocast=False,
+                )
+            setattr(self, site.feedback, feedback)
+            setattr(self, site.state, state)
+
+    def initial_feedback(self, site: Site) -> keras.initializers.Initializer:
+        """What the feedback kernel of `site` starts from."""
+        if self.feedback_initializer is not None:
+            return self.feedback_initializer
+        default = self.rule.default_initializer(self._view(site).fans)
+        initializer = default or getattr(self, site.initializer)
+        config = getattr(initializer, "get_config", dict)()
+        if "seed" not in config:
+            initializer, config = keras.initializers.GlorotUniform(), {}
+        # Keras initializers are stateless: without a seed of its own, B would be W.
+        return type(initializer).from_config({**config, "seed": self._seed_of(site)})
+
+    def _seed_of(self, site: Site) -> int:
+        """A seed for B that differs from W's and takes nothing from any random stream."""
+        source = self._feedback_seed
+        if source is None:
+            source = getattr(getattr(self, site.initializer), "seed", None)
+        return zlib.crc32(f"feedback {site.kernel} {source}".encode()) % (2**31)
+
+    # --- forward ---------------------------------------------------------------------------
+
+    def carry(
+        self,
+        op: LinearMap,
+        inputs: tf.Tensor,
+        training: bool | None,
+        *,
+        site: Site | None = None,
+        jit_compile: bool = False,
+    ) -> tf.Tensor:
+        """`op(inputs, kernel)`, with the error carried back as the rule says."""
+        site = site or self.sites[0]
+        if isinstance(inputs, tf.SparseTensor):
+            raise ValueError(
+                f"Layer '{self.name}' ({type(self).__name__}) received a sparse tensor. Feedback "
+                "layers take dense inputs: use tf.sparse.to_dense first, or the plain Keras layer."
+            )
+        record_call(self, site.kernel, inputs)
+        if training and self.rule.learns_by == "mirror":
+            attendance.warn_if_unattended(self)
+        feedback, state = getattr(self, site.feedback), getattr(self, site.state)
+        if state is not None and training:
+            state.assign(tf.convert_to_tensor(state) + tf.constant([0, 1]))
+        f = asymmetric(op, self._rule_at(site), jit_compile=jit_compile)
+        # A variable must not enter a custom gradient, and this is also where Keras autocasts.
+        return f(
+            inputs,
+            tf.convert_to_tensor(getattr(self, site.kernel)),
+            None if feedback is None else tf.convert_to_tensor(feedback),
+            None if state is None else tf.convert_to_tensor(state),
+        )
+
+    def _rule_at(self, site: Site) -> FeedbackRule:
+        return self.rule.for_fans(self._view(site).fans)
+
+    # --- pathways --------------------------------------------------------------------------
+
+    def _view(self, site: Site) -> KernelView:
+        """The kernel of `site` as matrices."""
+        raise NotImplementedError(f"{type(self).__name__} must say how its kernel is a matrix.")
+
+    @property
+    def pathways(self) -> list[Pathway]:
+        """The pathways of this (built) layer, in the order in which signals pass them."""
+        if not self.built:
+            raise ValueError(
+                f"Layer '{self.name}' has no pathways before it is built: call it on data, or "
+                "build it with an input shape."
+            )
+        return [
+            Pathway(
+                name=f"{self.name}/{site.name}" if site.name else self.name,
+                kernel=getattr(self, site.kernel),
+                feedback_kernel=getattr(self, site.feedback),
+                rule=self._rule_at(site),
+                view=self._view(site),
+                compute_dtype=self.compute_dtype,
+                bias=getattr(self, "bias", None) if site.responds else None,
+                activation=_or_none(self.activation) if site.responds else None,
+                layer=self,
+                state=getattr(self, site.state),
+            )
+            for site in self.sites
+        ]
+
+    # --- saving ----------------------------------------------------------------------------
+
+    # Some parents write only kernel and bias, and count keys on loading.
+    def save_own_variables(self, store: Any) -> None:
+        """Write all weights, feedback kernels included."""
+        keras.layers.Layer.save_own_variables(self, store)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Read all weights, feedback kernels included."""
+        keras.layers.Layer.load_own_variables(self, store)
+
+
+def refuse_unsupported(layer: keras.layers.Layer) -> None:
+    """Raise a ValueError for a layer with LoRA or quantization: its kernel is not one tensor."""
+    if getattr(layer, "lora_rank", None) or getattr(layer, "lora_enabled", False):
+        raise ValueError(_refusal(layer, "LoRA"))
+    if (
+        layer.quantization_mode is not None
+        or getattr(layer, "quantization_config", None) is not None
+    ):
+        raise ValueError(_refusal(layer, "quantization"))
+
+
+def _refusal(layer: keras.layers.Layer, feature: str) -> str:
+    return (
+        f"Layer '{layer.name}' ({type(layer).__name__}) uses {feature}, where no single kernel is "
+        "trained by dW: feedback rules cannot work on it. Merge or remove it first, or leave this "
+        "layer to backprop with a dict of patterns."
+    )
+
+
+def _or_none(activation: Callable[..., Any] | None) -> Callable[..., Any] | None:
+    return None if activation is keras.activations.linear else activation
+
+
+def add_channel_bias(layer: Any, outputs: tf.Tensor, channels: int) -> tf.Tensor:
+    """Bias and activation as Keras' convolutions apply them.
+
+    The bias is added by Keras' own operation: `y + bias` sums its gradient in another order, and
+    training would no longer be bit-equal to the plain layer's.
+    """
+    if layer.use_bias:
+        shape = [1] * (layer.rank + 2)
+        shape[-1 if layer.data_format == "channels_last" else 1] = channels
+        outputs = keras.ops.add(outputs, keras.ops.reshape(layer.bias, shape))
+    return outputs if layer.activation is None else layer.activation(outputs)

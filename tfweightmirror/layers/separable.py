@@ -1,0 +1,71 @@
+"""Separable convolutions: two kernels, two feedback kernels, two pathways."""
+
+import keras
+import tensorflow as tf
+
+from tfweightmirror.layers.feedback_layer import FeedbackLayer, Site, add_channel_bias, register
+from tfweightmirror.pathway import KernelView, conv_view, depthwise_view
+
+DEPTHWISE = Site("depthwise_kernel", "depthwise_initializer", "depthwise", responds=False)
+POINTWISE = Site("pointwise_kernel", "pointwise_initializer", "pointwise")
+
+
+class FeedbackSeparableConv(FeedbackLayer):
+    """What the two ranks share."""
+
+    sites = (DEPTHWISE, POINTWISE)
+
+    def _view(self, site: Site) -> KernelView:
+        shape = tuple(getattr(self, site.kernel).shape)
+        return depthwise_view(shape) if site is DEPTHWISE else conv_view(shape)
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Apply the layer."""
+        middle = self.carry(self._depthwise, inputs, training, site=DEPTHWISE)
+        outputs = self.carry(self._pointwise, middle, training, site=POINTWISE)
+        return add_channel_bias(self, outputs, self.filters)
+
+    def _depthwise(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        return keras.ops.depthwise_conv(
+            inputs,
+            kernel,
+            strides=self.strides,
+            padding=self.padding,
+            dilation_rate=self.dilation_rate,
+            data_format=self.data_format,
+        )
+
+    def _pointwise(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        if self.data_format == "channels_last":
+            return keras.ops.conv(inputs, kernel, data_format="channels_last")
+        # As Keras does: a channels-first convolution does not exist on a CPU.
+        to_last = [0, *range(2, self.rank + 2), 1]
+        to_first = [0, self.rank + 1, *range(1, self.rank + 1)]
+        outputs = keras.ops.conv(
+            keras.ops.transpose(inputs, to_last), kernel, data_format="channels_last"
+        )
+        return keras.ops.transpose(outputs, to_first)
+
+
+@register
+class FeedbackSeparableConv1D(FeedbackSeparableConv, keras.layers.SeparableConv1D):
+    """`keras.layers.SeparableConv1D` whose error travels back on two feedback kernels.
+
+    Args:
+        filters, kernel_size, ...: As `keras.layers.SeparableConv1D`.
+        rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
+        feedback_initializer: What both feedback kernels start from. Default: the initializer of
+            each kernel with a seed of its own.
+    """
+
+
+@register
+class FeedbackSeparableConv2D(FeedbackSeparableConv, keras.layers.SeparableConv2D):
+    """`keras.layers.SeparableConv2D` whose error travels back on two feedback kernels.
+
+    Args:
+        filters, kernel_size, ...: As `keras.layers.SeparableConv2D`.
+        rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
+        feedback_initializer: What both feedback kernels start from. Default: the initializer of
+            each kernel with a seed of its own.
+    """

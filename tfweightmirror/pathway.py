@@ -1,0 +1,232 @@
+"""Pathway: one kernel and its feedback kernel, seen as matrices from cells to cells.
+
+Mirror mode, measures and checks work on this view alone, so a new layer kind needs no change
+outside its own file. The view is that of *one receptive field*: `x` (groups, samples, fan_in) are
+the cells of one field, `y = x @ W` (groups, samples, fan_out) the cells they reach.
+"""
+
+import contextlib
+import contextvars
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfweightmirror.rules import Fans, FeedbackRule
+
+
+_calls: contextvars.ContextVar[list[tuple[Any, str, tf.Tensor]] | None] = contextvars.ContextVar(
+    "tfweightmirror_pathway_calls", default=None
+)
+
+
+@contextlib.contextmanager
+def recording_calls() -> Iterator[list[tuple[Any, str, tf.Tensor]]]:
+    """A context that lists (layer, name of the kernel, input) of every pathway that is passed."""
+    calls: list[tuple[Any, str, tf.Tensor]] = []
+    token = _calls.set(calls)
+    try:
+        yield calls
+    finally:
+        _calls.reset(token)
+
+
+def record_call(layer: Any, kernel: str, inputs: tf.Tensor) -> None:
+    """Called by feedback layers as signals pass."""
+    calls = _calls.get()
+    if calls is not None:
+        calls.append((layer, kernel, inputs))
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelView:
+    """How a kernel tensor is read as matrices of shape (groups, fan_in, fan_out).
+
+    The kernel is reshaped to `split`, its axes are put into `order`, and the result is reshaped to
+    `matrices`.
+
+    Attributes:
+        split: Shape of the kernel with its group axis set apart.
+        order: Permutation of the axes of `split`: group axes, input axes, output axes.
+        matrices: (groups, fan_in, fan_out).
+        bias_to_matrix: Gives the bias as (groups, 1, fan_out), or None where no receptive field
+            has one bias (a bias over positions).
+        fans: What a rule may scale magnitudes by.
+    """
+
+    split: tuple[int, ...]
+    order: tuple[int, ...]
+    matrices: tuple[int, int, int]
+    fans: Fans
+    bias_to_matrix: Callable[[tf.Tensor], tf.Tensor] | None = None
+
+    def as_matrices(self, tensor: Any) -> tf.Tensor:
+        """The kernel-shaped `tensor` as (groups, fan_in, fan_out)."""
+        split = tf.reshape(tensor, self.split)
+        return tf.reshape(tf.transpose(split, self.order), self.matrices)
+
+    def from_matrices(self, matrices: Any, shape: tuple[int, ...]) -> tf.Tensor:
+        """The inverse of `as_matrices`: a tensor of the kernel's `shape`."""
+        permuted = tf.reshape(matrices, [self.split[axis] for axis in self.order])
+        inverse = [self.order.index(axis) for axis in range(len(self.order))]
+        return tf.reshape(tf.transpose(permuted, inverse), shape)
+
+
+def dense_view(n_in: int, n_out: int) -> KernelView:
+    """Kernel (n_in, n_out)."""
+    return KernelView(
+        split=(n_in, n_out),
+        order=(0, 1),
+        matrices=(1, n_in, n_out),
+        fans=Fans(n_in, n_out, convolutional=False),
+        bias_to_matrix=lambda bias: tf.reshape(bias, (1, 1, n_out)),
+    )
+
+
+def conv_view(kernel_shape: tuple[int, ...], groups: int = 1) -> KernelView:
+    """Kernel (..taps, c_in / groups, c_out): channel blocks of a group are contiguous."""
+    *taps, c_in, c_out = kernel_shape
+    n_taps, per_group = math.prod(taps), c_out // groups
+    return KernelView(
+        split=(n_taps, c_in, groups, per_group),
+        order=(2, 0, 1, 3),
+        matrices=(groups, n_taps * c_in, per_group),
+        fans=Fans(n_taps * c_in, n_taps * per_group, convolutional=True),
+        bias_to_matrix=lambda bias: tf.reshape(bias, (groups, 1, per_group)),
+    )
+
+
+def depthwise_view(kernel_shape: tuple[int, ...]) -> KernelView:
+    """Kernel (..taps, c_in, multiplier): each input channel is a group of its own."""
+    *taps, c_in, multiplier = kernel_shape
+    n_taps = math.prod(taps)
+    return KernelView(
+        split=(n_taps, c_in, multiplier),
+        order=(1, 0, 2),
+        matrices=(c_in, n_taps, multiplier),
+        fans=Fans(n_taps, n_taps * multiplier, convolutional=True),
+        bias_to_matrix=lambda bias: tf.reshape(bias, (c_in, 1, multiplier)),
+    )
+
+
+def conv_transpose_view(kernel_shape: tuple[int, ...]) -> KernelView:
+    """Kernel (..taps, c_out, c_in): x is one input position, y its uncropped projective field."""
+    *taps, c_out, c_in = kernel_shape
+    n_taps = math.prod(taps)
+    return KernelView(
+        split=(n_taps, c_out, c_in),
+        order=(2, 0, 1),
+        matrices=(1, c_in, n_taps * c_out),
+        fans=Fans(n_taps * c_in, n_taps * c_out, convolutional=True),
+        bias_to_matrix=lambda bias: tf.tile(tf.reshape(bias, (1, 1, c_out)), (1, 1, n_taps)),
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pathway:
+    """One (kernel, feedback kernel) pair.
+
+    Attributes:
+        name: Unique in its model: the owning layers' names, joined by slashes.
+        kernel: W, a Keras variable.
+        feedback_kernel: B, of the same shape, or None where the rule keeps none.
+        rule: The rule, with its scale as a number.
+        view: The kernel as matrices.
+        compute_dtype: The dtype in which the layer computes, so also that of mirror signals.
+        bias: The bias that is added to this pathway's response, or None.
+        activation: The layer's own activation function, or None if it is linear or another's.
+        layer: The layer that owns the kernel.
+        state: What the rule draws from: a Keras variable of two int32, or None.
+        sends_error_back: Whether the layer's input needs a gradient (the first layer's does not);
+            None if not known.
+        respond: The only door to W in mirror mode: signals in, signals out. Exchange it with
+            `dataclasses.replace(pathway, respond=...)` to listen to something else: a chip, say.
+    """
+
+    name: str
+    kernel: keras.Variable
+    feedback_kernel: keras.Variable | None
+    rule: FeedbackRule
+    view: KernelView
+    compute_dtype: str
+    bias: keras.Variable | None = None
+    activation: Callable[[tf.Tensor], tf.Tensor] | None = None
+    layer: keras.layers.Layer | None = None
+    state: keras.Variable | None = None
+    sends_error_back: bool | None = None
+    respond: Callable[[tf.Tensor], tf.Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if self.respond is None:
+            object.__setattr__(self, "respond", self._forward_map)
+
+    @property
+    def groups(self) -> int:
+        """Number of independent matrices."""
+        return self.view.matrices[0]
+
+    @property
+    def fan_in(self) -> int:
+        """Cells of one receptive field, in one group."""
+        return self.view.matrices[1]
+
+    @property
+    def fan_out(self) -> int:
+        """Cells that one receptive field reaches, in one group."""
+        return self.view.matrices[2]
+
+    def as_matrices(self, tensor: Any) -> tf.Tensor:
+        """A tensor of the kernel's shape as (groups, fan_in, fan_out)."""
+        return self.view.as_matrices(tensor)
+
+    def from_matrices(self, matrices: Any) -> tf.Tensor:
+        """The inverse of `as_matrices`."""
+        return self.view.from_matrices(matrices, tuple(self.kernel.shape))
+
+    def backward_kernel(self) -> tf.Tensor:
+        """The tensor that carries the error now, of the kernel's shape and dtype."""
+        return self.rule.backward_kernel(
+            tf.convert_to_tensor(self.kernel),
+            None if self.feedback_kernel is None else tf.convert_to_tensor(self.feedback_kernel),
+            None if self.state is None else tf.convert_to_tensor(self.state),
+        )
+
+    def bias_matrix(self) -> tf.Tensor | None:
+        """The bias as (groups, 1, fan_out); None if there is none.
+
+        Raises:
+            ValueError: The bias differs between positions, so one receptive field has no bias.
+        """
+        if self.bias is None:
+            return None
+        if self.view.bias_to_matrix is None:
+            raise ValueError(
+                f"The bias of pathway '{self.name}' differs between positions, so that one "
+                "receptive field has none of its own: use bias_blocking=True for this model."
+            )
+        return self.view.bias_to_matrix(tf.convert_to_tensor(self.bias))
+
+    def _forward_map(self, signals: tf.Tensor) -> tf.Tensor:
+        """The linear forward map of one receptive field.
+
+        Args:
+            signals: (groups, samples, fan_in): all cells fire together; or
+                (groups, turns, samples, cells): in turn t only the cells
+                t * cells to (t + 1) * cells - 1 fire, the others are silent. Cells past fan_in do
+                not exist, and whatever they are given has no effect.
+
+        Returns:
+            (groups, samples, fan_out), or (groups, turns, samples, fan_out).
+        """
+        matrices = self.as_matrices(tf.cast(tf.convert_to_tensor(self.kernel), signals.dtype))
+        if signals.shape.rank == 4:
+            groups, turns, _, cells = signals.shape
+            missing = turns * cells - self.fan_in
+            if missing:
+                matrices = tf.pad(matrices, ((0, 0), (0, missing), (0, 0)))
+            matrices = tf.reshape(matrices, (groups, turns, cells, self.fan_out))
+        # The name marks the door in the traced program, where a test looks for it.
+        return tf.identity(tf.matmul(signals, matrices), name="pathway_response")

@@ -1,0 +1,172 @@
+"""All pathways of a model, named uniquely, in the order in which signals pass them."""
+
+import dataclasses
+import weakref
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import keras
+import tensorflow as tf
+
+from tfweightmirror import keras_internals
+from tfweightmirror.layers.feedback_layer import FeedbackLayer
+from tfweightmirror.pathway import Pathway, recording_calls
+
+# Identity of a kernel in a walk: (id of the layer, attribute of the kernel).
+_Key: TypeAlias = tuple[int, str]
+_Order: TypeAlias = dict[_Key, bool | None]
+_orders: "weakref.WeakKeyDictionary[keras.layers.Layer, tuple[Any, _Order]]"
+_orders = weakref.WeakKeyDictionary()
+
+
+def pathways(model: keras.layers.Layer) -> list[Pathway]:
+    """The pathways of a built model (or layer), each once.
+
+    They come in execution order, found by one symbolic call of the model on its input shapes;
+    where the model has no known input shapes, or cannot be called symbolically, in the order in
+    which Keras tracks the layers (`sends_error_back` is then None).
+
+    Args:
+        model: A built Keras model or layer. Nested, shared, wrapped and subclassed layers are
+            found.
+
+    Returns:
+        A list of `Pathway`, empty if the model has no feedback layer. Names are the owning layers'
+        names below the model, joined by slashes.
+
+    Raises:
+        ValueError: A feedback layer is not built.
+    """
+    named = dict(_feedback_layers(model))
+    fingerprint = (
+        tuple(id(layer) for layer in named.values()),
+        tuple(variable.trainable for variable in model.variables),
+    )
+    cached = _orders.get(model)
+    if cached is None or cached[0] != fingerprint:
+        cached = (fingerprint, _execution_order(model) if named else {})
+        _orders[model] = cached
+    order = cached[1]
+    found: list[tuple[int, Pathway]] = []
+    for name, layer in named.items():
+        for site, pathway in zip(layer.sites, layer.pathways, strict=True):
+            key = (id(layer), site.kernel)
+            found.append(
+                (
+                    list(order).index(key) if key in order else len(order),
+                    dataclasses.replace(
+                        pathway,
+                        name=f"{name}/{site.name}" if site.name else name,
+                        sends_error_back=order.get(key),
+                        respond=None,
+                    ),
+                )
+            )
+    return [pathway for _, pathway in sorted(found, key=lambda item: item[0])]
+
+
+def _feedback_layers(model: keras.layers.Layer) -> Iterator[tuple[str, Any]]:
+    """(unique name, layer) in tracking order."""
+    names: dict[str, int] = {}
+    for name, layer in walk(model):
+        if isinstance(layer, FeedbackLayer):
+            count = names[name] = names.get(name, -1) + 1
+            yield (f"{name}_{count}" if count else name), layer
+
+
+def walk(model: keras.layers.Layer) -> Iterator[tuple[str, keras.layers.Layer]]:
+    """(path of owners' names, layer) of `model` and all below it, each layer once."""
+    seen: set[int] = set()
+
+    def below(layer: keras.layers.Layer, prefix: str) -> Iterator[tuple[str, keras.layers.Layer]]:
+        for child in keras_internals.child_layers(layer):
+            if id(child) not in seen:
+                seen.add(id(child))
+                yield prefix + child.name, child
+                yield from below(child, f"{prefix}{child.name}/")
+
+    yield model.name, model
+    yield from below(model, "")
+
+
+def _execution_order(model: keras.layers.Layer) -> _Order:
+    """Kernels in execution order, and whether each one's input needs a gradient."""
+    arguments = _input_specs(model)
+    if arguments is None:
+        return {}
+    args, kwargs = arguments
+
+    @tf.function(autograph=False)
+    def call(args: Any, kwargs: Any) -> Any:
+        return model(*args, **kwargs, training=False)
+
+    with recording_calls() as calls:
+        try:
+            graph = call.get_concrete_function(args, kwargs).graph
+        except Exception:  # A model's own `call` may raise anything on guessed inputs.
+            return {}
+    order: _Order = {}
+    frozen = {id(handle) for handle in _handles(model.non_trainable_variables)}
+    for layer, kernel, inputs in calls:
+        key = (id(layer), kernel)
+        order[key] = order.get(key) or _needs_gradient(inputs, graph, frozen)
+    return order
+
+
+def _input_specs(model: keras.layers.Layer) -> tuple[list[Any], dict[str, Any]] | None:
+    """Positional and keyword tensor specs to call `model` with, or None if not known."""
+
+    def spec(shape: Any, dtype: str = model.compute_dtype) -> tf.TensorSpec:
+        # One sample where the batch is free: some models reshape by a static batch.
+        return tf.TensorSpec([None if n is None else n for n in shape], dtype)
+
+    if isinstance(model, keras.Model) and getattr(model, "inputs", None):
+        return [keras.tree.map_structure(lambda t: spec(t.shape, t.dtype), model.input)], {}
+    config = model.get_build_config() or {}
+    if "input_shape" in config and config["input_shape"] is not None:
+        return [_map_shapes(spec, config["input_shape"])], {}
+    shapes = config.get("shapes_dict")
+    if shapes:
+        return [], {
+            name.removesuffix("_shape"): _map_shapes(spec, shape)
+            for name, shape in shapes.items()
+            if shape is not None
+        }
+    return None
+
+
+def _map_shapes(spec: Any, shapes: Any) -> Any:
+    """`spec` of every shape in a nested structure of shapes."""
+    if isinstance(shapes, dict):
+        return {key: _map_shapes(spec, value) for key, value in shapes.items()}
+    if any(isinstance(part, (tuple, list, dict)) for part in shapes):
+        return [_map_shapes(spec, part) for part in shapes]
+    return spec(shapes)
+
+
+def _handles(variables: list[keras.Variable]) -> Iterator[tf.Tensor]:
+    """The resource handles behind Keras variables, all replicas' included."""
+    for variable in variables:
+        for value in getattr(variable.value, "values", [variable.value]):
+            if hasattr(value, "handle"):
+                yield value.handle
+
+
+def _needs_gradient(inputs: tf.Tensor, graph: Any, frozen: set[int]) -> bool:
+    """Whether a trainable variable stands before `inputs` in the traced graph."""
+    if inputs.graph is not graph:
+        return True  # Inside a loop or a nested function: assume it does.
+    trainable = {
+        id(inner.op)
+        for outer, inner in graph.captures
+        if outer.dtype == tf.resource and id(outer) not in frozen
+    }
+    stack, seen = [inputs.op], set()
+    while stack:
+        operation = stack.pop()
+        if id(operation) in trainable:
+            return True
+        if id(operation) not in seen:
+            seen.add(id(operation))
+            stack.extend(tensor.op for tensor in operation.inputs)
+    return False
