@@ -1,0 +1,120 @@
+"""Which activation a pathway's response passes on its way to the next cells."""
+
+import fnmatch
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfweightmirror.mirror.mode import Activation, MirrorMode
+from tfweightmirror.pathway import Pathway
+
+# What may stand between a layer and its activation: in most networks a convolution, BatchNorm and
+# ReLU are three layers. Its own effect (an affine map per cell, a sum with a silent shortcut) is
+# left out of the response.
+_PASSED = (
+    keras.layers.BatchNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.GroupNormalization,
+    keras.layers.Dropout,
+    keras.layers.SpatialDropout1D,
+    keras.layers.SpatialDropout2D,
+    keras.layers.SpatialDropout3D,
+    keras.layers.GaussianDropout,
+    keras.layers.GaussianNoise,
+    keras.layers.Add,
+    keras.layers.MaxPooling1D,
+    keras.layers.MaxPooling2D,
+    keras.layers.MaxPooling3D,
+    keras.layers.AveragePooling1D,
+    keras.layers.AveragePooling2D,
+    keras.layers.AveragePooling3D,
+)
+_ACTIVATION_LAYERS = (
+    keras.layers.Activation,
+    keras.layers.ReLU,
+    keras.layers.LeakyReLU,
+    keras.layers.ELU,
+)
+
+
+def activations_of(
+    pathways: Iterable[Pathway], mode: MirrorMode
+) -> dict[str, Activation | None]:
+    """The activation of each pathway, by name; None throughout unless `through_activation`.
+
+    It is the one that `mode.activations` names; else the layer's own; else the first ones behind
+    the layer in the graph, if they are all the same.
+
+    Raises:
+        ValueError: A pathway has none, or one that is not elementwise.
+    """
+    pathways = list(pathways)
+    if not mode.through_activation:
+        return dict.fromkeys(pathway.name for pathway in pathways)
+    found: dict[str, Activation | None] = {}
+    missing = []
+    for pathway in pathways:
+        activation = _named(pathway, mode) or pathway.activation or _behind(pathway.layer)
+        if activation is None:
+            missing.append(pathway.name)
+        elif not _is_elementwise(activation):
+            raise ValueError(
+                f"through_activation needs an elementwise activation, but that of pathway "
+                f"'{pathway.name}' ({_name(activation)}) mixes cells. Name another one: "
+                f"activations={{'{pathway.name}': 'linear'}}."
+            )
+        found[pathway.name] = activation
+    if missing:
+        raise ValueError(
+            f"through_activation found no activation behind {', '.join(map(repr, missing))}. "
+            f"Name one for each, by pattern: activations={{{missing[0]!r}: 'linear'}} listens to "
+            "the linear response."
+        )
+    return found
+
+
+def _named(pathway: Pathway, mode: MirrorMode) -> Activation | None:
+    for pattern, activation in mode.activations:
+        if fnmatch.fnmatchcase(pathway.name, pattern):
+            function: Activation = keras.activations.get(activation)
+            return function
+    return None
+
+
+def _behind(layer: Any) -> Activation | None:
+    """The activation that follows `layer` in its functional graph, or None."""
+    found: dict[str, Activation] = {}
+    stack, seen = _consumers(layer), set()
+    while stack:
+        operation = stack.pop()
+        if id(operation) in seen:
+            continue
+        seen.add(id(operation))
+        if isinstance(operation, _PASSED) or type(operation).__name__ == "Add":
+            stack.extend(_consumers(operation))
+        elif isinstance(operation, keras.layers.Activation):
+            found[_name(operation.activation)] = operation.activation
+        elif isinstance(operation, _ACTIVATION_LAYERS) or not isinstance(
+            operation, keras.layers.Layer
+        ):
+            found[_name(operation)] = operation
+    return next(iter(found.values())) if len(found) == 1 else None
+
+
+def _consumers(operation: Any) -> list[Any]:
+    return [node.operation for node in getattr(operation, "_outbound_nodes", ())]
+
+
+def _is_elementwise(activation: Activation) -> bool:
+    """Whether each cell's output depends on that cell alone, seen on a few values."""
+    values = np.array([[-1.7, -0.3, 0.4, 2.1]], "float32")
+    together = keras.ops.convert_to_numpy(activation(keras.ops.convert_to_tensor(values)))
+    apart = [activation(keras.ops.convert_to_tensor(values[:, [i]])) for i in range(4)]
+    apart = np.concatenate([keras.ops.convert_to_numpy(part) for part in apart], axis=-1)
+    return together.shape == values.shape and bool(np.allclose(together, apart, atol=1e-6))
+
+
+def _name(activation: Any) -> str:
+    return getattr(activation, "__name__", None) or type(activation).__name__

@@ -1,0 +1,54 @@
+"""The mirror's learning rule on tensors: signals in, new feedback matrix out; never a weight."""
+
+from typing import Literal
+
+import tensorflow as tf
+
+
+def hebbian_product(x: tf.Tensor, y: tf.Tensor, fan_in: int) -> tf.Tensor:
+    """`X^T Y` of what cells fired and what the next cells answered (Akrout et al. 2019, eq. 5).
+
+    `E[X^T Y] = m std^2 W` for a linear response to m samples of independent cells; for balanced
+    noise the equality holds without the expectation.
+
+    Args:
+        x: (groups, samples, fan_in), or (groups, turns, samples, cells) where blocks of cells fired
+            in turns.
+        y: (groups, samples, fan_out), or (groups, turns, samples, fan_out).
+        fan_in: Cells of one receptive field.
+
+    Returns:
+        (groups, fan_in, fan_out). In turns, a silent cell's products are zeros and are left out.
+    """
+    product = tf.matmul(x, y, transpose_a=True)
+    if x.shape.rank == 3:
+        return product
+    groups, turns, cells, fan_out = product.shape
+    return tf.reshape(product, (groups, turns * cells, fan_out))[:, :fan_in]
+
+
+def learn(
+    feedback: tf.Tensor,
+    product: tf.Tensor,
+    eta: float,
+    decay: float,
+    norm: Literal["decay", "scaling"] | None,
+) -> tf.Tensor:
+    """One mirror step: `B <- (1 - decay) B + eta X^T Y` (Akrout et al. 2019, eq. 7).
+
+    Args:
+        feedback: B, any shape.
+        product: `X^T Y`, the shape of B.
+        eta: Step size. `eta = decay / (m std^2)` settles at B = W.
+        decay: The share of B that is replaced, in (0, 1].
+        norm: What bounds |B|. `"decay"`: the decay. `"scaling"`: synaptic scaling to the norm that
+            B had before. None: nothing (the paper's released code).
+
+    Returns:
+        The new B. Where decay is 1 the old B does not enter, so a NaN in it does not survive.
+    """
+    change = eta * product
+    if norm == "decay":
+        return change if decay == 1.0 else (1.0 - decay) * feedback + change
+    grown = feedback + change
+    return grown if norm is None else grown * (tf.norm(feedback) / tf.norm(grown))

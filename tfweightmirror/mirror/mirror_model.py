@@ -1,0 +1,157 @@
+"""Mirror mode on a whole model: one compiled call, every replica."""
+
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfweightmirror.diagnostics import weight_angle_deg
+from tfweightmirror.mirror.activation import activations_of
+from tfweightmirror.mirror.mode import Activation, MirrorMode
+from tfweightmirror.pathway import Pathway
+from tfweightmirror.walk import pathways
+
+_compiled: "weakref.WeakKeyDictionary[keras.Model, dict[Any, Any]]" = weakref.WeakKeyDictionary()
+
+
+def mirror_step(
+    mirrored: Sequence[Pathway],
+    mode: MirrorMode,
+    activations: Mapping[str, Activation | None],
+    first_step: Any,
+    steps: Any = 1,
+    due: tf.Tensor | None = None,
+) -> None:
+    """Teach the feedback kernels of `mirrored` by noise. The one mirror function of this library.
+
+    Valid in replica context, inside a compiled train step too. B stays bit-equal on all replicas:
+    with independent noise each replica fires its own and the results are averaged; with balanced
+    noise all fire the same sweep, and nothing is communicated.
+
+    Args:
+        mirrored: The pathways to teach.
+        mode: How the mirror listens.
+        activations: As `activations_of(mirrored, mode)` gives them.
+        first_step: Number of the first mirror step, an integer: noise is a function of it.
+        steps: How many steps, an integer or a scalar tensor.
+        due: Scalar bool: teach only if true. None: always.
+    """
+    context = tf.distribute.get_replica_context()
+    replica = context.replica_id_in_sync_group
+    first_step, steps = tf.cast(first_step, tf.int32), tf.cast(steps, tf.int32)
+    before = tuple(tf.convert_to_tensor(pathway.feedback_kernel) for pathway in mirrored)
+
+    def one_step(step: tf.Tensor, feedback: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
+        return tuple(
+            mode.mirrored(pathway, b, activations[pathway.name], step, replica)
+            for pathway, b in zip(mirrored, feedback, strict=True)
+        )
+
+    def all_steps() -> tuple[tf.Tensor, ...]:
+        if tf.get_static_value(steps) == 1:
+            return one_step(first_step, before)
+        _, after = tf.while_loop(
+            lambda done, _: done < steps,
+            lambda done, feedback: (done + 1, one_step(first_step + done, feedback)),
+            (tf.constant(0), before),
+        )
+        return after
+
+    after = all_steps() if due is None else tf.cond(due, all_steps, lambda: before)
+    replicas = context.num_replicas_in_sync
+    if replicas > 1 and not mode.noise.balanced:
+        mean = context.all_reduce(tf.distribute.ReduceOp.MEAN, list(after))
+        # Not due: B itself, since a mean of equal numbers may round.
+        after = mean if due is None else [
+            tf.where(due, m, b) for m, b in zip(mean, before, strict=True)
+        ]
+    assign_on_replicas([pathway.feedback_kernel.value for pathway in mirrored], after)
+
+
+def assign_on_replicas(variables: Sequence[tf.Variable], values: Sequence[tf.Tensor]) -> None:
+    """In replica context, give each replica's copy of a variable that replica's value.
+
+    Keras' optimizers update their variables in the same way.
+    """
+
+    def update(strategy: tf.distribute.Strategy, *values: tf.Tensor) -> None:
+        for variable, value in zip(variables, values, strict=True):
+            strategy.extended.update(
+                variable, lambda copy, new: copy.assign(new), args=(value,), group=False
+            )
+
+    tf.__internal__.distribute.interim.maybe_merge_call(
+        update, tf.distribute.get_strategy(), *values
+    )
+
+
+def mirror_pathways(model: keras.layers.Layer) -> list[Pathway]:
+    """The pathways of `model` that mirror mode teaches.
+
+    Raises:
+        ValueError: There is none.
+    """
+    mirrored = [p for p in pathways(model) if p.rule.learns_by == "mirror"]
+    if not mirrored:
+        rules = sorted({p.rule.name for p in pathways(model)})
+        raise ValueError(
+            f"Mirror mode teaches pathways with the rule 'weight_mirror', but '{model.name}' has "
+            f"{'none: its rules are ' + ', '.join(rules) if rules else 'no feedback layer'}. "
+            "Use convert_model(model, 'weight_mirror') on a built model first."
+        )
+    return mirrored
+
+
+def mirror_model(
+    model: keras.Model,
+    noise: Any = "orthogonal",
+    *,
+    steps: int = 1,
+    seed: int = 0,
+    **options: Any,
+) -> dict[str, float]:
+    """Run mirror mode on a built model, outside training.
+
+    All pathways and steps run in one compiled call, which is traced once per model and mode, on
+    every replica of the model's strategy. Weights, optimizer, BatchNorm statistics and the model's
+    own random streams do not move.
+
+    Args:
+        model: A built model with `weight_mirror` layers.
+        noise: `"orthogonal"`, `"impulse"`, `"gaussian"`, `"uniform"`, `"rademacher"`, or a
+            `tfweightmirror.mirror.noise.Noise`. One step of balanced noise is one sweep.
+        steps: Number of mirror steps, at least 1.
+        seed: Noise is a function of (seed, step, pathway, replica): the same seed fires the same.
+        **options: The other options of `tfweightmirror.mirror.MirrorMode`.
+
+    Returns:
+        The weight angle after the last step: `{pathway name: degrees}`.
+
+    Raises:
+        ValueError: No `weight_mirror` pathway, or an option out of range.
+    """
+    if steps < 1:
+        raise ValueError(f"mirror_model needs at least one step. Received: steps={steps!r}.")
+    mode = MirrorMode(noise=noise, seed=seed, **options)
+    mirrored = mirror_pathways(model)
+    run = compiled_mirror(model, mirrored, mode)
+    run(tf.constant(0), tf.constant(steps))
+    return {pathway.name: float(weight_angle_deg(pathway)) for pathway in mirrored}
+
+
+def compiled_mirror(model: keras.Model, mirrored: Sequence[Pathway], mode: MirrorMode) -> Any:
+    """`run(first_step, steps)` in one compiled call on every replica, kept for the model."""
+    key = (mode, tuple((pathway.name, id(pathway.kernel)) for pathway in mirrored))
+    functions = _compiled.setdefault(model, {})
+    if key not in functions:
+        strategy = model.distribute_strategy
+        activations = activations_of(mirrored, mode)
+
+        @tf.function(autograph=False)
+        def run(first_step: tf.Tensor, steps: tf.Tensor) -> None:
+            strategy.run(lambda: mirror_step(mirrored, mode, activations, first_step, steps))
+
+        functions[key] = run
+    return functions[key]

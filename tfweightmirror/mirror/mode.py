@@ -1,0 +1,172 @@
+"""MirrorMode: the options of mirror mode, and what one pathway does in it."""
+
+import dataclasses
+import math
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import tensorflow as tf
+
+from tfweightmirror.mirror import noise as noises
+from tfweightmirror.mirror.hebbian import hebbian_product, learn
+from tfweightmirror.pathway import Pathway
+
+Activation = Callable[[tf.Tensor], tf.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class MirrorMode:
+    """How the mirror listens.
+
+    Args:
+        noise: What cells fire: a name or a `tfweightmirror.mirror.noise.Noise`.
+        seed: Noise is a function of (seed, mirror step, pathway, replica).
+        through_activation: Listen behind the activation that follows the layer (eq. 7 to 12).
+            Balanced noise is then exact only where `sign_pairs` make the response linear.
+        activations: Activations by pathway-name pattern, for layers where none is found:
+            a mapping to Keras activation names or functions, `"linear"` included.
+        bias_blocking: Take the bias away in mirror mode (eq. 12).
+        sign_pairs: Fire every sample with its negative: cancels what is even in the response.
+        centre: Take the mean over samples from signals before the product (independent noise).
+        norm: What bounds |B|: `"decay"`, `"scaling"` or None.
+        eta: Step size; None: `decay / (m std^2)`, which settles at B = W.
+        response_noise_std: Standard deviation of noise on every answer.
+        response_bits: Answers are rounded to 2^bits levels over their range; None: not rounded.
+        dead_cells: The share of next cells that never answer, the same ones for one seed.
+
+    Raises:
+        ValueError: An option is out of range.
+    """
+
+    noise: Any = "orthogonal"
+    seed: int = 0
+    through_activation: bool = False
+    activations: Any = ()
+    bias_blocking: bool = True
+    sign_pairs: bool = False
+    centre: bool = False
+    norm: Literal["decay", "scaling"] | None = "decay"
+    eta: float | None = None
+    response_noise_std: float = 0.0
+    response_bits: int | None = None
+    dead_cells: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "noise", noises.get(self.noise))
+        if isinstance(self.activations, Mapping):
+            object.__setattr__(self, "activations", tuple(self.activations.items()))
+        if self.activations and not self.through_activation:
+            raise ValueError(
+                "activations were named, but through_activation is False: set it to True, or "
+                "name none."
+            )
+        if self.norm not in ("decay", "scaling", None):
+            raise ValueError(
+                f"norm of mirror mode must be 'decay', 'scaling' or None. Received: {self.norm!r}."
+            )
+        if self.centre and self.noise.balanced:
+            raise ValueError(
+                f"centre=True takes the constant direction out of a balanced sweep, and with it "
+                f"exactness. Use sign_pairs=True with {self.noise.name} noise, or independent "
+                "noise."
+            )
+        if not (math.isfinite(self.response_noise_std) and self.response_noise_std >= 0):
+            raise ValueError(
+                "response_noise_std must be a finite number >= 0. "
+                f"Received: {self.response_noise_std!r}."
+            )
+        if self.response_bits is not None and self.response_bits < 1:
+            raise ValueError(f"response_bits must be at least 1. Received: {self.response_bits!r}.")
+        if not 0 <= self.dead_cells < 1:
+            raise ValueError(f"dead_cells must be in [0, 1). Received: {self.dead_cells!r}.")
+        if self.eta is not None and not (math.isfinite(self.eta) and self.eta > 0):
+            raise ValueError(f"eta must be a positive number or None. Received: {self.eta!r}.")
+
+    def samples(self, pathway: Pathway) -> int:
+        """Noise samples that one mirror step fires on `pathway`."""
+        return self.noise.plan(pathway).samples * (2 if self.sign_pairs else 1)
+
+    def mirrored(
+        self,
+        pathway: Pathway,
+        feedback: tf.Tensor,
+        activation: Activation | None,
+        step: tf.Tensor,
+        replica: tf.Tensor | int,
+    ) -> tf.Tensor:
+        """B of `pathway` after one mirror step: signals fired, answers heard, B moved.
+
+        Args:
+            pathway: Whose `respond` is listened to.
+            feedback: B, of the kernel's shape.
+            activation: What the answer passes, or None.
+            step: The mirror step, scalar integer.
+            replica: Draws of independent noise differ between replicas; those of balanced noise do
+                not, so that all replicas fire the same sweep.
+        """
+        firing = self.noise.plan(pathway)
+        # Names are stable between runs, positions are not.
+        seed = tf.constant([self.seed % 2**31, zlib.crc32(pathway.name.encode()) % 2**31])
+        moving = tf.random.experimental.stateless_fold_in(seed, tf.cast(step, tf.int32))
+        if not self.noise.balanced:
+            moving = tf.random.experimental.stateless_fold_in(moving, replica)
+
+        def chunk_product(chunk: tf.Tensor) -> tf.Tensor:
+            x = self.noise.signals(firing, moving, chunk)
+            if self.sign_pairs:
+                x = tf.concat([x, -x], axis=-2)
+            x = tf.cast(x, pathway.compute_dtype)
+            draws = tf.random.experimental.stateless_fold_in(moving, chunk + 2**20)
+            y = self._answers(pathway, x, activation, draws, seed)
+            x, y = tf.cast(x, feedback.dtype), tf.cast(y, feedback.dtype)
+            if self.centre:
+                x = x - tf.reduce_mean(x, axis=-2, keepdims=True)
+                y = y - tf.reduce_mean(y, axis=-2, keepdims=True)
+            return hebbian_product(x, y, pathway.fan_in)
+
+        if firing.chunks == 1:
+            product = chunk_product(tf.constant(0))
+        else:
+            _, product = tf.while_loop(
+                lambda chunk, _: chunk < firing.chunks,
+                lambda chunk, total: (chunk + 1, total + chunk_product(chunk)),
+                (tf.constant(0), tf.zeros(pathway.view.matrices, feedback.dtype)),
+            )
+        power = firing.power * (2 if self.sign_pairs else 1)
+        eta = firing.decay / power if self.eta is None else self.eta
+        return learn(feedback, pathway.from_matrices(product), eta, firing.decay, self.norm)
+
+    def _answers(
+        self,
+        pathway: Pathway,
+        x: tf.Tensor,
+        activation: Activation | None,
+        draws: tf.Tensor,
+        fixed: tf.Tensor,
+    ) -> tf.Tensor:
+        """What the next cells answer to the signals `x`."""
+        y = pathway.respond(x)
+        if not self.bias_blocking:
+            bias = pathway.bias_matrix()
+            if bias is not None:
+                y += tf.cast(bias if x.shape.rank == 3 else bias[:, None], y.dtype)
+        if activation is not None:
+            y = activation(y)
+        if self.response_noise_std:
+            y += tf.cast(self.response_noise_std * tf.random.stateless_normal(y.shape, draws), y.dtype)
+        if self.response_bits is not None:
+            y = quantized(y, self.response_bits)
+        if self.dead_cells:
+            shape = (pathway.groups, *[1] * (x.shape.rank - 2), pathway.fan_out)
+            alive = tf.random.stateless_uniform(shape, fixed) >= self.dead_cells
+            y = tf.where(alive, y, tf.zeros((), y.dtype))
+        return y
+
+
+def quantized(y: tf.Tensor, bits: int) -> tf.Tensor:
+    """`y` rounded to 2^bits levels, evenly spaced over +-max|y|."""
+    top = tf.reduce_max(tf.abs(y))
+    step = 2 * top / (2**bits - 1)
+    levels = tf.floor(tf.math.divide_no_nan(y, step)) + 0.5
+    return tf.clip_by_value(levels * step, -top, top)

@@ -1,0 +1,49 @@
+"""When mirror mode runs."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """When the callback runs mirror mode, and for how many mirror steps.
+
+    The default is one step before the first batch and one after every batch.
+
+    Args:
+        every_batches: Run `steps` mirror steps after every so many batches; None: never.
+        steps: Mirror steps each time.
+        warm_up_steps: Mirror steps before the first batch of `fit`.
+        epoch_begin_steps: Mirror steps at the begin of every epoch.
+        epoch_end_steps: Mirror steps at the end of every epoch.
+
+    Raises:
+        ValueError: A number is out of range, or the schedule never runs.
+    """
+
+    every_batches: int | None = 1
+    steps: int = 1
+    warm_up_steps: int = 1
+    epoch_begin_steps: int = 0
+    epoch_end_steps: int = 0
+
+    def __post_init__(self) -> None:
+        if self.every_batches is not None:
+            for name in ("every_batches", "steps"):
+                if getattr(self, name) < 1:
+                    raise ValueError(
+                        f"{name} of a mirror schedule must be at least 1. "
+                        f"Received: {getattr(self, name)!r}. For no mirror mode after batches, "
+                        "use every_batches=None."
+                    )
+        around = ("warm_up_steps", "epoch_begin_steps", "epoch_end_steps")
+        for name in around:
+            if getattr(self, name) < 0:
+                raise ValueError(
+                    f"{name} of a mirror schedule must not be negative. "
+                    f"Received: {getattr(self, name)!r}."
+                )
+        if self.every_batches is None and not any(getattr(self, name) for name in around):
+            raise ValueError(
+                "This mirror schedule never runs: every_batches is None and all steps are 0. "
+                "Give it something to do, or leave the callback out."
+            )
