@@ -1,6 +1,7 @@
-"""Callbacks."""
+"""Keras callbacks: mirror mode, Kolen-Pollack's checks, measures."""
 
 from tfweightmirror.callbacks.feedback_monitor import FeedbackMonitor
+from tfweightmirror.callbacks.kolen_pollack import KolenPollack
 from tfweightmirror.callbacks.weight_mirror import WeightMirror
 
-__all__ = ["FeedbackMonitor", "WeightMirror"]
+__all__ = ["FeedbackMonitor", "KolenPollack", "WeightMirror"]
