@@ -60,7 +60,7 @@ def asymmetric(
         @tf.custom_gradient
         def forward(x: tf.Tensor, kernel: tf.Tensor, *feedback: tf.Tensor) -> Any:
             def backward(dy: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
-                carrier = rule.backward_kernel(kernel, *(feedback or (None,)), seed)
+                carrier = rule.backward_kernel(kernel, feedback[0] if feedback else None, seed)
                 take = tf.function(products, jit_compile=True) if jit_compile else products
                 dx, kernel_gradient = take(x, kernel, carrier, dy)
                 if not feedback:

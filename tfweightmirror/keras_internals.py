@@ -71,16 +71,18 @@ def adding_weights(layer: keras.layers.Layer) -> Iterator[None]:
             layer._tracker.lock()
 
 
-def own_trainable_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
-    """The weights made as trainable ones by `layer` itself, without those of the layers below."""
-    return list(layer._trainable_variables)
+def own_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """The weights that `layer` itself has made, without those of the layers below it."""
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def untrack(layer: keras.layers.Layer, weight: keras.Variable) -> None:
+    """Make `layer` forget a weight of its own."""
+    layer._untrack_variable(weight)
 
 
 def forget_attribute(layer: keras.layers.Layer, name: str) -> None:
-    """Delete an attribute and, if it is a weight, make `layer` and its checkpoints forget it."""
-    value = getattr(layer, name)
-    if isinstance(value, keras.Variable):
-        layer._untrack_variable(value)
+    """Delete an attribute, and make checkpoints forget it."""
     # `Layer.__delattr__` collects garbage once a weight: seconds on a large model.
     tf.__internal__.tracking.AutoTrackable.__delattr__(layer, name)
 
@@ -152,9 +154,7 @@ def models_holding(layers: Iterable[keras.layers.Layer]) -> list[keras.Model]:
     wanted = {id(layer) for layer in layers}
     # `type(...)`, not isinstance: asking a lazy proxy for its class would load it.
     models = [thing for thing in gc.get_objects() if issubclass(type(thing), keras.Model)]
-    return [
-        model for model in models if wanted & {id(layer) for layer in model._flatten_layers()}
-    ]
+    return [model for model in models if wanted & {id(layer) for layer in model._flatten_layers()}]
 
 
 def forget_traces(layer: keras.layers.Layer) -> None:
@@ -165,9 +165,7 @@ def forget_traces(layer: keras.layers.Layer) -> None:
                 vars(cls)[name]._descriptor_cache.pop(layer, None)
     for value in vars(layer).values():
         if isinstance(value, _TracedFunction):
-            value._created_variables = None
-            value._variable_creation_config = None
-            value._no_variable_creation_config = None
+            vars(value).update(vars(value._clone(None)))
 
 
 @functools.cache
@@ -240,8 +238,10 @@ def build_again(
 def _store_variables(
     optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable]
 ) -> None:
-    is_variable, _ = optimizer._tracker.config["variables"]
-    # Not Keras' __setattr__, whose tracker would wrap the list that it is to append to.
-    tf.__internal__.tracking.AutoTrackable.__setattr__(optimizer, "_variables", variables)
-    optimizer._tracker.config["variables"] = (is_variable, optimizer._variables)
-    optimizer._tracker.stored_ids["variables"] = {id(variable) for variable in variables}
+    # As at birth: set before there is a tracker, which is to append to this very list.
+    tracker = optimizer.__dict__.pop("_tracker")
+    optimizer._variables = variables
+    optimizer.__dict__["_tracker"] = tracker
+    is_variable, _ = tracker.config["variables"]
+    tracker.config["variables"] = (is_variable, optimizer._variables)
+    tracker.stored_ids["variables"] = {id(variable) for variable in variables}

@@ -17,7 +17,6 @@ import tensorflow as tf
 
 from tfweightmirror.rules import Fans, FeedbackRule
 
-
 _calls: contextvars.ContextVar[list[tuple[Any, str, tf.Tensor]] | None] = contextvars.ContextVar(
     "tfweightmirror_pathway_calls", default=None
 )
@@ -132,7 +131,7 @@ class Pathway:
     Attributes:
         name: Unique in its model: the owning layers' names, joined by slashes.
         kernel: W, a Keras variable.
-        feedback_kernel: B, of the same shape, or None where the rule keeps none.
+        feedback_kernel: B, a Keras variable of the same shape; None where the rule keeps none.
         rule: The rule, with its scale as a number.
         view: The kernel as matrices.
         compute_dtype: The dtype in which the layer computes, so also that of mirror signals.
@@ -140,6 +139,7 @@ class Pathway:
         activation: The layer's own activation function, or None if it is linear or another's.
         layer: The layer that owns the kernel.
         state: What the rule draws from: a Keras variable of two int32, or None.
+        initial_feedback: Gives the Keras initializer that B started from.
         sends_error_back: Whether the layer's input needs a gradient (the first layer's does not);
             None if not known.
         respond: The only door to W in mirror mode: signals in, signals out. Exchange it with
@@ -148,7 +148,7 @@ class Pathway:
 
     name: str
     kernel: keras.Variable
-    feedback_kernel: keras.Variable | None
+    feedback_kernel: Any
     rule: FeedbackRule
     view: KernelView
     compute_dtype: str
@@ -156,8 +156,11 @@ class Pathway:
     activation: Callable[[tf.Tensor], tf.Tensor] | None = None
     layer: keras.layers.Layer | None = None
     state: keras.Variable | None = None
+    initial_feedback: Callable[[], keras.initializers.Initializer] = (
+        keras.initializers.GlorotUniform
+    )
     sends_error_back: bool | None = None
-    respond: Callable[[tf.Tensor], tf.Tensor] | None = None
+    respond: Callable[[tf.Tensor], tf.Tensor] = None  # type: ignore[assignment]  # set below
 
     def __post_init__(self) -> None:
         if self.respond is None:

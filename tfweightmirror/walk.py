@@ -91,7 +91,7 @@ def walk(model: keras.layers.Layer) -> Iterator[tuple[str, keras.layers.Layer]]:
 
 def _execution_order(model: keras.layers.Layer) -> _Order:
     """Kernels in execution order, and whether each one's input needs a gradient."""
-    arguments = _input_specs(model)
+    arguments = input_specs(model)
     if arguments is None:
         return {}
     args, kwargs = arguments
@@ -113,7 +113,7 @@ def _execution_order(model: keras.layers.Layer) -> _Order:
     return order
 
 
-def _input_specs(model: keras.layers.Layer) -> tuple[list[Any], dict[str, Any]] | None:
+def input_specs(model: keras.layers.Layer) -> tuple[list[Any], dict[str, Any]] | None:
     """Positional and keyword tensor specs to call `model` with, or None if not known."""
 
     def spec(shape: Any, dtype: str = model.compute_dtype) -> tf.TensorSpec:
@@ -121,7 +121,9 @@ def _input_specs(model: keras.layers.Layer) -> tuple[list[Any], dict[str, Any]] 
         return tf.TensorSpec([None if n is None else n for n in shape], dtype)
 
     if isinstance(model, keras.Model) and getattr(model, "inputs", None):
-        return [keras.tree.map_structure(lambda t: spec(t.shape, t.dtype), model.input)], {}
+        # A Sequential model that was never called symbolically has `inputs` but no `input`.
+        inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+        return [keras.tree.map_structure(lambda t: spec(t.shape, t.dtype), inputs)], {}
     config = model.get_build_config() or {}
     if "input_shape" in config and config["input_shape"] is not None:
         return [_map_shapes(spec, config["input_shape"])], {}

@@ -52,8 +52,8 @@ class KolenPollack(keras.callbacks.Callback):
         super().__init__()
         self._pairs: list[Pathway] = []
         self._decays: list[float] = []
-        self._first_gaps: tf.Tensor | None = None
-        self._predicted: tf.Variable | None = None
+        self._first_gaps: Any = None
+        self._predicted: Any = None
         self._warned = False
 
     def on_train_begin(self, logs: Any = None) -> None:

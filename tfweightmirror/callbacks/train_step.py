@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import keras
-import tensorflow as tf
 
 Around = Callable[[], contextlib.AbstractContextManager[None]]
 
@@ -20,7 +19,7 @@ class TrainStep:
 
     Attributes:
         monitored: Whether somebody reads `angles_before_mirror`.
-        angles_before_mirror: Pathway names and a float32 vector variable: the weight angles in
+        angles_before_mirror: Pathway names and a float32 vector variable of their weight angles in
             degrees just before the last mirror step; None if no mirror runs.
     """
 
@@ -30,9 +29,10 @@ class TrainStep:
     def __init__(self, model: keras.Model) -> None:
         self.model = model
         self.monitored = False
-        self.angles_before_mirror: tuple[list[str], tf.Variable] | None = None
+        self.angles_before_mirror: Any = None
         self._around: dict[str, Around] = {}
         self._cleanups: list[Callable[[], None]] = []
+        self._extended = False
         self._own_step = model.__dict__.get("train_step")
         step = model.train_step
 
@@ -45,7 +45,7 @@ class TrainStep:
         def make_train_function(force: bool = False) -> Any:
             # A new fit begins: whoever extended the step before has ended, or has failed.
             self.undo()
-            return model.make_train_function(force=True)
+            return model.make_train_function(force=force)
 
         train_step.extension = self  # type: ignore[attr-defined]  # found again by `of`
         model.train_step = train_step
@@ -68,6 +68,7 @@ class TrainStep:
                 f"'{self.model.name}' is already trained with a {stage} callback: pass one only."
             )
         self._around[stage] = around
+        self._extended = True
         if cleanup is not None:
             self._cleanups.append(cleanup)
         self._retrace()
@@ -91,7 +92,8 @@ class TrainStep:
         del self.model.train_step, self.model.make_train_function
         if self._own_step is not None:
             self.model.train_step = self._own_step
-        self._retrace()
+        if self._extended:
+            self._retrace()
 
     def _retrace(self) -> None:
         # Lazy: the function is traced at its next call.

@@ -61,8 +61,8 @@ class WeightMirror(keras.callbacks.Callback):
         super().__init__()
         self.mode = MirrorMode(noise=noise, seed=seed, **options)
         self.schedule = schedule or Schedule()
-        self.mirror_steps: tf.Variable | None = None
-        self._batches: tf.Variable | None = None
+        self.mirror_steps: Any = None
+        self._batches: Any = None
         self._pathways: list[Pathway] = []
         self._activations: dict[str, Activation | None] = {}
 
@@ -96,9 +96,7 @@ class WeightMirror(keras.callbacks.Callback):
             seed: As above.
             **options: The other options of `tfweightmirror.mirror.MirrorMode`.
         """
-        noise = Gaussian(
-            std=std, samples=samples, decay=decay, target_angle_deg=target_angle_deg
-        )
+        noise = Gaussian(std=std, samples=samples, decay=decay, target_angle_deg=target_angle_deg)
         paper = {"through_activation": True, "bias_blocking": False}
         return cls(
             noise,

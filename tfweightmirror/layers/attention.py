@@ -4,6 +4,7 @@ Only the projections become transport-free: attention scores and their softmax s
 backprop.
 """
 
+import dataclasses
 from typing import TypeAlias
 
 import keras
@@ -11,6 +12,7 @@ import keras
 from tfweightmirror import keras_internals
 from tfweightmirror.layers.einsum_dense import FeedbackEinsumDense
 from tfweightmirror.layers.feedback_layer import CarriesRule, refuse_unsupported, register
+from tfweightmirror.pathway import Pathway
 
 Shape: TypeAlias = tuple[int | None, ...]
 
@@ -18,11 +20,9 @@ Shape: TypeAlias = tuple[int | None, ...]
 class FeedbackAttention(CarriesRule):
     """What both kinds of attention share."""
 
-    def build(
-        self, query_shape: Shape, value_shape: Shape, key_shape: Shape | None = None
-    ) -> None:
+    def build(self, query_shape: Shape, value_shape: Shape, key_shape: Shape | None = None) -> None:
         """Build the projections, then their feedback kernels."""
-        super().build(query_shape, value_shape, key_shape)  # type: ignore[misc]  # a Keras layer's
+        super().build(query_shape, value_shape, key_shape)
         self.build_feedback()
 
     def build_feedback(self) -> None:
@@ -34,6 +34,15 @@ class FeedbackAttention(CarriesRule):
             part.set_rule(self.rule, self.feedback_initializer, feedback_seed=seed)
             with keras_internals.adding_weights(part):
                 part.build_feedback()
+
+    @property
+    def pathways(self) -> list[Pathway]:
+        """The pathways of the (built) projections."""
+        return [
+            dataclasses.replace(pathway, name=f"{self.name}/{pathway.name}")
+            for part in self.projections
+            for pathway in part.pathways
+        ]
 
     @property
     def projections(self) -> list[keras.layers.EinsumDense]:

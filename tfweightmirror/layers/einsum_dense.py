@@ -29,7 +29,7 @@ class FeedbackEinsumDense(FeedbackLayer, keras.layers.EinsumDense):
 
     def build_feedback(self) -> None:
         """Add the feedback kernel."""
-        self._labels()
+        kernel_labels(self)
         super().build_feedback()
 
     def initial_feedback(self, site: Site) -> keras.initializers.Initializer:
@@ -38,7 +38,7 @@ class FeedbackEinsumDense(FeedbackLayer, keras.layers.EinsumDense):
         if self.feedback_initializer is None and isinstance(
             initializer, keras.initializers.VarianceScaling
         ):
-            kernel, group, fan_in, fan_out = self._labels()
+            kernel, group, fan_in, fan_out = kernel_labels(self)
             config = initializer.get_config()
             if config.get("input_axes") is None:
                 config["input_axes"] = [kernel.index(label) for label in fan_in]
@@ -55,32 +55,8 @@ class FeedbackEinsumDense(FeedbackLayer, keras.layers.EinsumDense):
             outputs = keras.ops.add(outputs, self.bias)
         return outputs if self.activation is None else self.activation(outputs)
 
-    def _labels(self) -> tuple[str, str, str, str]:
-        """Labels of the kernel, and of those the group, fan-in and fan-out labels."""
-        x, kernel, y = re.split(",|->", self.equation.replace(" ", ""))
-        batch = "" if x.startswith("...") else x[0]
-        if batch and batch in kernel:
-            raise ValueError(self._refusal(f"its kernel holds the batch label '{batch}'"))
-        for part in (x, kernel, y):
-            letters = part.replace(".", "")
-            if len(set(letters)) < len(letters):
-                raise ValueError(self._refusal(f"'{part}' repeats a label"))
-        return (
-            kernel,
-            "".join(label for label in kernel if label in x and label in y),
-            "".join(label for label in kernel if label in x and label not in y),
-            "".join(label for label in kernel if label not in x),
-        )
-
-    def _refusal(self, reason: str) -> str:
-        return (
-            f"EinsumDense layer '{self.name}' with equation '{self.equation}' cannot have a "
-            f"feedback kernel: {reason}, so no one matrix leads from cells to cells. Leave it to "
-            "backprop with a dict of patterns, or write another equation."
-        )
-
     def _view(self, site: Site) -> KernelView:
-        kernel, group, fan_in, fan_out = self._labels()
+        kernel, group, fan_in, fan_out = kernel_labels(self)
         size = dict(zip(kernel, self.kernel.shape, strict=True))
         groups, n_in, n_out = (
             math.prod(size[label] for label in labels) for labels in (group, fan_in, fan_out)
@@ -102,3 +78,33 @@ class FeedbackEinsumDense(FeedbackLayer, keras.layers.EinsumDense):
             fans=Fans(n_in, n_out, convolutional=False),
             bias_to_matrix=bias_to_matrix if set(bias_labels) <= set(group + fan_out) else None,
         )
+
+
+def kernel_labels(layer: keras.layers.EinsumDense) -> tuple[str, str, str, str]:
+    """Labels of the kernel, and of those the group, fan-in and fan-out labels.
+
+    Raises:
+        ValueError: No one matrix leads from cells to cells.
+    """
+    x, kernel, y = re.split(",|->", layer.equation.replace(" ", ""))
+    batch = "" if x.startswith("...") else x[0]
+    if batch and batch in kernel:
+        raise ValueError(_refusal(layer, f"its kernel holds the batch label '{batch}'"))
+    for part in (x, kernel, y):
+        letters = part.replace(".", "")
+        if len(set(letters)) < len(letters):
+            raise ValueError(_refusal(layer, f"'{part}' repeats a label"))
+    return (
+        kernel,
+        "".join(label for label in kernel if label in x and label in y),
+        "".join(label for label in kernel if label in x and label not in y),
+        "".join(label for label in kernel if label not in x),
+    )
+
+
+def _refusal(layer: keras.layers.EinsumDense, reason: str) -> str:
+    return (
+        f"EinsumDense layer '{layer.name}' with equation '{layer.equation}' cannot have a feedback "
+        f"kernel: {reason}, so no one matrix leads from cells to cells. Leave it to backprop with "
+        "a dict of patterns, or write another equation."
+    )

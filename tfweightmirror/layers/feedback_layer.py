@@ -1,6 +1,7 @@
 """What every feedback layer shares: the rule, the feedback kernels, saving, refusals."""
 
 import dataclasses
+import functools
 import zlib
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -43,7 +44,7 @@ class Site:
         return f"feedback_{self.name}_state" if self.name else "feedback_state"
 
 
-class CarriesRule:
+class CarriesRule(keras.layers.Layer):
     """Mixin: a Keras layer with a feedback rule among its arguments.
 
     Args:
@@ -71,9 +72,7 @@ class CarriesRule:
         """Set the rule of a layer that has no feedback kernels yet."""
         self.rule = rules.get(rule)
         self.feedback_initializer = (
-            None
-            if feedback_initializer is None
-            else keras.initializers.get(feedback_initializer)
+            None if feedback_initializer is None else keras.initializers.get(feedback_initializer)
         )
         self._feedback_seed = feedback_seed
 
@@ -85,7 +84,7 @@ class CarriesRule:
         """The parent's config, the rule and the feedback initializer."""
         initializer = self.feedback_initializer
         return {
-            **super().get_config(),  # type: ignore[misc]  # the parent is a Keras layer
+            **super().get_config(),
             "rule": keras.saving.serialize_keras_object(self.rule),
             "feedback_initializer": initializer and keras.initializers.serialize(initializer),
         }
@@ -108,7 +107,7 @@ class FeedbackLayer(CarriesRule):
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Build the parent's weights, then the feedback kernels."""
-        super().build(input_shape)  # type: ignore[misc]  # the parent is a Keras layer
+        super().build(input_shape)
         self.build_feedback()
 
     def build_feedback(self) -> None:
@@ -144,7 +143,7 @@ class FeedbackLayer(CarriesRule):
             return self.feedback_initializer
         default = self.rule.default_initializer(self._view(site).fans)
         initializer = default or getattr(self, site.initializer)
-        config = getattr(initializer, "get_config", dict)()
+        config: dict[str, Any] = getattr(initializer, "get_config", dict)()
         if "seed" not in config:
             initializer, config = keras.initializers.GlorotUniform(), {}
         # Keras initializers are stateless: without a seed of its own, B would be W.
@@ -219,6 +218,7 @@ class FeedbackLayer(CarriesRule):
                 activation=_or_none(self.activation) if site.responds else None,
                 layer=self,
                 state=getattr(self, site.state),
+                initial_feedback=functools.partial(self.initial_feedback, site),
             )
             for site in self.sites
         ]

@@ -39,9 +39,7 @@ _ACTIVATION_LAYERS = (
 )
 
 
-def activations_of(
-    pathways: Iterable[Pathway], mode: MirrorMode
-) -> dict[str, Activation | None]:
+def activations_of(pathways: Iterable[Pathway], mode: MirrorMode) -> dict[str, Activation | None]:
     """The activation of each pathway, by name; None throughout unless `through_activation`.
 
     It is the one that `mode.activations` names; else the layer's own; else the first ones behind
@@ -110,10 +108,13 @@ def _consumers(operation: Any) -> list[Any]:
 def _is_elementwise(activation: Activation) -> bool:
     """Whether each cell's output depends on that cell alone, seen on a few values."""
     values = np.array([[-1.7, -0.3, 0.4, 2.1]], "float32")
-    together = keras.ops.convert_to_numpy(activation(keras.ops.convert_to_tensor(values)))
-    apart = [activation(keras.ops.convert_to_tensor(values[:, [i]])) for i in range(4)]
-    apart = np.concatenate([keras.ops.convert_to_numpy(part) for part in apart], axis=-1)
-    return together.shape == values.shape and bool(np.allclose(together, apart, atol=1e-6))
+
+    def answer(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return np.asarray(activation(keras.ops.convert_to_tensor(x)))
+
+    together = answer(values)
+    apart = np.concatenate([answer(values[:, [i]]) for i in range(4)], axis=-1)
+    return together.shape == values.shape and np.allclose(together, apart, atol=1e-6)
 
 
 def _name(activation: Any) -> str:

@@ -1,6 +1,5 @@
 """Mirror mode on a whole model: one compiled call, every replica."""
 
-import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,8 +11,6 @@ from tfweightmirror.mirror.activation import activations_of
 from tfweightmirror.mirror.mode import Activation, MirrorMode
 from tfweightmirror.pathway import Pathway
 from tfweightmirror.walk import pathways
-
-_compiled: "weakref.WeakKeyDictionary[keras.Model, dict[Any, Any]]" = weakref.WeakKeyDictionary()
 
 
 def mirror_step(
@@ -64,9 +61,11 @@ def mirror_step(
     if replicas > 1 and not mode.noise.balanced:
         mean = context.all_reduce(tf.distribute.ReduceOp.MEAN, list(after))
         # Not due: B itself, since a mean of equal numbers may round.
-        after = mean if due is None else [
-            tf.where(due, m, b) for m, b in zip(mean, before, strict=True)
-        ]
+        after = (
+            mean
+            if due is None
+            else [tf.where(due, m, b) for m, b in zip(mean, before, strict=True)]
+        )
     assign_on_replicas([pathway.feedback_kernel.value for pathway in mirrored], after)
 
 
@@ -144,7 +143,8 @@ def mirror_model(
 def compiled_mirror(model: keras.Model, mirrored: Sequence[Pathway], mode: MirrorMode) -> Any:
     """`run(first_step, steps)` in one compiled call on every replica, kept for the model."""
     key = (mode, tuple((pathway.name, id(pathway.kernel)) for pathway in mirrored))
-    functions = _compiled.setdefault(model, {})
+    # On the model itself: a function holds the model, so that a weak registry would never let go.
+    functions = model.__dict__.setdefault("_mirror_functions", {})
     if key not in functions:
         strategy = model.distribute_strategy
         activations = activations_of(mirrored, mode)

@@ -34,6 +34,8 @@ class MirrorMode:
         response_noise_std: Standard deviation of noise on every answer.
         response_bits: Answers are rounded to 2^bits levels over their range; None: not rounded.
         dead_cells: The share of next cells that never answer, the same ones for one seed.
+        respond: `respond(pathway, signals) -> signals`: listen to this in place of
+            `pathway.respond`, to a chip's own answers, say. Called while tracing.
 
     Raises:
         ValueError: An option is out of range.
@@ -51,6 +53,7 @@ class MirrorMode:
     response_noise_std: float = 0.0
     response_bits: int | None = None
     dead_cells: float = 0.0
+    respond: Callable[[Pathway, tf.Tensor], tf.Tensor] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "noise", noises.get(self.noise))
@@ -146,7 +149,7 @@ class MirrorMode:
         fixed: tf.Tensor,
     ) -> tf.Tensor:
         """What the next cells answer to the signals `x`."""
-        y = pathway.respond(x)
+        y = pathway.respond(x) if self.respond is None else self.respond(pathway, x)
         if not self.bias_blocking:
             bias = pathway.bias_matrix()
             if bias is not None:
@@ -154,7 +157,9 @@ class MirrorMode:
         if activation is not None:
             y = activation(y)
         if self.response_noise_std:
-            y += tf.cast(self.response_noise_std * tf.random.stateless_normal(y.shape, draws), y.dtype)
+            y += tf.cast(
+                self.response_noise_std * tf.random.stateless_normal(y.shape, draws), y.dtype
+            )
         if self.response_bits is not None:
             y = quantized(y, self.response_bits)
         if self.dead_cells:
