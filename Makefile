@@ -1,0 +1,73 @@
+# Every target sets itself up: `make quickstart` or `make test` in a fresh clone is enough.
+# Needs Python 3.11, 3.12 or 3.13 with its venv module; choose one with `make setup PYTHON=...`.
+
+VENV := .venv
+STAMP := $(VENV)/installed
+BIN := $(VENV)/bin
+
+# Keeps TensorFlow's start-up messages, not its warnings and errors, out of the way.
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test slow lint types bench clean
+
+help:
+	@echo 'make setup       .venv with everything the project needs (the other targets do it too)'
+	@echo 'make quickstart  five ways of learning on real digits, in under two minutes'
+	@echo 'make test        the test suite without the slow tests'
+	@echo 'make slow        the slow tests'
+	@echo 'make lint types  ruff; mypy --strict'
+	@echo 'make bench       step time of every rule over plain Keras'
+	@echo 'make clean       remove .venv and caches; runs/ stays'
+
+setup: $(STAMP)
+
+quickstart: $(STAMP)
+	@$(BIN)/python -m train.quickstart
+
+# Two test workers share two cores: one TensorFlow thread each.
+test slow: export TF_NUM_INTRAOP_THREADS = 1
+test slow: export TF_NUM_INTEROP_THREADS = 1
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest -q
+
+slow: $(STAMP)
+	@$(BIN)/python -m pytest -q -m slow
+
+lint: $(STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	@$(BIN)/mypy
+
+bench: $(STAMP)
+	@$(BIN)/python -m benchmarks.step_time
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is written last, so an interrupted set-up is done again and a finished one is not.
+$(STAMP): pyproject.toml
+	@python=''; without_venv=''; \
+	for candidate in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
+	    $$candidate -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	        2>/dev/null || continue; \
+	    if $$candidate -c 'import ensurepip, venv' 2>/dev/null; then python=$$candidate; break; fi; \
+	    without_venv=$$candidate; \
+	done; \
+	if [ -z "$$python" ] && [ -n "$$without_venv" ]; then \
+	    echo "$$without_venv cannot make virtual environments: install its venv module" \
+	        "(on Debian and Ubuntu: apt-get install python3-venv)." >&2; exit 1; \
+	fi; \
+	if [ -z "$$python" ]; then \
+	    echo "No Python 3.11, 3.12 or 3.13 found (TensorFlow 2.21 has wheels for no other that" \
+	        "Keras 3.15 supports): install one, or name it with make PYTHON=/path/to/python." >&2; \
+	    exit 1; \
+	fi; \
+	echo "Setting up $(VENV) with $$($$python --version) (about 2 GB; a few minutes, once)"; \
+	$$python -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train,dev]'
+	@touch $(STAMP)
