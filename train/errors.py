@@ -1,0 +1,16 @@
+"""Mistakes of the user, which deserve one clear sentence and no traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Says what was received, what was expected and what to do."""
+
+
+def did_you_mean(received: str, known: Iterable[str]) -> str:
+    """` Did you mean 'x'?` for the nearest known name, or nothing if none is near."""
+    near = difflib.get_close_matches(received, list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""

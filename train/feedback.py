@@ -1,0 +1,76 @@
+"""Gives a model its feedback rules, and the callbacks these rules need."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import tfweightmirror as tfwm
+from train.config import FeedbackConfig, MirrorConfig
+from train.errors import UserError, did_you_mean
+
+
+def convert(model: Any, config: FeedbackConfig, *, seed: int) -> None:
+    """Converts `model` in place. Under backprop alone it stays the stock Keras model."""
+    if not config.layers and isinstance(tfwm.rules.get(config.rule), tfwm.rules.Backprop):
+        return
+    rule = {**config.layers, "*": config.rule} if config.layers else config.rule
+    tfwm.convert_model(model, rule, last_layer=config.last_layer, seed=seed)
+
+
+def build_callbacks(model: Any, config: MirrorConfig, *, seed: int) -> list[Any]:
+    """The callbacks that the rules of a converted model need, in their order, monitor last."""
+    rules = [pathway.rule for pathway in tfwm.pathways(model)]
+    callbacks: list[Any] = []
+    if any(rule.learns_by == "mirror" for rule in rules):
+        callbacks.append(build_mirror(config, seed=seed))
+    if any(isinstance(rule, tfwm.rules.KolenPollack) for rule in rules):
+        callbacks.append(tfwm.callbacks.KolenPollack())
+    if rules:
+        callbacks.append(tfwm.callbacks.FeedbackMonitor())
+    return callbacks
+
+
+def build_mirror(config: MirrorConfig, *, seed: int) -> tfwm.callbacks.WeightMirror:
+    """The callback of mirror mode.
+
+    Raises:
+        UserError: If the noise has no option of that name.
+    """
+    schedule = tfwm.mirror.Schedule(
+        every_batches=config.every_batches,
+        steps=config.steps,
+        warm_up_steps=config.warm_up_steps,
+    )
+    paper = config.mode == "akrout2019"
+    name = "gaussian" if paper else config.noise
+    noise = type(tfwm.mirror.noise.get(name))
+    accepted = [field.name for field in dataclasses.fields(noise) if field.init]
+    for option in config.noise_options:
+        if option not in accepted:
+            raise UserError(
+                f"mirror.noise_options.{option} is not an option of {name} noise. Expected one of "
+                f"{', '.join(accepted)}.{did_you_mean(option, accepted)}"
+            )
+    options: dict[str, Any] = dict(config.noise_options)
+    if paper:
+        return tfwm.callbacks.WeightMirror.akrout2019(
+            activations=config.activations, schedule=schedule, seed=seed, **options
+        )
+    return tfwm.callbacks.WeightMirror(noise(**options), schedule=schedule, seed=seed)
+
+
+@contextlib.contextmanager
+def refusals_as_user_errors() -> Iterator[None]:
+    """What the library refuses (no weight decay under Kolen-Pollack, ...) is the user's to mend."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if error.__traceback__ is not None:
+            raised_in = inspect.getinnerframes(error.__traceback__)[-1].frame.f_globals["__name__"]
+            if raised_in.partition(".")[0] == tfwm.__name__:
+                raise UserError(str(error)) from error
+        raise

@@ -1,0 +1,34 @@
+"""Networks by name. A new one is a file here, its options in `train.config`, and a line below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from train.config import ModelConfig
+from train.errors import UserError, did_you_mean
+from train.models.mlp import mlp
+from train.models.resnet import resnet18
+from train.models.small_conv import small_conv
+
+# Each is built from its own options, an image shape and the number of classes.
+BUILDERS: dict[str, Callable[..., Any]] = {
+    "small_conv": small_conv,
+    "mlp": mlp,
+    "resnet18": resnet18,
+}
+
+
+def check_name(config: ModelConfig) -> None:
+    """Raises UserError if the model is not known."""
+    if config.name not in BUILDERS:
+        raise UserError(
+            f"model.name={config.name} is not known. Expected {', '.join(BUILDERS)}."
+            f"{did_you_mean(config.name, BUILDERS)}"
+        )
+
+
+def build(config: ModelConfig, image_shape: tuple[int, int, int], *, num_classes: int) -> Any:
+    """A Keras model from images (batch, *image_shape) to logits (batch, num_classes)."""
+    check_name(config)
+    return BUILDERS[config.name](getattr(config, config.name), image_shape, num_classes=num_classes)

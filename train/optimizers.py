@@ -1,0 +1,59 @@
+"""Keras optimizers from the configuration."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import keras
+
+from train.config import OptimizerConfig
+from train.errors import UserError, did_you_mean
+
+# They wrap other optimizers or are the base class: not to be named in a configuration.
+_NOT_BY_NAME = {"optimizer", "lossscaleoptimizer"}
+
+
+def known_optimizers() -> dict[str, Any]:
+    """Name in lower case to class, for every optimizer of the installed Keras."""
+    return {
+        name.lower(): member
+        for name, member in vars(keras.optimizers).items()
+        if inspect.isclass(member)
+        and issubclass(member, keras.optimizers.Optimizer)
+        and name.lower() not in _NOT_BY_NAME
+    }
+
+
+def build_optimizer(config: OptimizerConfig) -> Any:
+    """The optimizer, with its exclusions from weight decay.
+
+    Raises:
+        UserError: If the optimizer or an option is not known, or Keras refuses a value.
+    """
+    known = known_optimizers()
+    name = config.name.lower()
+    if name not in known:
+        raise UserError(
+            f"optimizer.name={config.name} is not known. Expected one of {', '.join(known)}."
+            f"{did_you_mean(name, known)}"
+        )
+    accepted = set(inspect.signature(known[name].__init__).parameters)
+    # Every Keras optimizer takes these, many of them through **kwargs.
+    accepted |= set(inspect.signature(keras.optimizers.Optimizer.__init__).parameters)
+    accepted -= {"self", "kwargs", "learning_rate", "weight_decay", "name"}
+    for option in config.options:
+        if option not in accepted:
+            raise UserError(
+                f"optimizer.options.{option} is not an option of {name}. Expected one of "
+                f"{', '.join(sorted(accepted))}.{did_you_mean(option, accepted)}"
+            )
+    try:
+        optimizer = known[name](
+            learning_rate=config.learning_rate, weight_decay=config.weight_decay, **config.options
+        )
+    except (TypeError, ValueError) as error:
+        raise UserError(f"optimizer {name} refuses its options: {error}") from error
+    if config.weight_decay and not config.decay_biases:
+        optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
+    return optimizer
