@@ -41,7 +41,8 @@ def asymmetric(
         x: tf.Tensor, kernel: tf.Tensor, carrier: tf.Tensor, dy: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         # `op` is linear in each argument, so neither product depends on its output: the two
-        # forward passes below are dead code, which graph optimisation or XLA removes.
+        # forward passes below are dead code, which graph optimisation or XLA removes. (Eager code
+        # does run them.)
         with tf.GradientTape() as tape:
             tape.watch(x)
             y = op(x, carrier)

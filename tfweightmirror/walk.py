@@ -117,8 +117,7 @@ def input_specs(model: keras.layers.Layer) -> tuple[list[Any], dict[str, Any]] |
     """Positional and keyword tensor specs to call `model` with, or None if not known."""
 
     def spec(shape: Any, dtype: str = model.compute_dtype) -> tf.TensorSpec:
-        # One sample where the batch is free: some models reshape by a static batch.
-        return tf.TensorSpec([None if n is None else n for n in shape], dtype)
+        return tf.TensorSpec(list(shape), dtype)
 
     if isinstance(model, keras.Model) and getattr(model, "inputs", None):
         # A Sequential model that was never called symbolically has `inputs` but no `input`.

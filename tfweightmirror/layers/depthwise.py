@@ -1,10 +1,24 @@
 """Depthwise convolutions with a feedback kernel."""
 
+import functools
+
 import keras
 import tensorflow as tf
 
 from tfweightmirror.layers.feedback_layer import FeedbackLayer, Site, add_channel_bias, register
 from tfweightmirror.pathway import KernelView, depthwise_view
+
+
+def depthwise_map(layer: keras.layers.Layer, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """The depthwise convolution that `layer`'s options describe."""
+    return keras.ops.depthwise_conv(
+        inputs,
+        kernel,
+        strides=layer.strides,
+        padding=layer.padding,
+        dilation_rate=layer.dilation_rate,
+        data_format=layer.data_format,
+    )
 
 
 class FeedbackDepthwiseConv(FeedbackLayer):
@@ -17,19 +31,9 @@ class FeedbackDepthwiseConv(FeedbackLayer):
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Apply the layer."""
-        outputs = self.carry(self._linear_map, inputs, training)
+        outputs = self.carry(functools.partial(depthwise_map, self), inputs, training)
         *_, channels, multiplier = self.kernel.shape
         return add_channel_bias(self, outputs, channels * multiplier)
-
-    def _linear_map(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-        return keras.ops.depthwise_conv(
-            inputs,
-            kernel,
-            strides=self.strides,
-            padding=self.padding,
-            dilation_rate=self.dilation_rate,
-            data_format=self.data_format,
-        )
 
 
 @register

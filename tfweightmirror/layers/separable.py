@@ -1,8 +1,11 @@
 """Separable convolutions: two kernels, two feedback kernels, two pathways."""
 
+import functools
+
 import keras
 import tensorflow as tf
 
+from tfweightmirror.layers.depthwise import depthwise_map
 from tfweightmirror.layers.feedback_layer import FeedbackLayer, Site, add_channel_bias, register
 from tfweightmirror.pathway import KernelView, conv_view, depthwise_view
 
@@ -21,19 +24,10 @@ class FeedbackSeparableConv(FeedbackLayer):
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Apply the layer."""
-        middle = self.carry(self._depthwise, inputs, training, site=DEPTHWISE)
+        depthwise = functools.partial(depthwise_map, self)
+        middle = self.carry(depthwise, inputs, training, site=DEPTHWISE)
         outputs = self.carry(self._pointwise, middle, training, site=POINTWISE)
         return add_channel_bias(self, outputs, self.filters)
-
-    def _depthwise(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-        return keras.ops.depthwise_conv(
-            inputs,
-            kernel,
-            strides=self.strides,
-            padding=self.padding,
-            dilation_rate=self.dilation_rate,
-            data_format=self.data_format,
-        )
 
     def _pointwise(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         if self.data_format == "channels_last":
