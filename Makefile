@@ -67,7 +67,7 @@ $(STAMP): pyproject.toml
 	        "Keras 3.15 supports): install one, or name it with make PYTHON=/path/to/python." >&2; \
 	    exit 1; \
 	fi; \
-	echo "Setting up $(VENV) with $$($$python --version) (about 2 GB; a few minutes, once)"; \
+	echo "Setting up $(VENV) with $$($$python --version) (about 3 GB; a few minutes, once)"; \
 	$$python -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train,dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[train,dev]'
 	@touch $(STAMP)

@@ -148,7 +148,8 @@ def _watch_unbuilt(
     """
     seen = {id(layer) for _, layer in known}
     for position, (path, layer) in enumerate(walk(owner)):
-        if layer.built or type(layer).__module__.startswith("keras.src."):
+        by_keras = type(layer).__module__.startswith("keras.src.")
+        if layer.built or by_keras or twins.has_twin(layer):
             continue
         inside = f"{prefix}{path}/" if layer is not owner else prefix
 

@@ -8,6 +8,7 @@ layers, `convert_model`, saving and callbacks (README, "A rule of your own").
 import dataclasses
 import difflib
 import math
+from numbers import Real
 from typing import Any, ClassVar, Literal
 
 import keras
@@ -152,7 +153,7 @@ class SignSymmetry(FeedbackRule):
         _check_choice("magnitude", self.magnitude, ("uniform", "fixed", "batch"))
         if isinstance(self.scale, str):
             _check_choice("scale", self.scale, ("xiao", "xiao_code", "fan_in", "glorot"))
-        elif not (math.isfinite(self.scale) and self.scale > 0):
+        elif not (isinstance(self.scale, Real) and math.isfinite(self.scale) and self.scale > 0):
             raise ValueError(
                 f"The scale of sign-symmetry must be a positive number. Received: {self.scale!r}."
             )
@@ -182,7 +183,9 @@ class SignSymmetry(FeedbackRule):
 
     def default_initializer(self, fans: Fans) -> keras.initializers.Initializer | None:
         """N(0, scale^2) for fixed magnitudes."""
-        return keras.initializers.RandomNormal(stddev=self.for_fans(fans).scale)
+        # The layer gives it a seed of its own. Without one here, Keras would draw one from the
+        # global stream, and the layers after this one would be born with other weights.
+        return keras.initializers.RandomNormal(stddev=self.for_fans(fans).scale, seed=0)
 
     def backward_kernel(
         self, kernel: tf.Tensor, feedback: tf.Tensor | None, seed: tf.Tensor | None
@@ -248,7 +251,8 @@ class UpdatedRandomFeedback(FeedbackRule):
     learns_by = "optimizer"
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.epsilon) and self.epsilon >= 0):
+        epsilon = self.epsilon
+        if not (isinstance(epsilon, Real) and math.isfinite(epsilon) and epsilon >= 0):
             raise ValueError(
                 f"epsilon of updated_random_feedback must be a number >= 0. "
                 f"Received: {self.epsilon!r}."
@@ -290,7 +294,9 @@ def get(identifier: Any) -> FeedbackRule:
     if isinstance(identifier, type) and issubclass(identifier, FeedbackRule):
         return identifier()
     if isinstance(identifier, dict):
-        return get(keras.saving.deserialize_keras_object(identifier))
+        deserialized = keras.saving.deserialize_keras_object(identifier)
+        if isinstance(deserialized, FeedbackRule):
+            return deserialized
     if isinstance(identifier, str):
         if identifier.lower() in _BY_NAME:
             return _BY_NAME[identifier.lower()]

@@ -1,6 +1,7 @@
 """All pathways of a model, named uniquely, in the order in which signals pass them."""
 
 import dataclasses
+import itertools
 import weakref
 from collections.abc import Iterator
 from typing import Any, TypeAlias
@@ -39,6 +40,7 @@ def pathways(model: keras.layers.Layer) -> list[Pathway]:
     """
     named = dict(_feedback_layers(model))
     fingerprint = (
+        model.built,  # a model of built layers learns its input shape in its first call
         tuple(id(layer) for layer in named.values()),
         tuple(variable.trainable for variable in model.variables),
     )
@@ -67,11 +69,14 @@ def pathways(model: keras.layers.Layer) -> list[Pathway]:
 
 def _feedback_layers(model: keras.layers.Layer) -> Iterator[tuple[str, Any]]:
     """(unique name, layer) in tracking order."""
-    names: dict[str, int] = {}
+    taken: set[str] = set()
     for name, layer in walk(model):
         if isinstance(layer, FeedbackLayer):
-            count = names[name] = names.get(name, -1) + 1
-            yield (f"{name}_{count}" if count else name), layer
+            # Counted until free: Keras counts in the same way, so `dense_1` may be a name given.
+            counted = (f"{name}_{count}" if count else name for count in itertools.count())
+            unique = next(name for name in counted if name not in taken)
+            taken.add(unique)
+            yield unique, layer
 
 
 def walk(model: keras.layers.Layer) -> Iterator[tuple[str, keras.layers.Layer]]:

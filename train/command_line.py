@@ -15,6 +15,7 @@ from train.config_file import dotted_names, read_config_file, unknown_key, wrong
 from train.errors import UserError, did_you_mean
 
 PRINT_CONFIG = "--print_config"
+FLAGS = ("help", "config", "print_config")
 
 
 def build_parser(defaults: dict[str, Any]) -> jsonargparse.ArgumentParser:
@@ -36,10 +37,8 @@ def build_parser(defaults: dict[str, Any]) -> jsonargparse.ArgumentParser:
     fit.add_class_arguments(FitConfig)
     fit.set_defaults(defaults)
     for action in fit._actions:
-        if action.dest in {field.name for field in dataclasses.fields(FitConfig)} - {
-            *dotted_names(FitConfig)
-        }:
-            action.help = jsonargparse.SUPPRESS  # a whole table on the command line: not offered
+        if action.dest not in (*dotted_names(FitConfig), *FLAGS):
+            action.help = jsonargparse.SUPPRESS  # a whole table at once: not offered
     parser.add_subcommands().add_subcommand("fit", fit, help="Train one model.")
     return parser
 
@@ -84,15 +83,14 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 
 def _check_keys(arguments: Sequence[str]) -> None:
     known = dotted_names(FitConfig)
-    flags = ["help", "config", "print_config"]
     tables = [name for name, hint in known.items() if str(hint).startswith("dict")]
     for argument in arguments:
         if not argument.startswith("--"):
             continue
         name = argument[2:].partition("=")[0]
-        if name in known or name in flags or name.rpartition(".")[0] in tables:
+        if name in known or name in FLAGS or name.rpartition(".")[0] in tables:
             continue
-        hint = did_you_mean(name, [*known, *flags])
+        hint = did_you_mean(name, [*known, *FLAGS])
         sentence = f"{name} is not a known key.{hint}" if hint else unknown_key(name, FitConfig)
         raise UserError(f"command line: {sentence}")
 

@@ -13,9 +13,9 @@ CAPTION = (
     "epoch. The first layer sends no error back and is left out.\n"
     "Backprop (BP) carries errors through W itself. Balanced WM is flat at zero by construction: "
     "after every batch, a sweep of orthogonal noise identifies W exactly from the layer's linear,\n"
-    "noise-free response, so training equals backprop, and its accuracy says nothing about "
-    "learning with imperfect feedback. Dotted: its angle just before a sweep, that is, after one "
-    "step of W."
+    "noise-free response, so training equals backprop up to rounding, and its accuracy says "
+    "nothing about learning with imperfect feedback. Dotted: its angle after one step of W, just\n"
+    "before the next sweep."
 )
 
 

@@ -145,7 +145,7 @@ class FeedbackLayer(CarriesRule):
         initializer = default or getattr(self, site.initializer)
         config: dict[str, Any] = getattr(initializer, "get_config", dict)()
         if "seed" not in config:
-            initializer, config = keras.initializers.GlorotUniform(), {}
+            initializer, config = keras.initializers.GlorotUniform(seed=0), {}
         # Keras initializers are stateless: without a seed of its own, B would be W.
         return type(initializer).from_config({**config, "seed": self._seed_of(site)})
 
@@ -154,6 +154,8 @@ class FeedbackLayer(CarriesRule):
         source = self._feedback_seed
         if source is None:
             source = getattr(getattr(self, site.initializer), "seed", None)
+        if isinstance(source, keras.random.SeedGenerator):
+            source = source.get_config()["seed"]
         return zlib.crc32(f"feedback {site.kernel} {source}".encode()) % (2**31)
 
     # --- forward ---------------------------------------------------------------------------
