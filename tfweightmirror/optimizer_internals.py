@@ -12,9 +12,12 @@ import keras
 
 def decay_of(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> float:
     """The decoupled weight decay that `optimizer` gives to `variable`; 0.0 for none."""
-    if not optimizer._use_weight_decay(variable):
+    # Names are matched against those of TensorFlow's variables, which are paths; in Muon against
+    # Keras' own, which are not. The first answer is kept, so to ask otherwise would change it.
+    muon = isinstance(optimizer, keras.optimizers.Muon)
+    if not optimizer._use_weight_decay(variable if muon else variable.value):
         return 0.0
-    if isinstance(optimizer, keras.optimizers.Muon) and optimizer._should_use_adamw(variable):
+    if muon and optimizer._should_use_adamw(variable):
         return float(optimizer.adam_weight_decay or 0.0)
     return float(optimizer.weight_decay or 0.0)
 

@@ -118,7 +118,7 @@ class WeightMirror(keras.callbacks.Callback):
             if self.mirror_steps is None:
                 self.mirror_steps, self._batches = _counter("mirror_steps"), _counter("batches")
             angles = tf.Variable(
-                tf.zeros(len(self._pathways)),
+                tf.stack([weight_angle_deg(p) for p in self._pathways]),
                 trainable=False,
                 aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
             )

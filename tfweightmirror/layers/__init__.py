@@ -13,6 +13,7 @@ from tfweightmirror.layers.conv_transpose import (
 from tfweightmirror.layers.dense import FeedbackDense
 from tfweightmirror.layers.depthwise import FeedbackDepthwiseConv1D, FeedbackDepthwiseConv2D
 from tfweightmirror.layers.einsum_dense import FeedbackEinsumDense
+from tfweightmirror.layers.feedback_layer import FeedbackLayer, Site
 from tfweightmirror.layers.separable import FeedbackSeparableConv1D, FeedbackSeparableConv2D
 
 __all__ = [
@@ -27,7 +28,9 @@ __all__ = [
     "FeedbackDepthwiseConv2D",
     "FeedbackEinsumDense",
     "FeedbackGroupQueryAttention",
+    "FeedbackLayer",
     "FeedbackMultiHeadAttention",
     "FeedbackSeparableConv1D",
     "FeedbackSeparableConv2D",
+    "Site",
 ]

@@ -10,7 +10,7 @@ from tfweightmirror.pathway import KernelView, conv_view
 class FeedbackConv(FeedbackLayer):
     """What the three ranks share."""
 
-    def _view(self, site: Site) -> KernelView:
+    def kernel_view(self, site: Site) -> KernelView:
         return conv_view(tuple(self.kernel.shape), self.groups)
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:

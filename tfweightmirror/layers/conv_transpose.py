@@ -10,7 +10,7 @@ from tfweightmirror.pathway import KernelView, conv_transpose_view
 class FeedbackConvTranspose(FeedbackLayer):
     """What the three ranks share."""
 
-    def _view(self, site: Site) -> KernelView:
+    def kernel_view(self, site: Site) -> KernelView:
         return conv_transpose_view(tuple(self.kernel.shape))
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:

@@ -22,7 +22,7 @@ class FeedbackDense(FeedbackLayer, keras.layers.Dense):
     Input shape: (batch, ..., n_in). Output shape: (batch, ..., units).
     """
 
-    def _view(self, site: Site) -> KernelView:
+    def kernel_view(self, site: Site) -> KernelView:
         return dense_view(*self.kernel.shape)
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:

@@ -26,7 +26,7 @@ class FeedbackDepthwiseConv(FeedbackLayer):
 
     sites = (Site(initializer="depthwise_initializer"),)
 
-    def _view(self, site: Site) -> KernelView:
+    def kernel_view(self, site: Site) -> KernelView:
         return depthwise_view(tuple(self.kernel.shape))
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:

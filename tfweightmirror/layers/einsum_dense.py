@@ -55,7 +55,7 @@ class FeedbackEinsumDense(FeedbackLayer, keras.layers.EinsumDense):
             outputs = keras.ops.add(outputs, self.bias)
         return outputs if self.activation is None else self.activation(outputs)
 
-    def _view(self, site: Site) -> KernelView:
+    def kernel_view(self, site: Site) -> KernelView:
         kernel, group, fan_in, fan_out = kernel_labels(self)
         size = dict(zip(kernel, self.kernel.shape, strict=True))
         groups, n_in, n_out = (

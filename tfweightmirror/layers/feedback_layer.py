@@ -141,7 +141,7 @@ class FeedbackLayer(CarriesRule):
         """What the feedback kernel of `site` starts from."""
         if self.feedback_initializer is not None:
             return self.feedback_initializer
-        default = self.rule.default_initializer(self._view(site).fans)
+        default = self.rule.default_initializer(self.kernel_view(site).fans)
         initializer = default or getattr(self, site.initializer)
         config: dict[str, Any] = getattr(initializer, "get_config", dict)()
         if "seed" not in config:
@@ -192,11 +192,11 @@ class FeedbackLayer(CarriesRule):
         )
 
     def _rule_at(self, site: Site) -> FeedbackRule:
-        return self.rule.for_fans(self._view(site).fans)
+        return self.rule.for_fans(self.kernel_view(site).fans)
 
     # --- pathways --------------------------------------------------------------------------
 
-    def _view(self, site: Site) -> KernelView:
+    def kernel_view(self, site: Site) -> KernelView:
         """The kernel of `site` as matrices."""
         raise NotImplementedError(f"{type(self).__name__} must say how its kernel is a matrix.")
 
@@ -214,10 +214,10 @@ class FeedbackLayer(CarriesRule):
                 kernel=getattr(self, site.kernel),
                 feedback_kernel=getattr(self, site.feedback),
                 rule=self._rule_at(site),
-                view=self._view(site),
+                view=self.kernel_view(site),
                 compute_dtype=self.compute_dtype,
                 bias=getattr(self, "bias", None) if site.responds else None,
-                activation=_or_none(self.activation) if site.responds else None,
+                activation=_or_none(getattr(self, "activation", None)) if site.responds else None,
                 layer=self,
                 state=getattr(self, site.state),
                 initial_feedback=functools.partial(self.initial_feedback, site),

@@ -18,7 +18,7 @@ class FeedbackSeparableConv(FeedbackLayer):
 
     sites = (DEPTHWISE, POINTWISE)
 
-    def _view(self, site: Site) -> KernelView:
+    def kernel_view(self, site: Site) -> KernelView:
         shape = tuple(getattr(self, site.kernel).shape)
         return depthwise_view(shape) if site is DEPTHWISE else conv_view(shape)
 

@@ -1,0 +1,1 @@
+"""Tests of the layers, and the table of layer kinds that other tests share."""
