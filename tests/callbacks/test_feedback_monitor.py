@@ -1,0 +1,276 @@
+"""FeedbackMonitor: what it measures, when, and who sees it."""
+
+import csv
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfweightmirror as tfwm
+from tests.callbacks.training import (
+    SGD,
+    Fails,
+    compiled,
+    convolutional,
+    dense,
+    fit,
+    kernels,
+    own_train_step,
+)
+from tfweightmirror.callbacks import FeedbackMonitor, WeightMirror, feedback_monitor
+from tfweightmirror.mirror import Schedule
+
+PATHWAYS = ["first", "second", "head"]  # of `convolutional`, from input to output
+
+
+def tagged(measure: str, names: list[str] | None = None) -> list[str]:
+    """The keys of one measure."""
+    return [f"{measure}/{name}" for name in (names or PATHWAYS)]
+
+
+def scalars(folder: Path) -> dict[tuple[str, int], float]:
+    """Everything in the event files below `folder`: {(tag, step): value}."""
+
+    def events() -> Iterator[Any]:
+        for path in sorted(folder.rglob("events.out.tfevents.*")):
+            for record in tf.data.TFRecordDataset(str(path)):
+                yield tf.compat.v1.Event.FromString(record.numpy())
+
+    return {
+        (value.tag, event.step): float(tf.make_ndarray(value.tensor))
+        for event in events()
+        for value in event.summary.value
+    }
+
+
+def crooked(model: keras.Model) -> keras.Model:
+    """`model` with weights whose angles and ratios are all different."""
+    for number, pathway in enumerate(tfwm.pathways(model), start=2):
+        pathway.feedback_kernel.assign(number * pathway.feedback_kernel)
+    return model
+
+
+def test_values_are_those_of_the_measures_from_input_to_output() -> None:
+    model = compiled(crooked(convolutional("feedback_alignment")))
+    history = fit(model, FeedbackMonitor())
+    expected = {
+        **{f"weight_angle/{k}": v for k, v in tfwm.weight_angles(model).items()},
+        **{f"norm_ratio/{k}": v for k, v in tfwm.norm_ratios(model).items()},
+    }
+    keys = [key for key in history if "/" in key]
+    assert keys == tagged("weight_angle") + tagged("norm_ratio")
+    for key in keys:  # one definition, twice: in a graph and out of one
+        assert history[key] == pytest.approx([expected[key]], rel=1e-5), key
+    assert len({round(value, 3) for value in expected.values()}) == 6
+    # And from NumPy, in double precision.
+    for pathway in tfwm.pathways(model):
+        w, b = (v.numpy().astype("float64") for v in (pathway.kernel, pathway.feedback_kernel))
+        cosine = np.sum(w * b) / np.linalg.norm(w) / np.linalg.norm(b)
+        angle, ratio = np.degrees(np.arccos(cosine)), np.linalg.norm(b) / np.linalg.norm(w)
+        assert history[f"weight_angle/{pathway.name}"] == pytest.approx([angle], abs=1e-3)
+        assert history[f"norm_ratio/{pathway.name}"] == pytest.approx([ratio], rel=1e-5)
+
+
+def test_each_epoch_is_measured_at_its_own_end() -> None:
+    measured: list[dict[str, float]] = []
+
+    class Measures(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            measured.append(tfwm.weight_angles(self.model))
+
+    model = compiled(dense("feedback_alignment"))
+    history = fit(model, FeedbackMonitor(), Measures(), epochs=3)
+    angles = history["weight_angle/hidden"]
+    assert angles == pytest.approx([m["hidden"] for m in measured], rel=1e-5)
+    assert len({round(angle, 4) for angle in angles}) == 3
+
+
+def test_norm_ratios_can_be_left_out() -> None:
+    history = fit(
+        compiled(dense("feedback_alignment")), FeedbackMonitor(norm_ratios=False), batches=1
+    )
+    assert [k for k in history if "/" in k] == tagged("weight_angle", ["hidden", "head"])
+
+
+def test_what_carries_the_error_under_sign_symmetry_is_measured() -> None:
+    model = compiled(dense("sign_symmetry"))
+    history = fit(model, FeedbackMonitor(), batches=1)
+    for name, kernel in kernels(model).items():
+        # Against equal magnitudes: cos = |W|_1 / (|W|_2 sqrt(n)).
+        cosine = np.abs(kernel).sum() / np.linalg.norm(kernel) / np.sqrt(kernel.size)
+        angle = np.degrees(np.arccos(cosine))
+        assert history[f"weight_angle/{name}"] == pytest.approx([angle], abs=1e-2)
+
+
+@pytest.mark.parametrize("monitor_first", [True, False])
+def test_under_the_mirror_there_are_two_readings(monitor_first: bool) -> None:
+    angles_before_last: list[dict[str, float]] = []
+
+    class Looks(keras.callbacks.Callback):
+        """W after the last batch but one, which B held until the last mirror step."""
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            self.last_two = [*getattr(self, "last_two", []), kernels(self.model)][-2:]
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            held, moved = self.last_two
+            angles_before_last.append(
+                {k: np.degrees(angle_between(held[k], moved[k])) for k in held}
+            )
+
+    callbacks = [WeightMirror("impulse"), FeedbackMonitor()]
+    model = compiled(convolutional("weight_mirror"))
+    history = fit(model, *(callbacks[::-1] if monitor_first else callbacks), Looks(), epochs=2)
+    before = tagged("weight_angle_before_mirror")
+    assert [k for k in history if "/" in k] == [
+        *tagged("weight_angle"),
+        *tagged("norm_ratio"),
+        *before,
+    ]
+    for key in tagged("weight_angle"):
+        assert max(history[key]) < 0.01, key  # B as the next error will meet it
+    for key, name in zip(before, PATHWAYS, strict=True):
+        expected = [angles[name] for angles in angles_before_last]
+        assert min(expected) > 0.1
+        assert history[key] == pytest.approx(expected, rel=1e-3), key
+
+
+def angle_between(u: np.ndarray, v: np.ndarray) -> float:
+    """In radians, in double precision."""
+    u, v = (a.astype("float64") / np.linalg.norm(a.astype("float64")) for a in (u, v))
+    return 2 * np.arctan2(np.linalg.norm(u - v), np.linalg.norm(u + v))
+
+
+def test_the_reading_before_the_mirror_is_of_the_last_mirror_step_not_the_last_batch() -> None:
+    model = compiled(dense("weight_mirror"))
+    w0 = kernels(model)["hidden"]
+    after: list[np.ndarray] = []
+
+    class Looks(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            after.append(kernels(self.model)["hidden"])
+
+    mirror = WeightMirror("impulse", schedule=Schedule(every_batches=3))
+    history = fit(model, mirror, FeedbackMonitor(), Looks(), batches=5)
+    # Warm-up gave B = W at batch 0; the one step since was after batch 3; two batches followed.
+    before = np.degrees(angle_between(w0, after[2]))
+    now = np.degrees(angle_between(after[2], after[4]))
+    assert history["weight_angle_before_mirror/hidden"] == pytest.approx([before], rel=1e-3)
+    assert history["weight_angle/hidden"] == pytest.approx([now], rel=1e-3)
+
+
+def test_a_mirror_at_epoch_ends_alone_has_its_reading_too() -> None:
+    model = compiled(dense("weight_mirror"))
+    schedule = Schedule(every_batches=None, warm_up_steps=1, epoch_end_steps=1)
+    w0 = kernels(model)["hidden"]
+    history = fit(model, WeightMirror("impulse", schedule=schedule), FeedbackMonitor())
+    expected = np.degrees(angle_between(w0, kernels(model)["hidden"]))
+    assert expected > 0.1
+    assert history["weight_angle_before_mirror/hidden"] == pytest.approx([expected], rel=1e-3)
+    assert history["weight_angle/hidden"][0] < 0.01
+
+
+@pytest.mark.parametrize("warm_up_steps", [0, 1])
+def test_where_no_mirror_step_follows_a_batch_the_reading_is_of_the_begin(
+    warm_up_steps: int,
+) -> None:
+    model = compiled(dense("weight_mirror"))
+    expected = tfwm.weight_angles(model)
+    assert min(expected.values()) > 10
+    schedule = Schedule(every_batches=100, warm_up_steps=warm_up_steps)
+    history = fit(model, WeightMirror("impulse", schedule=schedule), FeedbackMonitor())
+    for name, angle in expected.items():
+        assert history[f"weight_angle_before_mirror/{name}"] == pytest.approx([angle], rel=1e-5)
+
+
+def test_on_two_replicas_it_reads_the_same_as_the_measures(
+    two_replicas: tf.distribute.Strategy,
+) -> None:
+    with two_replicas.scope():
+        model = compiled(dense("weight_mirror"))
+    history = fit(model, WeightMirror("gaussian"), FeedbackMonitor())
+    for name, angle in tfwm.weight_angles(model).items():
+        assert history[f"weight_angle/{name}"] == pytest.approx([angle], rel=1e-5)
+        assert history[f"weight_angle_before_mirror/{name}"][0] > 0
+
+
+def test_event_files_hold_the_scalars_under_their_own_names(tmp_path: Path) -> None:
+    model = compiled(convolutional("weight_mirror"))
+    monitor = FeedbackMonitor(str(tmp_path / "events"))
+    history = fit(model, WeightMirror(), monitor, epochs=2)
+    keys = tagged("weight_angle") + tagged("norm_ratio") + tagged("weight_angle_before_mirror")
+    written = scalars(tmp_path / "events")
+    assert sorted(written) == sorted(itertools.product(keys, [0, 1]))
+    for (key, epoch), value in written.items():
+        assert value == pytest.approx(history[key][epoch], rel=1e-6, abs=1e-9)
+
+
+def test_history_csvlogger_and_tensorboard_see_them(tmp_path: Path) -> None:
+    model = compiled(dense("feedback_alignment"))
+    table = tmp_path / "log.csv"
+    history = fit(
+        model,
+        FeedbackMonitor(),
+        keras.callbacks.CSVLogger(str(table)),
+        keras.callbacks.TensorBoard(str(tmp_path / "board"), write_graph=False),
+        epochs=2,
+    )
+    keys = [
+        *tagged("weight_angle", ["hidden", "head"]),
+        *tagged("norm_ratio", ["hidden", "head"]),
+    ]
+    assert set(keys) <= set(history)
+    with table.open() as opened:
+        rows = list(csv.DictReader(opened))
+    written = scalars(tmp_path / "board")
+    for key in keys:
+        assert [float(row[key]) for row in rows] == history[key]
+        for epoch in (0, 1):
+            assert written[f"epoch_{key}", epoch] == pytest.approx(history[key][epoch], rel=1e-6)
+
+
+def test_all_pathways_are_measured_in_one_call_traced_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    measured: list[str] = []
+    measure = feedback_monitor.weight_angle_deg
+
+    def listed(pathway: tfwm.Pathway) -> tf.Tensor:
+        assert not tf.executing_eagerly()
+        measured.append(pathway.name)
+        return measure(pathway)
+
+    monkeypatch.setattr(feedback_monitor, "weight_angle_deg", listed)
+    history = fit(compiled(convolutional("feedback_alignment")), FeedbackMonitor(), epochs=3)
+    assert len(history["weight_angle/head"]) == 3
+    assert measured == PATHWAYS
+
+
+def test_a_model_without_feedback_layers_is_a_clear_error() -> None:
+    model = compiled(dense(None))
+    with pytest.raises(ValueError, match=r"found no feedback layer in 'dense': convert the model"):
+        fit(model, FeedbackMonitor())
+    assert own_train_step(model)
+
+
+def test_an_unbuilt_model_is_a_clear_error() -> None:
+    monitor = FeedbackMonitor()
+    monitor.set_model(keras.Sequential([tfwm.layers.FeedbackDense(3, rule="fa", name="d")]))
+    with pytest.raises(ValueError, match=r"'d' has no pathways before it is built"):
+        monitor.on_train_begin()
+
+
+def test_the_model_has_its_own_train_step_again() -> None:
+    model = compiled(dense("feedback_alignment"), SGD(0.05))
+    fit(model, FeedbackMonitor(), batches=1)
+    assert own_train_step(model)
+    with pytest.raises(KeyboardInterrupt, match="stopped by a test"):
+        fit(model, FeedbackMonitor(), Fails())
+    history = fit(model, batches=1)
+    assert own_train_step(model)
+    assert not any("/" in key for key in history)

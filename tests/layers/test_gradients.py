@@ -1,0 +1,352 @@
+"""Every gradient twice: against the plain Keras layer with B := W, and against NumPy with B != W.
+
+And, for every kind, the proof that B alone carries the error.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.layers import numpy_reference
+from tests.layers.kinds import (
+    BY_NAME,
+    CARRIED_BY_B,
+    ONE_OF_EACH,
+    ONE_OF_EACH_IDS,
+    RULES,
+    Gradients,
+    Kind,
+    build,
+    carry_with_kernel,
+    copy_forward_weights,
+    error_at,
+    gradients,
+    kinds_and_rules,
+    pathways_of,
+    relative_error,
+    twins,
+)
+from tfweightmirror.asymmetric import asymmetric
+from tfweightmirror.layers import feedback_layer
+
+one_of_each = pytest.mark.parametrize("kind", ONE_OF_EACH, ids=ONE_OF_EACH_IDS)
+every_rule = pytest.mark.parametrize("rule", RULES)
+
+# Every way in which a kernel is used, and the two compiled by Keras on its own.
+SAMPLE = [
+    BY_NAME[name]
+    for name in (
+        "dense_rank3",
+        "conv1d_causal",
+        "conv2d_same_stride",
+        "conv2d_groups",
+        "conv3d_first",
+        "conv2d_transpose_padding",
+        "depthwise2d_stride_dilation",
+        "separable2d_same_stride",
+        "einsum_group_scattered",
+        "attention_cross_gate",
+    )
+]
+
+
+# --- against the plain layer, B := W ------------------------------------------------------------
+
+
+def compare_with_plain_layer(
+    kind: Kind, rule: str, mode: str, *, tolerance: float = 0.0, **more: object
+) -> None:
+    """Outputs and gradients of the two layers, one carrying the error with exactly W."""
+    plain, twin = twins(kind, RULES[rule], **more)
+    carry_with_kernel(twin)
+    copy_forward_weights(twin, plain)
+    inputs = kind.inputs(dtype=plain.compute_dtype)
+    expected, found = gradients(plain, inputs, mode), gradients(twin, inputs, mode)
+    np.testing.assert_array_equal(found.output, expected.output)
+    assert found.forward().keys() == expected.forward().keys()
+    for name, gradient in expected.forward().items():
+        if tolerance:
+            assert relative_error(found.forward()[name], gradient) < tolerance, name
+        else:
+            np.testing.assert_array_equal(found.forward()[name], gradient, err_msg=name)
+
+
+def has_activation(kind: Kind) -> dict[str, str]:
+    """A nonlinear activation where the layer takes one."""
+    return {} if kind.is_attention else {"activation": "tanh"}
+
+
+@kinds_and_rules()
+def test_layer_that_carries_with_w_is_the_plain_layer_to_the_bit_in_eager_mode(
+    kind: Kind, rule: str
+) -> None:
+    compare_with_plain_layer(kind, rule, "eager", **has_activation(kind))
+
+
+@kinds_and_rules(all_slow=True)
+def test_layer_that_carries_with_w_is_the_plain_layer_to_the_bit_in_a_graph(
+    kind: Kind, rule: str
+) -> None:
+    compare_with_plain_layer(kind, rule, "graph", **has_activation(kind))
+
+
+@pytest.mark.parametrize("rule", ["fa", "kp"])
+@one_of_each
+def test_layer_that_carries_with_w_is_the_plain_layer_under_jit_compile(
+    kind: Kind, rule: str
+) -> None:
+    compare_with_plain_layer(kind, rule, "jit", tolerance=1e-6)
+
+
+@kinds_and_rules(all_slow=True)
+def test_every_kind_and_rule_is_the_plain_layer_under_jit_compile(kind: Kind, rule: str) -> None:
+    compare_with_plain_layer(kind, rule, "jit", tolerance=1e-6, **has_activation(kind))
+
+
+def compare_in_mixed_precision(kind: Kind, rule: str, dtype: str) -> None:
+    """As `compare_with_plain_layer`."""
+    # XLA on CPU convolves bfloat16 in float32. Keras' compiled function also holds the cast of dW
+    # back to float32, so that there dW is never rounded to bfloat16; in ours it is, once.
+    rounding = 2.0**-8 if kind.compiled_by_keras and dtype == "mixed_bfloat16" else 0.0
+    compare_with_plain_layer(kind, rule, "eager", tolerance=rounding, dtype=dtype)
+
+
+@kinds_and_rules(kinds=SAMPLE)
+def test_layer_that_carries_with_w_is_the_plain_layer_in_mixed_bfloat16(
+    kind: Kind, rule: str
+) -> None:
+    compare_in_mixed_precision(kind, rule, "mixed_bfloat16")
+
+
+@kinds_and_rules(["brsf", "kp"], kinds=SAMPLE)
+def test_layer_that_carries_with_w_is_the_plain_layer_in_mixed_float16(
+    kind: Kind, rule: str
+) -> None:
+    compare_in_mixed_precision(kind, rule, "mixed_float16")
+
+
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
+@kinds_and_rules(all_slow=True)
+def test_every_kind_and_rule_is_the_plain_layer_in_mixed_precision(
+    kind: Kind, rule: str, dtype: str
+) -> None:
+    compare_in_mixed_precision(kind, rule, dtype)
+
+
+# --- against NumPy, B != W ----------------------------------------------------------------------
+
+
+def carriers_by_equation(rule: str, layer: object) -> list[np.ndarray]:
+    """What carries the error, from each rule's equation, one for each kernel of the layer."""
+    found = []
+    for pathway in pathways_of(layer):
+        kernel = np.asarray(pathway.kernel, "float64")
+        feedback = pathway.feedback_kernel
+        if rule == "bp":
+            found.append(kernel)
+        elif rule == "usf":
+            found.append(np.sign(kernel) * pathway.rule.scale)
+        elif rule == "frsf":
+            found.append(np.sign(kernel) * np.abs(feedback))
+        elif rule == "brsf":
+            draw = tf.random.stateless_normal(kernel.shape, pathway.state)
+            found.append(np.sign(kernel) * np.abs(draw) * pathway.rule.scale)
+        else:
+            found.append(np.asarray(feedback, "float64"))
+    return found
+
+
+def expected_gradients(
+    kind: Kind, layer: object, inputs: list[np.ndarray], rule: str, y_shape: tuple[int, ...]
+) -> Gradients:
+    """Output and gradients by NumPy."""
+    error = np.asarray(error_at(np.empty(y_shape)), "float64")
+    pathways, carriers = pathways_of(layer), carriers_by_equation(rule, layer)
+    kernels = [np.asarray(pathway.kernel, "float64") for pathway in pathways]
+    if kind.is_attention:
+        names = [pathway.layer.name for pathway in pathways]
+        biases = [np.asarray(pathway.layer.bias, "float64") for pathway in pathways]
+        by_name = [dict(zip(names, arrays, strict=True)) for arrays in (kernels, biases, carriers)]
+        y, d_inputs, d_kernels, d_biases = numpy_reference.attention(*inputs, *by_name, error)
+        weights = {f"{name}/kernel": gradient for name, gradient in d_kernels.items()}
+        weights |= {f"{name}/bias": gradient for name, gradient in d_biases.items()}
+        return Gradients(y, d_inputs, weights)
+    maps = numpy_reference.maps_of(kind.layer, kind.options)
+    y, d_input, d_kernels = numpy_reference.chain(maps, *inputs, kernels, carriers, error)
+    names = [site.kernel for site in layer.sites]
+    weights = dict(zip(names, d_kernels, strict=True))
+    if layer.bias is not None:
+        y, weights["bias"] = with_bias(kind, layer, y, error)
+    return Gradients(y, [d_input], weights)
+
+
+def with_bias(
+    kind: Kind, layer: object, y: np.ndarray, error: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The output with its bias, and the bias' gradient: the error summed where it is shared."""
+    bias = np.asarray(layer.bias, "float64")
+    if kind.options.get("data_format") == "channels_first":
+        bias = bias.reshape(-1, *(1,) * (y.ndim - 2))
+    shape = (1,) * (y.ndim - bias.ndim) + bias.shape
+    shared = tuple(axis for axis, size in enumerate(shape) if size == 1)
+    return y + bias, error.sum(axis=shared).reshape(layer.bias.shape)
+
+
+def compare_with_numpy(kind: Kind, rule: str, mode: str) -> None:
+    """Output and gradients of the layer with random B, against NumPy."""
+    layer = build(kind, kind.twin(RULES[rule]))
+    inputs = kind.inputs()
+    found = gradients(layer, inputs, mode)
+    arrays = [np.asarray(array, "float64") for array in inputs]
+    expected = expected_gradients(kind, layer, arrays, rule, found.output.shape)
+    assert relative_error(found.output, expected.output) < 1e-5
+    assert found.forward().keys() == expected.forward().keys()
+    for name, gradient in expected.forward().items():
+        if name == "key/bias":  # softmax ignores what all keys share, so this gradient is zero
+            np.testing.assert_allclose(found.forward()[name], 0.0, atol=1e-5)
+            continue
+        assert relative_error(found.forward()[name], gradient) < 1e-5, name
+    feedback = {name: g for name, g in found.weights.items() if "feedback_" in name}
+    if rule not in ("kp", "urfb"):
+        assert not feedback
+        return
+    assert len(feedback) == len(pathways_of(layer))
+    factor = {"kp": 1.0, "urfb": 0.5}[rule]  # powers of two, so the products are exact
+    for name, gradient in feedback.items():
+        of_kernel = found.weights[name.replace("feedback_", "")]
+        np.testing.assert_array_equal(gradient, factor * of_kernel, err_msg=name)
+
+
+@kinds_and_rules()
+def test_gradients_with_random_b_are_those_of_the_equations(kind: Kind, rule: str) -> None:
+    compare_with_numpy(kind, rule, "eager")
+
+
+@every_rule
+@one_of_each
+def test_gradients_with_random_b_are_those_of_the_equations_in_a_graph(
+    kind: Kind, rule: str
+) -> None:
+    compare_with_numpy(kind, rule, "graph")
+
+
+@pytest.mark.parametrize("mode", ["graph", "jit"])
+@kinds_and_rules(all_slow=True)
+def test_gradients_with_random_b_are_those_of_the_equations_in_every_mode(
+    kind: Kind, rule: str, mode: str
+) -> None:
+    compare_with_numpy(kind, rule, mode)
+
+
+# --- B carries the error, and W does not --------------------------------------------------------
+
+
+def perturb_kernels_in_backward_pass(
+    monkeypatch: pytest.MonkeyPatch, perturb: Callable[[tf.Tensor], tf.Tensor]
+) -> None:
+    """From now on, the backward pass of feedback layers sees `perturb(W)` instead of W."""
+
+    def disturbed(op: Callable, rule: object, **options: object) -> Callable:
+        plain = asymmetric(op, rule, **options)
+
+        def f(x, kernel, feedback=None, seed=None):
+            @tf.custom_gradient
+            def forward(*arguments: tf.Tensor) -> object:
+                x, kernel, *feedback = arguments
+
+                def backward(dy: tf.Tensor) -> object:
+                    seen = perturb(kernel)
+                    watched = [x, seen, *feedback]
+                    with tf.GradientTape() as tape:
+                        tape.watch(watched)
+                        y = plain(x, seen, *(feedback or [None]), seed)
+                    found = tape.gradient(y, watched, dy)
+                    # What no gradient reaches, such as a fixed B, gets None, as it did before.
+                    return tuple(found)
+
+                return op(x, kernel), backward
+
+            return forward(x, kernel, *(() if feedback is None else (feedback,)))
+
+        return f
+
+    monkeypatch.setattr(feedback_layer, "asymmetric", disturbed)
+
+
+def random_noise(kernel: tf.Tensor) -> tf.Tensor:
+    """Another kernel altogether."""
+    noise = np.random.default_rng(3).normal(size=kernel.shape)
+    return kernel + tf.constant(noise, kernel.dtype)
+
+
+def random_positive_factors(kernel: tf.Tensor) -> tf.Tensor:
+    """A kernel of the same signs and other magnitudes."""
+    factors = np.random.default_rng(3).uniform(0.5, 2.0, size=kernel.shape)
+    return kernel * tf.constant(factors, kernel.dtype)
+
+
+def assert_same(found: Gradients, expected: Gradients) -> None:
+    """Every gradient equal to the bit."""
+    assert found.weights.keys() == expected.weights.keys()
+    for found_array, expected_array in zip(found.inputs, expected.inputs, strict=True):
+        np.testing.assert_array_equal(found_array, expected_array)
+    for name, gradient in expected.weights.items():
+        np.testing.assert_array_equal(found.weights[name], gradient, err_msg=name)
+
+
+@kinds_and_rules(CARRIED_BY_B)
+def test_other_weights_in_the_backward_pass_change_nothing(
+    kind: Kind, rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, inputs = build(kind, kind.twin(RULES[rule])), kind.inputs()
+    expected = gradients(layer, inputs)
+    perturb_kernels_in_backward_pass(monkeypatch, random_noise)
+    assert_same(gradients(layer, inputs), expected)
+
+
+@pytest.mark.parametrize("rule", ["usf", "frsf", "brsf"])
+@one_of_each
+def test_sign_symmetry_sees_the_signs_of_w_and_nothing_else(
+    kind: Kind, rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, inputs = build(kind, kind.twin(RULES[rule])), kind.inputs()
+    states = [pathway.state for pathway in pathways_of(layer) if pathway.state is not None]
+    drawn = [state.numpy() for state in states]
+
+    def again() -> Gradients:
+        for state, value in zip(states, drawn, strict=True):
+            state.assign(value)
+        return gradients(layer, inputs)
+
+    expected = again()
+    with monkeypatch.context() as patch:
+        perturb_kernels_in_backward_pass(patch, random_positive_factors)
+        assert_same(again(), expected)
+    perturb_kernels_in_backward_pass(monkeypatch, random_noise)
+    for found, before in zip(again().inputs, expected.inputs, strict=True):
+        assert relative_error(found, before) > 0.1
+
+
+@one_of_each
+def test_under_backprop_other_weights_in_the_backward_pass_do_change_the_error(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, inputs = build(kind, kind.twin("bp")), kind.inputs()
+    expected = gradients(layer, inputs)
+    perturb_kernels_in_backward_pass(monkeypatch, random_noise)
+    for found, before in zip(gradients(layer, inputs).inputs, expected.inputs, strict=True):
+        assert relative_error(found, before) > 0.1
+
+
+@kinds_and_rules([*CARRIED_BY_B, "frsf"])
+def test_another_b_changes_the_error_and_not_the_output(kind: Kind, rule: str) -> None:
+    layer, inputs = build(kind, kind.twin(RULES[rule])), kind.inputs()
+    before = gradients(layer, inputs)
+    for pathway in pathways_of(layer):
+        pathway.feedback_kernel.assign(random_noise(pathway.feedback_kernel.value))
+    after = gradients(layer, inputs)
+    np.testing.assert_array_equal(after.output, before.output)
+    for found, expected in zip(after.inputs, before.inputs, strict=True):
+        assert relative_error(found, expected) > 0.1

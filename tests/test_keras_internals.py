@@ -1,0 +1,224 @@
+"""Canary: every private hook of Keras and TensorFlow still does what this library relies on."""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.convert_helpers import chain, compiled, fit, vectors
+from tfweightmirror import keras_internals as internals
+
+layers = keras.layers
+
+
+def dense() -> keras.layers.Dense:
+    """A built layer."""
+    layer = layers.Dense(3, name="d")
+    layer.build((None, 4))
+    return layer
+
+
+class Tripled(layers.Dense):
+    """A class to become: other methods, another signature, another weight."""
+
+    def build(self, input_shape: Any) -> None:
+        super().build(input_shape)
+        self.extra = self.add_weight(name="extra", shape=(2,))
+
+    def call(self, inputs: tf.Tensor, mask: Any = None, training: bool = False) -> tf.Tensor:
+        """Three times the parent's, four times in training."""
+        return super().call(inputs) * (4 if training else 3)
+
+    def quantize(self, *args: Any, **kwargs: Any) -> None:
+        """Refused."""
+        raise RuntimeError("not this one")
+
+
+def test_child_layers_come_in_tracking_order_and_one_level_deep() -> None:
+    inner = keras.Sequential([layers.Dense(2, name="deep")], name="inner")
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(2, name="a"), inner])
+    assert [child.name for child in internals.child_layers(model)][-2:] == ["a", "inner"]
+    attention = layers.MultiHeadAttention(2, 3)
+    attention.build((2, 3, 4), (2, 3, 4))
+    names = [child.name for child in internals.child_layers(attention)]
+    assert [n for n in names if n in ("query", "key", "value", "attention_output")] == [
+        "query",
+        "key",
+        "value",
+        "attention_output",
+    ]
+
+
+def test_the_outermost_layer_of_a_call_is_known_inside() -> None:
+    seen = []
+
+    class Asks(layers.Layer):
+        def call(self, inputs: tf.Tensor) -> tf.Tensor:
+            seen.append(internals.outermost_layer(self))
+            return inputs
+
+    model = keras.Sequential([Asks()])
+    model(np.ones((1, 2)))
+    assert seen[-1] is model
+
+
+def test_calls_are_recorded_in_order_and_nothing_stays_behind() -> None:
+    model = chain()
+    watched = [model.get_layer("head"), model.get_layer("conv")]
+    with internals.recording_calls_of(watched) as calls:
+        model(np.ones((1, 6, 6, 2)))
+    assert [layer.name for layer in calls] == ["conv", "head"]
+    assert not any("call" in vars(layer) for layer in watched)
+
+
+def test_a_built_layer_takes_new_weights_only_in_the_context() -> None:
+    layer = dense()
+    with pytest.raises(ValueError, match="cannot add new elements of state"):
+        layer.add_weight(name="new", shape=(2,))
+    with internals.adding_weights(layer):
+        weight = layer.add_weight(name="new", shape=(2,))
+    assert weight.path == "d/new"
+    with pytest.raises(ValueError, match="cannot add new elements of state"):
+        layer.add_weight(name="newer", shape=(2,))
+
+
+def test_an_untracked_weight_is_forgotten_by_the_layer_and_by_checkpoints() -> None:
+    layer = dense()
+    with internals.adding_weights(layer):
+        layer.new = layer.add_weight(name="new", shape=(2,))
+    assert [w.name for w in internals.own_weights(layer)] == ["kernel", "bias", "new"]
+    assert "new" in layer._trackable_children()
+    internals.untrack(layer, layer.new)
+    internals.forget_attribute(layer, "new")
+    assert [w.name for w in layer.weights] == ["kernel", "bias"]
+    assert "new" not in layer._trackable_children()
+    assert not hasattr(layer, "new")
+
+
+def test_a_layer_that_becomes_another_class_runs_its_methods() -> None:
+    layer, x = dense(), np.ones((1, 4), "float32")
+    output = layer(x).numpy()
+    internals.become(layer, Tripled)
+    np.testing.assert_allclose(layer(x), 3 * output)
+    np.testing.assert_allclose(layer(x, training=True), 4 * output)
+    assert layer._call_has_training_arg
+    assert layer._call_has_mask_arg
+    with pytest.raises(RuntimeError, match="not this one"):
+        layer.quantize("int8")
+    internals.become(layer, layers.Dense)
+    assert np.array_equal(layer(x), output)
+    layer.quantize("float8")
+    assert layer.quantization_mode == "float8"
+
+
+def test_an_unbuilt_layer_that_becomes_another_class_runs_its_build() -> None:
+    layer = layers.Dense(3)
+    internals.become(layer, Tripled)
+    keras.Sequential([layer])(np.ones((1, 4)))
+    assert [w.name for w in layer.weights] == ["kernel", "bias", "extra"]
+    assert layer.get_build_config() == {"input_shape": (1, 4)}
+    layer = Tripled(3)
+    internals.become(layer, layers.Dense)
+    layer(np.ones((1, 4)))
+    assert [w.name for w in layer.weights] == ["kernel", "bias"]
+
+
+def test_recorded_arguments_can_be_dropped() -> None:
+    layer = layers.Dense(3, use_bias=False)
+    assert layer._auto_config.config["use_bias"] is False
+    internals.forget_arguments(layer, ["use_bias", "not_there"])
+    assert "use_bias" not in layer._auto_config.config
+    unknown = layers.Dense(3, kernel_initializer=keras.initializers.Zeros())
+    assert unknown._auto_config is None
+    internals.forget_arguments(unknown, ["use_bias"])
+
+
+def test_after_build_runs_once_and_can_be_undone() -> None:
+    ran = []
+    layer, other = layers.Dense(3), layers.Dense(3)
+    for one in (layer, other):
+        internals.after_build(one, lambda: ran.append(layer.built))
+    internals.forget_after_build(other)
+    for one in (layer, other):
+        one(np.ones((1, 4)))
+    assert ran == [True]
+    assert "build_and_then" not in (vars(one)["build"].__code__.co_name for one in (layer, other))
+    internals.forget_after_build(layer)
+
+
+def test_models_around_beside_and_inside_are_found() -> None:
+    inner = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
+    outer = keras.Sequential([keras.Input((4,)), inner, layers.Dense(2)])
+    beside = keras.Model(inner.inputs, inner.outputs)
+    other = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
+    found = internals.models_holding(inner.layers)
+    for model in (inner, outer, beside):
+        assert any(model is one for one in found)
+    assert not any(other is one for one in found)
+
+
+def test_traces_of_methods_and_attributes_are_forgotten() -> None:
+    traced = []
+
+    class Both(layers.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attribute = tf.function(lambda x: traced.append("attribute") or x)
+
+        @tf.function
+        def method(self, x: tf.Tensor) -> tf.Tensor:
+            traced.append("method")
+            return x
+
+    layer, other = Both(), Both()
+    for _ in range(2):
+        for one in (layer, other):
+            one.attribute(tf.ones(1))
+            one.method(tf.ones(1))
+    assert len(traced) == 4
+    internals.forget_traces(layer)
+    traced.clear()
+    for one in (layer, other):
+        one.attribute(tf.ones(1))
+        one.method(tf.ones(1))
+    assert sorted(traced) == ["attribute", "method"]
+
+
+def test_an_optimizer_can_be_built_again_with_its_own_variables_in_place(tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(5), layers.Dense(3)])
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    fit(model, *vectors())
+    optimizer = model.optimizer
+    known = internals.known_variables(optimizer)
+    assert [id(v) for v in known] == [id(v) for v in model.trainable_variables]
+    state = internals.optimizer_state(optimizer)
+    assert {"_iterations", "_learning_rate", "_momentums", "_velocities"} == set(state)
+    assert len(state["_momentums"]) == 4
+    internals.build_again([optimizer], known[:2])
+    assert optimizer.iterations is state["_iterations"]
+    assert optimizer.learning_rate is state["_learning_rate"]
+    assert [v.path.split("_")[-1] for v in optimizer.variables] == [
+        "adam/iteration",
+        "rate",
+        *["momentum", "velocity"] * 2,
+    ]
+    assert not np.any(optimizer.variables[2])
+    # What it makes from now on is tracked as at birth, and checkpoints hold it.
+    optimizer.add_variable((), name="later")
+    assert len(optimizer.variables) == 7
+    checkpoint = tf.train.Checkpoint(optimizer=optimizer)
+    saved = {name for name, _ in tf.train.list_variables(checkpoint.save(tmp_path / "c"))}
+    assert sum("_variables/" in name for name in saved) == 7
+
+
+def test_compiled_models_can_be_told_to_trace_again() -> None:
+    model = compiled(chain())
+    model.make_train_function()
+    first = model.train_function
+    model.make_train_function()
+    assert model.train_function is first
+    model.make_train_function(force=True)
+    assert model.train_function is not first

@@ -1,0 +1,203 @@
+"""Canary: every private hook of Keras' optimizers still does what this library relies on."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfweightmirror as tfwm
+from tfweightmirror.optimizer_internals import decay_of, same_update, share_gradients
+
+O = keras.optimizers  # noqa: E741  # as `K` and `L` elsewhere
+
+
+def network() -> keras.Model:
+    """Two Kolen-Pollack layers: matrices with biases, each with its B."""
+    dense = tfwm.layers.FeedbackDense
+    layers = [dense(4, name="hidden", rule="kp"), dense(3, name="head", rule="kp")]
+    return keras.Sequential([keras.Input((5,)), *layers], name="model")
+
+
+def named(model: keras.Model) -> dict[str, keras.Variable]:
+    """Trainable variables by path."""
+    return {
+        variable.path.removeprefix("model/"): variable for variable in model.trainable_variables
+    }
+
+
+def twins(model: keras.Model) -> list[tuple[keras.Variable, keras.Variable]]:
+    """(W, B) of both layers."""
+    return [(p.kernel, p.feedback_kernel) for p in tfwm.pathways(model)]
+
+
+# --- decay --------------------------------------------------------------------------------------
+
+
+def excluding(optimizer: Any, **what: Any) -> Any:
+    """`optimizer` with something taken out of its decay."""
+    optimizer.exclude_from_weight_decay(**what)
+    return optimizer
+
+
+DECAYING = {
+    "none": lambda: O.SGD(0.1),
+    "zero": lambda: O.SGD(0.1, weight_decay=0.0),
+    "sgd": lambda: O.SGD(0.1, weight_decay=0.5),
+    "adamw": lambda: O.AdamW(0.1, weight_decay=0.5),
+    "lion": lambda: O.Lion(0.1, weight_decay=0.5),
+    "muon": lambda: O.Muon(0.1, weight_decay=0.5, adam_weight_decay=0.25),
+    "muon on matrices alone": lambda: O.Muon(0.1, weight_decay=0.5, adam_weight_decay=None),
+    "muon without one layer": lambda: O.Muon(
+        0.1, weight_decay=0.5, adam_weight_decay=0.25, exclude_layers=["head"]
+    ),
+    "without a name": lambda: excluding(O.SGD(0.1, weight_decay=0.5), var_names=["bias"]),
+    "without a layer": lambda: excluding(O.SGD(0.1, weight_decay=0.5), var_names=["hidden/"]),
+    "without one of a pair": lambda: excluding(
+        O.AdamW(0.1, weight_decay=0.5), var_names=["hidden/kernel", "head/feedback"]
+    ),
+    "muon without a path": lambda: excluding(
+        O.Muon(0.1, weight_decay=0.5), var_names=["hidden/kernel", "bias"]
+    ),
+}
+
+
+def taken(optimizer: Any, variables: dict[str, keras.Variable]) -> dict[str, float]:
+    """What an update without gradients takes from ones, over the learning rate of 0.1."""
+    for variable in variables.values():
+        variable.assign(tf.ones(variable.shape))
+    optimizer.build(list(variables.values()))
+    optimizer.apply([tf.zeros(v.shape) for v in variables.values()], list(variables.values()))
+    return {path: float(1 - tf.reduce_max(v.value)) / 0.1 for path, v in variables.items()}
+
+
+@pytest.mark.parametrize("name", DECAYING)
+def test_decay_is_what_the_optimizer_takes_and_asking_for_it_changes_nothing(name: str) -> None:
+    expected = pytest.approx(taken(DECAYING[name](), named(network())), abs=1e-5)
+    optimizer, variables = DECAYING[name](), named(network())
+    assert {path: decay_of(optimizer, v) for path, v in variables.items()} == expected
+    assert taken(optimizer, variables) == expected  # Keras remembers the answer it gave.
+
+
+def test_exclusions_meant_by_layer_or_by_name_are_told_apart() -> None:
+    """The table above is of different optimizers indeed."""
+    found = {}
+    for name, make in DECAYING.items():
+        optimizer, variables = make(), named(network())
+        found[name] = [decay_of(optimizer, v) for v in variables.values()]
+    assert found["sgd"] == [0.5] * 6
+    assert found["without a layer"] == [0.0] * 3 + [0.5] * 3
+    assert found["without one of a pair"] == [0.0, 0.5, 0.5, 0.5, 0.5, 0.0]
+
+
+# --- Muon ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "same"),
+    [
+        (lambda: O.SGD(), True),
+        (lambda: O.Muon(), True),
+        (lambda: O.Muon(exclude_layers=["hidden"]), True),
+        (lambda: O.Muon(exclude_layers=["feedback"]), False),
+        (lambda: O.Muon(exclude_layers=["hidden/kernel"]), False),
+    ],
+)
+def test_muon_treats_a_pair_alike_unless_one_is_excluded(optimizer: Any, same: bool) -> None:
+    kernel, feedback = twins(network())[0]
+    assert same_update(optimizer(), kernel, feedback) == same
+
+
+# --- sharing gradients --------------------------------------------------------------------------
+
+CLIPPING = {
+    "no clipping": {},
+    "clipnorm": {"clipnorm": 0.5},
+    "clipvalue": {"clipvalue": 0.3},
+    "global_clipnorm": {"global_clipnorm": 0.5},
+    "accumulation": {"gradient_accumulation_steps": 2, "global_clipnorm": 0.5},
+    "loss scale": {"loss_scale_factor": 8.0, "global_clipnorm": 0.5},
+}
+
+
+def steps(model: keras.Model, optimizer: Any, *, of_twins: float | None) -> dict[str, np.ndarray]:
+    """All variables after four updates; those of B get W's gradient times `of_twins`, if at all."""
+    pairs = {id(feedback): kernel for kernel, feedback in twins(model)}
+    variables = [v for v in model.trainable_variables if of_twins is not None or id(v) not in pairs]
+    optimizer.build(variables)
+    for step in range(4):
+        gradients = []
+        for variable in variables:
+            original = pairs.get(id(variable), variable)
+            gradient = tf.random.stateless_normal(original.shape, (step, len(original.path)))
+            gradients.append(gradient * (of_twins if id(variable) in pairs else 1.0))
+        optimizer.apply(gradients, variables)
+    return {path: variable.numpy() for path, variable in named(model).items()}
+
+
+@pytest.mark.parametrize("name", CLIPPING)
+def test_with_shared_gradients_w_trains_as_if_there_were_no_b(name: str) -> None:
+    keras.utils.set_random_seed(1)
+    alone = steps(network(), O.SGD(0.1, momentum=0.9, **CLIPPING[name]), of_twins=None)
+    keras.utils.set_random_seed(1)
+    model, optimizer = network(), O.SGD(0.1, momentum=0.9, **CLIPPING[name])
+    before = {path: variable.numpy() for path, variable in named(model).items()}
+    share_gradients(optimizer, twins(model))
+    # Whatever gradient B comes with, it gets W's.
+    shared = steps(model, optimizer, of_twins=100.0)
+    for path, value in alone.items():
+        if "feedback" in path:
+            moved, of_w = shared[path] - before[path], path.replace("feedback_", "")
+            np.testing.assert_allclose(moved, shared[of_w] - before[of_w], atol=1e-6)
+            assert np.abs(moved).max() > 1e-3
+        else:
+            np.testing.assert_array_equal(shared[path], value)
+
+
+def test_without_sharing_a_global_norm_would_count_b() -> None:
+    keras.utils.set_random_seed(1)
+    alone = steps(network(), O.SGD(0.1, global_clipnorm=0.5), of_twins=None)
+    keras.utils.set_random_seed(1)
+    counted = steps(network(), O.SGD(0.1, global_clipnorm=0.5), of_twins=1.0)
+    assert np.abs(counted["head/kernel"] - alone["head/kernel"]).max() > 1e-3
+
+
+def test_twins_are_left_out_of_the_reduction_and_given_the_very_same_tensor() -> None:
+    model, optimizer = network(), O.SGD(0.1)
+    variables = model.trainable_variables
+    optimizer.build(variables)
+    share_gradients(optimizer, twins(model))
+    gradients = [tf.random.normal(v.shape) for v in variables]
+    pairs = [(g, v.value) for g, v in zip(gradients, variables, strict=True)]
+    reduced = {id(v): g for g, v in optimizer._all_reduce_sum_gradients(pairs)}
+    assert len(reduced) == 6
+    given = {id(v.value): g for g, v in zip(gradients, variables, strict=True)}
+    for kernel, feedback in twins(model):
+        assert reduced[id(feedback.value)] is reduced[id(kernel.value)]
+        np.testing.assert_array_equal(reduced[id(kernel.value)], given[id(kernel.value)])
+
+
+def test_undoing_gives_the_optimizer_its_own_methods_back() -> None:
+    model, optimizer = network(), O.SGD(0.1, global_clipnorm=0.5)
+    hooks = ("_all_reduce_sum_gradients", "_backend_apply_gradients", "_clip_gradients")
+    undo = share_gradients(optimizer, twins(model))
+    assert all(hook in vars(optimizer) for hook in hooks)
+    undo()
+    assert not any(hook in vars(optimizer) for hook in hooks)
+    undo()  # Twice does no harm.
+    keras.utils.set_random_seed(1)
+    undone = steps(network(), optimizer, of_twins=1.0)
+    keras.utils.set_random_seed(1)
+    stock = steps(network(), O.SGD(0.1, global_clipnorm=0.5), of_twins=1.0)
+    np.testing.assert_array_equal(undone["head/kernel"], stock["head/kernel"])
+
+
+@pytest.mark.parametrize("hook", ["_all_reduce_sum_gradients", "_clip_gradients"])
+def test_keras_calls_the_hooks_in_every_update(hook: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it went another way around, sharing would be silently off."""
+    calls = []
+    stock = getattr(O.SGD, hook)
+    monkeypatch.setattr(O.SGD, hook, lambda self, given: calls.append(hook) or stock(self, given))
+    steps(network(), O.SGD(0.1, clipvalue=0.5), of_twins=1.0)
+    assert len(calls) == 4

@@ -1,0 +1,164 @@
+"""The command line and its configuration files."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from train.__main__ import main
+from train.command_line import parse
+from train.config import FitConfig, OptimizerConfig
+from train.config_file import read_config_file, to_yaml
+from train.errors import UserError
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def write(folder: Path, **files: str) -> Path:
+    """Writes `name.yaml` for every keyword; the first is returned."""
+    for name, text in files.items():
+        (folder / f"{name}.yaml").write_text(text)
+    return folder / f"{next(iter(files))}.yaml"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("trainin: {epochs: 1}", "trainin is not a known key. Did you mean 'training'?"),
+        (
+            "training: {epoch: 1}",
+            "training.epoch is not a known key. Did you mean 'training.epochs'",
+        ),
+        ("epochs: 3", "epochs is not a known key. Did you mean 'training.epochs'?"),
+        ("model: {small_conv: {filter: [1]}}", "Did you mean 'model.small_conv.filters'?"),
+        ("zzz: 1", "zzz is not a known key. Expected one of seed, run_directory, data, model"),
+        ("training: {epochs: x}", "training.epochs is 'x'. Expected a whole number."),
+        ("training: {epochs: 2.5}", "training.epochs is 2.5. Expected a whole number."),
+        ("training: {epochs: null}", "training.epochs is None. Expected a whole number."),
+        ("training: {jit_compile: 1}", "training.jit_compile is 1. Expected true or false."),
+        ("training: 3", "training is 3. Expected a table with the keys epochs, batch_size"),
+        ("data: {name: 5}", "data.name is 5. Expected a text."),
+        ("optimizer: {weight_decay: a}", "is 'a'. Expected a number or null."),
+        ("model: {mlp: {units: [1, b]}}", "Expected a list, each entry a whole number."),
+        ("feedback: {layers: {head: 1}}", "Expected a table, each value a text."),
+        ("training: {precision: float3}", "mixed_float16. Did you mean 'float32'?"),
+        ("a: [", "is not YAML at line 1"),
+        ("- 1", "holds [1]. Expected a table of keys and values."),
+        ("base: nowhere.yaml", "nowhere.yaml, the base of"),
+        ("base: 3", "base is 3. Expected the path of a YAML file."),
+        ("base: wrong.yaml", "base wrong.yaml leads back to itself."),
+    ],
+)
+def test_mistake_in_a_file_is_told_with_the_files_name(
+    tmp_path: Path, text: str, expected: str
+) -> None:
+    file = write(tmp_path, wrong=text)
+    with pytest.raises(UserError) as caught:
+        parse(["fit", f"--config={file}"])
+    assert expected in str(caught.value)
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            ["--training.epoch=3"],
+            "training.epoch is not a known key. Did you mean 'training.epochs'?",
+        ),
+        (["--epochs", "3"], "epochs is not a known key. Did you mean 'training.epochs'?"),
+        (["--training=3"], "training is not a known key."),
+        (["--training.epochs=x"], "training.epochs is 'x'. Expected a whole number."),
+        (["--training.epochs", "x"], "training.epochs is 'x'. Expected a whole number."),
+        (["--seed=null"], "seed is 'null'. Expected a whole number."),
+        (["--mirror.noise=gausian"], "Did you mean 'gaussian'?"),
+        (["--model.mlp.units=[1,x]"], "model.mlp.units is '[1,x]'. Expected a list"),
+        (["--training.epochs"], "expected one argument"),
+        (["extra"], "unrecognized arguments: extra"),
+        (["--config=nowhere.yaml"], "nowhere.yaml cannot be read: No such file or directory."),
+        (["--training.epochs=0"], "training.epochs has the value 0. Expected 1 or more."),
+        (["--optimizer.learning_rate=-1"], "optimizer.learning_rate is -1.0. Expected a number"),
+        (["--optimizer.weight_decay=-1"], "optimizer.weight_decay is -1.0. Expected null, 0 or"),
+        (["--model.small_conv.filters=[3]"], "1 filters and 3 strides."),
+    ],
+)
+def test_mistake_on_the_command_line_is_told_in_one_sentence(
+    arguments: list[str], expected: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        parse(["fit", *arguments])
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_command_ends_with_an_error_and_no_traceback(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["fi"]) == 2
+    streams = capsys.readouterr()
+    assert streams.err.startswith("error: ")
+    assert "'fit'" in streams.err
+    assert "Traceback" not in streams.err
+
+
+def test_override_wins_over_the_file_wherever_it_stands(tmp_path: Path) -> None:
+    file = write(tmp_path, a="training: {epochs: 3, batch_size: 7}")
+    before, _ = parse(["fit", "--training.epochs=5", "--config", str(file)])
+    after, _ = parse(["fit", "--config", str(file), "--training.epochs", "5"])
+    assert before == after
+    assert (after.training.epochs, after.training.batch_size) == (5, 7)
+
+
+def test_file_says_only_how_it_differs_from_the_chain_of_its_bases(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    write(
+        tmp_path,
+        root="{seed: 4, optimizer: {learning_rate: 1e-3, options: {momentum: 0.9}}}",
+        middle="{base: root.yaml, training: {epochs: 9}, seed: 5}",
+    )
+    leaf = write(
+        tmp_path / "below",
+        leaf="{base: ../middle.yaml, optimizer: {options: {nesterov: true}}}",
+    )
+    config, _ = parse(["fit", f"--config={leaf}", "--optimizer.options.momentum=0.8"])
+    assert config == FitConfig(
+        seed=5,
+        optimizer=OptimizerConfig(learning_rate=1e-3, options={"momentum": 0.8, "nesterov": True}),
+        training=dataclasses.replace(FitConfig().training, epochs=9),
+    )
+
+
+def test_printed_config_read_back_prints_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--seed=3", "--feedback.layers.conv_*=fa", "--optimizer.weight_decay=1e-5"]
+    assert main(["fit", *arguments, "--print_config"]) == 0
+    printed = capsys.readouterr().out
+    file = write(tmp_path, printed=printed)
+    assert main(["fit", "--print_config", "--config", str(file)]) == 0
+    assert capsys.readouterr().out == printed
+    assert yaml.safe_load(printed)["feedback"]["layers"] == {"conv_*": "fa"}
+
+
+def test_printed_config_holds_every_value() -> None:
+    assert yaml.safe_load(to_yaml(FitConfig())).keys() == {
+        field.name for field in dataclasses.fields(FitConfig)
+    }
+
+
+def test_help_names_every_table_and_its_units(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["fit", "--help"])
+    assert caught.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Images in a training batch." in text
+    assert "--mirror.warm_up_steps" in text
+    assert "Path to a configuration file" not in text
+
+
+@pytest.mark.parametrize("file", sorted((REPOSITORY / "configs").rglob("*.yaml")), ids=str)
+def test_every_config_of_the_repository_is_read(file: Path) -> None:
+    assert read_config_file(file, FitConfig)
+    assert file.read_text().startswith("#"), "a config's head says what it produces"

@@ -1,0 +1,192 @@
+"""Runs of `python -m train fit` and what they leave behind."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
+
+import tfweightmirror as tfwm
+from train.__main__ import main
+from train.command_line import parse
+from train.data import batches, datasets
+from train.fit import fit
+from train.run_directory import next_free
+
+REPOSITORY = Path(__file__).parents[2]
+SMALL = [
+    "--data.train_split=train[:256]",
+    "--data.test_split=test[:100]",
+    "--model.name=mlp",
+    "--model.mlp.units=[16]",
+    "--training.epochs=2",
+    "--training.progress=none",
+]
+
+
+def run(directory: Path, *arguments: str) -> Path:
+    assert main(["fit", *SMALL, f"--run_directory={directory}", *arguments]) == 0
+    return directory
+
+
+def measures(directory: Path) -> list[dict[str, float]]:
+    """Lines of metrics.jsonl, without the time."""
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    assert all(line.pop("seconds") > 0 for line in lines)
+    return lines
+
+
+@pytest.fixture(scope="module")
+def mirrored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run under balanced mirror mode."""
+    return run(tmp_path_factory.mktemp("fit") / "nested" / "run", "--feedback.rule=wm")
+
+
+def test_run_directory_holds_the_resolved_config(mirrored: Path) -> None:
+    written = yaml.safe_load((mirrored / "config.yaml").read_text())
+    assert written["feedback"]["rule"] == "wm"
+    assert written["training"]["epochs"] == 2
+    assert written["optimizer"]["learning_rate"] == 0.05  # a default
+
+
+def test_metrics_file_has_one_json_line_an_epoch_with_angles(mirrored: Path) -> None:
+    lines = measures(mirrored)
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert all(line["weight_angle/head"] < 0.01 for line in lines)
+    assert {"loss", "val_loss", "val_accuracy", "weight_angle_before_mirror/head"} <= set(lines[0])
+
+
+def test_event_files_hold_the_same_angles(mirrored: Path) -> None:
+    events = EventAccumulator(str(mirrored / "events" / "train"))
+    events.Reload()
+    written = [
+        float(make_ndarray(event.tensor_proto))
+        for event in events.Tensors("epoch_weight_angle/head")
+    ]
+    expected = [line["weight_angle/head"] for line in measures(mirrored)]
+    np.testing.assert_allclose(written, expected, rtol=1e-6)
+
+
+def test_saved_model_scores_what_the_last_epoch_says(mirrored: Path) -> None:
+    config, _ = parse(["fit", *SMALL])
+    images = datasets.load(config.data)
+    model = keras.models.load_model(mirrored / "model.keras")
+    scores = model.evaluate(batches.test_batches(images, 64), return_dict=True, verbose=0)
+    assert scores["accuracy"] == pytest.approx(measures(mirrored)[-1]["val_accuracy"])
+
+
+def test_same_seed_gives_the_same_numbers_and_another_seed_others(
+    mirrored: Path, tmp_path: Path
+) -> None:
+    again = run(tmp_path / "again", "--feedback.rule=wm")
+    other = run(tmp_path / "other", "--feedback.rule=wm", "--seed=1")
+    assert measures(again) == measures(mirrored)
+    assert measures(other)[0]["loss"] != measures(mirrored)[0]["loss"]
+
+
+def test_backprop_alone_leaves_the_stock_keras_model(tmp_path: Path) -> None:
+    config, _ = parse(["fit", *SMALL, f"--run_directory={tmp_path / 'bp'}"])
+    finished = fit(config)
+    assert type(finished.model.get_layer("head")) is keras.layers.Dense
+    assert finished.callbacks == []
+    assert finished.images_trained == 2 * 256
+
+
+def test_rules_by_layer_pattern_and_last_layer(tmp_path: Path) -> None:
+    config, _ = parse(
+        [
+            *("fit", *SMALL, f"--run_directory={tmp_path / 'run'}", "--model.mlp.units=[8,8]"),
+            *("--feedback.rule=fa", "--feedback.layers.hidden_1=ss", "--feedback.last_layer=bp"),
+        ]
+    )
+    rules = {pathway.name: pathway.rule.name for pathway in tfwm.pathways(fit(config).model)}
+    assert rules == {"hidden_1": "sign_symmetry", "hidden_2": "feedback_alignment"}
+
+
+def test_papers_mirror_mode_takes_its_noise_options(tmp_path: Path) -> None:
+    config, _ = parse(
+        [
+            *("fit", *SMALL, f"--run_directory={tmp_path / 'run'}", "--feedback.rule=wm"),
+            *("--mirror.mode=akrout2019", "--mirror.noise_options.samples=32"),
+        ]
+    )
+    finished = fit(config)
+    (mirror,) = [c for c in finished.callbacks if isinstance(c, tfwm.callbacks.WeightMirror)]
+    assert set(mirror.samples_per_step(finished.model).values()) == {32}
+    assert int(mirror.mirror_steps) == 1 + 2 * 4  # warm-up, then after every batch of 64
+    assert mirror.mode.through_activation
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--data.name=mnits"], "data.name=mnits is not known."),
+        (["--data.test_split=tets"], "has no split 'tets'. Expected train or test"),
+        (["--model.name=smal_conv"], "model.name=smal_conv is not known. Expected small_conv, mlp"),
+        (["--model.mlp.activation=rellu"], "model.mlp.activation=rellu is not known."),
+        (["--optimizer.name=sdg"], "Did you mean 'sgd'?"),
+        (["--optimizer.options.momentun=0.9"], "Did you mean 'momentum'?"),
+        (["--optimizer.options.momentum=7"], "optimizer sgd refuses its options"),
+        (["--training.batch_size=500"], "digits has 256 training images."),
+        (["--feedback.rule=wmm"], "feedback rule 'wmm' is not known."),
+        (["--feedback.rule=wm", "--feedback.layers.hed=fa"], "'hed' matches no layer"),
+        (["--feedback.rule=wm", "--mirror.noise_options.blok=3"], "Did you mean 'block'?"),
+        (["--feedback.rule=wm", "--mirror.noise_options.std=-1"], "Received: std=-1"),
+        (["--feedback.rule=wm", "--mirror.steps=0"], "must be at least 1"),
+        (["--feedback.rule=kp"], "weight decay"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_refused_run_gets_one_sentence_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str
+) -> None:
+    directory = tmp_path / "run"
+    assert main(["fit", *SMALL, f"--run_directory={directory}", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert expected in error
+    assert error.count("\n") == 1
+    assert not directory.exists()
+
+
+def test_existing_run_directory_is_refused_and_untouched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text("mine")
+    assert main(["fit", *SMALL, f"--run_directory={tmp_path}"]) == 2
+    assert f"run_directory={tmp_path} exists" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+    assert (tmp_path / "config.yaml").read_text() == "mine"
+
+
+def test_run_directory_is_numbered_behind_the_last_one(tmp_path: Path) -> None:
+    assert next_free(tmp_path / "runs" / "a") == tmp_path / "runs" / "a-1"
+    for name in ("a-1", "a-9", "a-x", "ab-20"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    assert next_free(tmp_path / "runs" / "a") == tmp_path / "runs" / "a-10"
+
+
+def test_progress_bar_is_keras_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path / "run", "--training.progress=bar")
+    shown = capsys.readouterr().out
+    assert "Epoch 2/2" in shown
+    assert "4/4" in shown
+
+
+def test_module_runs_from_a_shell_and_says_only_what_matters(tmp_path: Path) -> None:
+    arguments = [*SMALL, f"--run_directory={tmp_path / 'run'}", "--feedback.rule=fa"]
+    process = subprocess.run(
+        [sys.executable, "-m", "train", "fit", *arguments],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert process.stderr == ""
+    assert (tmp_path / "run" / "model.keras").is_file()
