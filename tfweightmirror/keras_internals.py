@@ -168,7 +168,6 @@ def forget_traces(layer: keras.layers.Layer) -> None:
             vars(value).update(vars(value._clone(None)))
 
 
-@functools.cache
 def _traced_methods(cls: type) -> tuple[str, ...]:
     return tuple(
         name
