@@ -42,10 +42,10 @@ class KolenPollack(keras.callbacks.Callback):
     parallelism, and keeps it from counting twice in `global_clipnorm`.
 
     Raises:
-        ValueError: At the begin of training: no `kolen_pollack` layer, no or unequal weight decay,
-            a regularizer or constraint on a kernel, an optimizer under which the law cannot hold
-            (Adafactor, Ftrl, LAMB, LARS, schedule-free AdamW, several optimizers at once), averaged
-            weights (`use_ema`), or weights in 16 bits.
+        ValueError: At the begin of training: no `kolen_pollack` layer, or none that trains, no or
+            unequal weight decay, a regularizer or constraint on a kernel, an optimizer under which
+            the law cannot hold (Adafactor, Ftrl, LAMB, LARS, schedule-free AdamW, several
+            optimizers at once), averaged weights (`use_ema`), or weights in 16 bits.
     """
 
     def __init__(self) -> None:
@@ -149,7 +149,13 @@ def _checked_pairs(model: keras.Model, optimizer: keras.optimizers.Optimizer) ->
         )
     for pathway in pairs:
         _check_pair(pathway, optimizer)
-    return [p for p in pairs if p.kernel.trainable]
+    training = [p for p in pairs if p.kernel.trainable]
+    if not training:
+        raise ValueError(
+            f"All 'kolen_pollack' layers of '{model.name}' are frozen, so there is no gap to "
+            "close: set trainable=True and compile again, or leave the KolenPollack callback out."
+        )
+    return training
 
 
 def _check_pair(pathway: Pathway, optimizer: keras.optimizers.Optimizer) -> None:

@@ -184,12 +184,13 @@ class FeedbackLayer(CarriesRule):
             state.assign(tf.convert_to_tensor(state) + tf.constant([0, 1]))
         f = asymmetric(op, self._rule_at(site), jit_compile=jit_compile)
         # A variable must not enter a custom gradient, and this is also where Keras autocasts.
-        return f(
-            inputs,
-            tf.convert_to_tensor(getattr(self, site.kernel)),
-            None if feedback is None else tf.convert_to_tensor(feedback),
-            None if state is None else tf.convert_to_tensor(state),
-        )
+        drawn = None if state is None else tf.convert_to_tensor(state)
+        carrier = None if feedback is None else tf.convert_to_tensor(feedback)
+        # B is needed only on the way back, and graph optimization can lose the edge that makes an
+        # update of B wait for this read (a race, seen under Kolen-Pollack): so W's read waits.
+        with tf.control_dependencies([tensor for tensor in (carrier, drawn) if tensor is not None]):
+            kernel = tf.convert_to_tensor(getattr(self, site.kernel))
+        return f(inputs, kernel, carrier, drawn)
 
     def _rule_at(self, site: Site) -> FeedbackRule:
         return self.rule.for_fans(self.kernel_view(site).fans)
