@@ -15,11 +15,11 @@ from tfweightmirror.twins import has_twin
 FAST = {
     "MobileNetV2": 32,
     "ResNet50": 32,
-    "DenseNet121": 32,
     "EfficientNetV2B0": 32,
-    "Xception": 71,
 }
 SLOW = {
+    "Xception": 71,
+    "DenseNet121": 32,
     "ConvNeXtTiny": 32,
     "MobileNetV3Small": 32,
     "ConvNeXtBase": 32,

@@ -1,152 +1,235 @@
-"""The one custom gradient: any linear map, every way to run it, B alone on the way back."""
+"""The custom gradient alone: tensors in, tensors out, for any linear `op` and any rule."""
 
-import dataclasses
+from collections.abc import Callable
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-import tfweightmirror as tfwm
-from tfweightmirror import asymmetric, rules
+from tests.layers.kinds import relative_error
+from tfweightmirror import rules
+from tfweightmirror.asymmetric import LinearMap, asymmetric
 
 
-def tensor(seed, *shape):
-    return tf.constant(np.random.default_rng(seed).normal(size=shape), tf.float32)
+def along_every_axis(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """A map that no layer has: roll, multiply, sum over an axis in the middle."""
+    return tf.einsum("abcde,cf->abfed", tf.roll(x, 1, axis=3), kernel)
 
 
-# name -> (op, shape of x, shape of the kernel): linear in each argument, of several ranks.
-MAPS = {
-    "matmul": (tf.matmul, (4, 3), (3, 5)),
-    "outer": (lambda x, k: x[:, None] * k[None, :], (4,), (5,)),
-    "rank_5": (lambda x, k: tf.einsum("abcde,ef->abcdf", x, k), (2, 3, 2, 2, 4), (4, 3)),
-    "conv": (lambda x, k: tf.nn.conv2d(x, k, 2, "SAME"), (2, 6, 6, 3), (3, 3, 3, 4)),
-    "no_dense_form": (lambda x, k: tf.cumsum(x, 0) * k, (4, 3), (3,)),
+# Name: the op, the shape of x, the shape of the kernel.
+OPS: dict[str, tuple[LinearMap, tuple[int, ...], tuple[int, ...]]] = {
+    "multiply_rank0": (tf.multiply, (), ()),
+    "dot_rank1": (lambda x, w: tf.tensordot(x, w, 1), (5,), (5,)),
+    "matmul_rank2": (tf.matmul, (4, 5), (5, 3)),
+    "elementwise_rank3": (lambda x, w: x * w, (2, 3, 4), (3, 4)),
+    "conv_rank4": (lambda x, w: tf.nn.conv2d(x, w, 2, "SAME"), (2, 6, 5, 3), (3, 2, 3, 4)),
+    "rank5": (along_every_axis, (2, 3, 4, 2, 3), (4, 5)),
 }
-RUNS = {
-    "eager": lambda f: f,
-    "graph": lambda f: tf.function(f, autograph=False),
-    "jit": lambda f: tf.function(f, autograph=False, jit_compile=True),
-}
-CARRIED_BY_B = ("fa", "wm", "kp", "urfb")
+every_op = pytest.mark.parametrize("name", OPS)
+every_mode = pytest.mark.parametrize("mode", ["eager", "graph", "jit"])
 
 
-def gradients(op, rule, x, kernel, feedback, dy, *, seed=None, run="eager", jit_compile=False):
-    """(y, dx, dW, dB)."""
-    f = asymmetric(op, rules.get(rule), jit_compile=jit_compile)
+def tensors(name: str, dtype: str = "float32") -> list[tf.Tensor]:
+    """Random x, W and B."""
+    _, x_shape, kernel_shape = OPS[name]
+    random = np.random.default_rng(0)
+    shapes = (x_shape, kernel_shape, kernel_shape)
+    return [tf.constant(random.normal(size=shape), dtype) for shape in shapes]
 
-    def step(x, kernel, feedback, dy):
+
+def products(
+    f: Callable[..., tf.Tensor], arguments: list[tf.Tensor], mode: str = "eager"
+) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
+    """`f` at `arguments`, and its gradients with the error `sin(y)`."""
+
+    def run(*arguments: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
         with tf.GradientTape() as tape:
-            tape.watch([x, kernel, feedback])
-            y = f(x, kernel, feedback, seed)
-        return y, *tape.gradient(y, [x, kernel, feedback], dy)
+            tape.watch(arguments)
+            y = f(*arguments)
+        return y, tape.gradient(y, list(arguments), tf.sin(y))
 
-    return RUNS[run](step)(x, kernel, feedback, dy)
-
-
-def reference(op, x, kernel, carrier, dy):
-    """(y, dx at the carrier, dW) by autodiff of the plain map."""
-    with tf.GradientTape(persistent=True) as tape:
-        tape.watch([x, kernel, carrier])
-        y, back = op(x, kernel), op(x, carrier)
-    return y, tape.gradient(back, x, dy), tape.gradient(y, kernel, dy)
+    step = run if mode == "eager" else tf.function(run, jit_compile=mode == "jit")
+    return step(*arguments)
 
 
-@pytest.mark.parametrize("run", RUNS)
-@pytest.mark.parametrize("name", MAPS)
-def test_error_travels_on_b_and_weights_learn_as_in_backprop(name, run):
-    op, x_shape, k_shape = MAPS[name]
-    x, kernel, feedback = tensor(0, *x_shape), tensor(1, *k_shape), tensor(2, *k_shape)
-    dy = tensor(3, *op(x, kernel).shape)
-    y, dx, dw, db = gradients(op, "kp", x, kernel, feedback, dy, run=run)
-    for ours, theirs in zip((y, dx, dw), reference(op, x, kernel, feedback, dy), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+@every_mode
+@every_op
+def test_error_travels_on_b_and_the_kernel_gradient_is_backprops(name: str, mode: str) -> None:
+    op, x, kernel, feedback = OPS[name][0], *tensors(name)
+    y, (dx, dw, db) = products(asymmetric(op, rules.get("kp")), [x, kernel, feedback], mode)
+    expected_y, (_, expected_dw) = products(op, [x, kernel], mode)
+    # The same op at B gives dx, but with the error of the op at W.
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        at_feedback = op(x, feedback)
+    expected_dx = tape.gradient(at_feedback, x, tf.sin(expected_y))
+    np.testing.assert_array_equal(y, expected_y)
+    assert relative_error(dx, expected_dx) < 1e-6
+    assert relative_error(dw, expected_dw) < 1e-6
     np.testing.assert_array_equal(db, dw)
 
 
-def test_error_through_matmul_is_dy_times_b_transposed():
-    x, kernel, feedback, dy = tensor(0, 4, 3), tensor(1, 3, 5), tensor(2, 3, 5), tensor(3, 4, 5)
-    _, dx, dw, _ = gradients(tf.matmul, "fa", x, kernel, feedback, dy)
-    np.testing.assert_allclose(dx, dy.numpy() @ feedback.numpy().T, rtol=1e-5)
-    np.testing.assert_allclose(dw, x.numpy().T @ dy.numpy(), rtol=1e-5)
+def test_error_through_matmul_is_dy_times_b_transposed() -> None:
+    x, kernel, feedback = (array.numpy() for array in tensors("matmul_rank2"))
+    arguments = [tf.constant(array) for array in (x, kernel, feedback)]
+    y, (dx, dw, _) = products(asymmetric(tf.matmul, rules.get("fa")), arguments)
+    np.testing.assert_allclose(y, x @ kernel, rtol=1e-5)
+    np.testing.assert_allclose(dx, np.sin(y) @ feedback.T, rtol=1e-4)
+    np.testing.assert_allclose(dw, x.T @ np.sin(y), rtol=1e-4)
 
 
-@pytest.mark.parametrize("run", RUNS)
-@pytest.mark.parametrize("rule", CARRIED_BY_B)
-def test_the_carrier_is_b_and_never_w(rule, run):
-    """Proof (a): perturb B, the error below changes; perturb W on the way back only, it does not."""
-    x, kernel, feedback = tensor(0, 4, 3), tensor(1, 3, 5), tensor(2, 3, 5)
-    dy = tensor(3, 4, 5)
-    _, dx, *_ = gradients(tf.matmul, rule, x, kernel, feedback, dy, run=run)
-    _, moved, *_ = gradients(tf.matmul, rule, x, kernel, feedback + 0.1, dy, run=run)
-    assert not np.allclose(dx, moved, atol=1e-3)
-    # `dy` is given, so another W enters on the way back alone.
-    _, same, *_ = gradients(tf.matmul, rule, x, kernel + 0.1, feedback, dy, run=run)
-    np.testing.assert_array_equal(dx, same)
+@every_op
+def test_without_a_feedback_kernel_and_under_backprop_it_is_plain_autodiff(name: str) -> None:
+    op, x, kernel, _ = OPS[name][0], *tensors(name)
+    found = products(asymmetric(op, rules.get("bp")), [x, kernel])
+    expected = products(op, [x, kernel])
+    np.testing.assert_array_equal(found[0], expected[0])
+    for gradient, expected_gradient in zip(found[1], expected[1], strict=True):
+        np.testing.assert_array_equal(gradient, expected_gradient)
 
 
-def test_backprop_has_no_feedback_tensor():
-    x, kernel, dy = tensor(0, 4, 3), tensor(1, 3, 5), tensor(3, 4, 5)
-    f = asymmetric(tf.matmul, rules.get("bp"))
-    with tf.GradientTape() as tape:
-        tape.watch([x, kernel])
-        y = f(x, kernel)
-    ours = (y, *tape.gradient(y, [x, kernel], dy))
-    for a, b in zip(ours, reference(tf.matmul, x, kernel, kernel, dy), strict=True):
-        np.testing.assert_array_equal(a, b)
+@pytest.mark.parametrize("rule", ["fa", "wm", "frsf"])
+def test_rules_that_do_not_teach_b_by_gradient_give_it_none(rule: str) -> None:
+    arguments = tensors("matmul_rank2")
+    _, (dx, dw, db) = products(asymmetric(tf.matmul, rules.get(rule)), arguments)
+    assert dx is not None
+    assert dw is not None
+    assert db is None
 
 
-@pytest.mark.parametrize(("rule", "factor"), [("fa", None), ("wm", None), ("kp", 1), ("urfb", 1)])
-def test_gradient_of_b_is_the_rules(rule, factor):
-    x, kernel, feedback, dy = tensor(0, 4, 3), tensor(1, 3, 5), tensor(2, 3, 5), tensor(3, 4, 5)
-    *_, dw, db = gradients(tf.matmul, rule, x, kernel, feedback, dy)
-    if factor is None:
-        assert db is None
-    else:
-        np.testing.assert_array_equal(db, factor * dw)
+@pytest.mark.parametrize("epsilon", [0.0, 0.25, 1.0])
+def test_urfb_gives_b_epsilon_times_the_gradient_of_w(epsilon: float) -> None:
+    rule = rules.UpdatedRandomFeedback(epsilon=epsilon)
+    _, (_, dw, db) = products(asymmetric(tf.matmul, rule), tensors("matmul_rank2"))
+    np.testing.assert_array_equal(db, epsilon * dw)
 
 
-def test_epsilon_scales_the_gradient_of_b():
-    x, kernel, feedback, dy = tensor(0, 4, 3), tensor(1, 3, 5), tensor(2, 3, 5), tensor(3, 4, 5)
-    rule = rules.UpdatedRandomFeedback(epsilon=0.25)
-    *_, dw, db = gradients(tf.matmul, rule, x, kernel, feedback, dy)
-    np.testing.assert_array_equal(db, 0.25 * dw)
+@every_mode
+def test_compiled_products_are_those_of_the_graph(mode: str) -> None:
+    op, arguments = OPS["conv_rank4"][0], tensors("conv_rank4")
+    expected = products(asymmetric(op, rules.get("kp")), arguments)
+    found = products(asymmetric(op, rules.get("kp"), jit_compile=True), arguments, mode)
+    for gradient, expected_gradient in zip(found[1], expected[1], strict=True):
+        assert relative_error(gradient, expected_gradient) < 1e-6
 
 
-def test_compiled_products_are_the_same():
-    op, x_shape, k_shape = MAPS["conv"]
-    x, kernel, feedback = tensor(0, *x_shape), tensor(1, *k_shape), tensor(2, *k_shape)
-    dy = tensor(3, *op(x, kernel).shape)
-    plain = gradients(op, "kp", x, kernel, feedback, dy)
-    compiled = gradients(op, "kp", x, kernel, feedback, dy, jit_compile=True)
-    for a, b in zip(plain, compiled, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+class TwiceB(rules.FeedbackRule):
+    """A rule that this package does not know: errors on 2 B, and B learns from -dW."""
+
+    def backward_kernel(self, kernel, feedback, seed):
+        return 2.0 * feedback
+
+    def feedback_gradient(self, kernel_gradient: tf.Tensor) -> tf.Tensor:
+        return -kernel_gradient
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-def test_gradients_of_w_and_b_stay_bit_equal_in_mixed_precision(policy):
-    layer = tfwm.layers.FeedbackDense(7, rule="kp", dtype=policy)
-    x = tensor(0, 4, 3)
-    with tf.GradientTape() as tape:
-        y = layer(x)
-        loss = tf.reduce_sum(tf.cast(y, tf.float32) ** 2)
-    dw, db = tape.gradient(loss, [layer.kernel.value, layer.feedback_kernel.value])
-    assert y.dtype == keras.dtype_policies.get(policy).compute_dtype
-    assert dw.dtype == db.dtype == tf.float32
-    np.testing.assert_array_equal(dw, db)
-    assert np.any(dw != 0)
+class RandomCarrier(rules.FeedbackRule):
+    """A rule that carries errors on noise drawn from the seed it is given."""
+
+    uses_feedback_kernel = False
+    draws = True
+
+    def backward_kernel(self, kernel, feedback, seed):
+        return tf.random.stateless_normal(kernel.shape, seed)
 
 
-def test_a_rule_of_ones_own_carries_the_error():
-    @dataclasses.dataclass(frozen=True)
-    class Halved(rules.FeedbackRule):
-        def backward_kernel(self, kernel, feedback, seed):
-            return feedback / 2
-
-        def feedback_gradient(self, kernel_gradient):
-            return -kernel_gradient
-
-    x, kernel, feedback, dy = tensor(0, 4, 3), tensor(1, 3, 5), tensor(2, 3, 5), tensor(3, 4, 5)
-    _, dx, dw, db = gradients(tf.matmul, Halved(), x, kernel, feedback, dy)
-    np.testing.assert_allclose(dx, dy.numpy() @ feedback.numpy().T / 2, rtol=1e-5)
+@every_mode
+def test_a_rule_of_ones_own_says_what_carries_the_error_and_how_b_learns(mode: str) -> None:
+    arguments = tensors("matmul_rank2")
+    x, _, feedback = arguments
+    y, (dx, dw, db) = products(asymmetric(tf.matmul, TwiceB()), arguments, mode)
+    assert relative_error(dx, tf.sin(y) @ tf.transpose(2.0 * feedback)) < 1e-6
+    assert relative_error(dw, tf.transpose(x) @ tf.sin(y)) < 1e-6
     np.testing.assert_array_equal(db, -dw)
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+def test_a_rule_that_draws_is_given_the_seed(mode: str) -> None:
+    x, kernel, _ = tensors("matmul_rank2")
+    f = asymmetric(tf.matmul, RandomCarrier())
+    errors = []
+    for seed in ([1, 2], [1, 3]):
+        y, (dx, _) = products(lambda x, w, s=seed: f(x, w, None, tf.constant(s)), [x, kernel], mode)
+        drawn = tf.random.stateless_normal(kernel.shape, seed)
+        assert relative_error(dx, tf.sin(y) @ tf.transpose(drawn)) < 1e-6
+        errors.append(dx)
+    assert relative_error(errors[0], errors[1]) > 0.1
+
+
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
+@every_mode
+def test_under_mixed_precision_the_gradients_of_b_and_w_are_the_same_bits(
+    dtype: str, mode: str
+) -> None:
+    policy = keras.dtype_policies.get(dtype)
+
+    class Layer(keras.layers.Layer):
+        def build(self, shape: tuple[int, ...]) -> None:
+            normal = keras.initializers.RandomNormal
+            self.kernel = self.add_weight((5, 3), initializer=normal(seed=1))
+            self.feedback = self.add_weight((5, 3), initializer=normal(seed=2))
+
+        def call(self, x: tf.Tensor) -> tf.Tensor:
+            kernels = (tf.convert_to_tensor(v) for v in (self.kernel, self.feedback))
+            return asymmetric(tf.matmul, rules.get("kp"))(x, *kernels)
+
+    layer = Layer(dtype=policy)
+    x = tf.constant(np.random.default_rng(0).normal(size=(4, 5)), policy.compute_dtype)
+    layer.build(x.shape)
+
+    def run(x: tf.Tensor) -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(tf.sin(layer(x)))
+        return tape.gradient(loss, [x, layer.kernel.value, layer.feedback.value])
+
+    step = run if mode == "eager" else tf.function(run, jit_compile=mode == "jit")
+    dx, dw, db = step(x)
+    assert dx.dtype == policy.compute_dtype
+    assert dw.dtype == db.dtype == tf.float32
+    assert np.any(dw)
+    np.testing.assert_array_equal(db, dw)
+
+
+# --- B carries the error, and W does not --------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", ["fa", "wm", "kp", "urfb", "frsf"])
+@every_op
+def test_another_b_changes_the_error_sent_back_and_nothing_else(name: str, rule: str) -> None:
+    x, kernel, feedback = tensors(name)
+    f = asymmetric(OPS[name][0], rules.get(rule))
+    y, (dx, dw, _) = products(f, [x, kernel, feedback])
+    y2, (dx2, dw2, _) = products(f, [x, kernel, 3.0 - 2.0 * feedback])
+    assert relative_error(dx2, dx) > 0.1
+    np.testing.assert_array_equal(y2, y)
+    np.testing.assert_array_equal(dw2, dw)
+
+
+def seen_otherwise(rule: rules.FeedbackRule) -> rules.FeedbackRule:
+    """`rule`, shown another kernel than W in the backward pass."""
+
+    class Misled(type(rule)):
+        def backward_kernel(self, kernel, feedback, seed):
+            return super().backward_kernel(1.0 - 3.0 * kernel, feedback, seed)
+
+    return Misled()
+
+
+@pytest.mark.parametrize("rule", ["fa", "wm", "kp", "urfb"])
+@every_op
+def test_what_the_backward_pass_knows_of_w_changes_nothing(name: str, rule: str) -> None:
+    arguments = tensors(name)
+    _, expected = products(asymmetric(OPS[name][0], rules.get(rule)), arguments)
+    misled = seen_otherwise(rules.get(rule))
+    _, found = products(asymmetric(OPS[name][0], misled), arguments)
+    for gradient, expected_gradient in zip(found[:2], expected[:2], strict=True):
+        np.testing.assert_array_equal(gradient, expected_gradient)
+
+
+def test_under_backprop_what_the_backward_pass_knows_of_w_changes_the_error() -> None:
+    x, kernel, _ = tensors("matmul_rank2")
+    _, expected = products(asymmetric(tf.matmul, rules.get("bp")), [x, kernel])
+    _, found = products(asymmetric(tf.matmul, seen_otherwise(rules.get("bp"))), [x, kernel])
+    assert relative_error(found[0], expected[0]) > 0.1

@@ -1,5 +1,6 @@
 """After every way to convert a model, its feedback kernels carry the error (`SCIENCE` 2.5 a)."""
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,11 @@ def trained(**options: Any) -> keras.Model:
     model = compiled(chain(), **options)
     fit(model, *images())
     return model
+
+
+def normal(*shape: int) -> np.ndarray:
+    """A normal array."""
+    return np.random.default_rng(0).normal(size=shape).astype("float32")
 
 
 def dense(units: int, name: str | None = None) -> keras.layers.Dense:
@@ -103,11 +109,6 @@ def stripped_and_converted_again(rule: Any) -> keras.Model:
     return tfwm.convert_model(model, rule)
 
 
-def functional(rule: Any) -> keras.Model:
-    plain = chain()
-    return compiled(tfwm.convert_model(keras.Model(plain.inputs, plain.outputs), rule))
-
-
 def cloned(rule: Any) -> keras.Model:
     return compiled(keras.models.clone_model(converted_built(rule)))
 
@@ -130,7 +131,6 @@ PATHS: list[Callable[[Any], keras.Model]] = [
     trained_under_loss_scaling,
     converted_in_two_parts,
     stripped_and_converted_again,
-    functional,
     cloned,
     from_config,
 ]
@@ -141,7 +141,7 @@ def test_b_carries_the_error_after_every_conversion_path(path: Callable[[Any], A
     assert_b_carries(path("kp"), *images())
 
 
-@pytest.mark.parametrize("rule", ["fa", "wm", "urfb"])
+@pytest.mark.parametrize("rule", ["fa", "wm"])
 def test_b_carries_the_error_under_every_rule_that_has_one(rule: str) -> None:
     assert_b_carries(trained_and_converted(rule), *images())
 
@@ -178,6 +178,32 @@ def test_b_carries_the_error_in_mixed_precision() -> None:
     model = tfwm.convert_model(trained(), "kp")
     assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
     assert_b_carries(model, *images())
+
+
+def test_no_update_of_b_can_overtake_the_error() -> None:
+    """B is read before the forward pass begins, so before any optimizer or mirror step writes.
+
+    Read on the way back only, it raced with its own update: graph optimization drops the edge that
+    makes the update wait (up to 3 of 4 steps of a small network used tomorrow's B).
+    """
+    model, (x, y) = converted_built("kp"), images()
+    model.optimizer.build(model.trainable_variables)
+    step = tf.function(lambda x, y: model.train_step((x, y)))
+    graph = step.get_concrete_function(tf.constant(x), tf.constant(y)).graph
+    inside = {id(outer): inner for outer, inner in graph.captures}
+    operations = graph.get_operations()
+
+    def reads(variable: keras.Variable) -> list[tf.Operation]:
+        handle = inside[id(variable.value.handle)]
+        return [
+            operation
+            for operation in operations
+            if operation.type == "ReadVariableOp" and operation.inputs[0] is handle
+        ]
+
+    for pathway in tfwm.pathways(model):
+        (read_of_b,) = reads(pathway.feedback_kernel)
+        assert read_of_b in reads(pathway.kernel)[0].control_inputs, pathway.name
 
 
 # --- every shape of a model --------------------------------------------------------------------
@@ -310,8 +336,7 @@ def test_b_carries_the_error_under_time_distributed() -> None:
             layers.GlobalAveragePooling1D(),
         ]
     )
-    random = np.random.default_rng(0)
-    x, y = random.normal(size=(4, 5, 6, 6, 2)), random.normal(size=(4, 3))
+    x, y = normal(4, 5, 6, 6, 2), normal(4, 3)
     fit(compiled(model), x, y)
     assert_b_carries(tfwm.convert_model(model, "kp"), x, y)
 
@@ -347,8 +372,7 @@ def test_b_carries_the_error_through_time_under_bidirectional() -> None:
             layers.Dense(3, name="head"),
         ]
     )
-    random = np.random.default_rng(0)
-    x, y = random.normal(size=(4, 5, 4)), random.normal(size=(4, 3))
+    x, y = normal(4, 5, 4), normal(4, 3)
     fit(compiled(model), x, y)
     tfwm.convert_model(model, "fa")
     mixes = [p.name for p in tfwm.pathways(model) if p.name.endswith("/mix")]
@@ -373,8 +397,7 @@ def test_b_carries_the_error_in_every_projection_of_attention() -> None:
     grouped = layers.GroupQueryAttention(3, 4, 2, name="gqa")(attended, attended)
     outputs = layers.GlobalAveragePooling1D()(layers.Dense(3, name="head")(grouped))
     model = keras.Model(inputs, outputs)
-    random = np.random.default_rng(0)
-    x, y = random.normal(size=(4, 5, 4)), random.normal(size=(4, 3))
+    x, y = normal(4, 5, 4), normal(4, 3)
     fit(compiled(model), x, y)
     tfwm.convert_model(model, "kp")
     parts = [p.name for p in tfwm.pathways(model) if p.name.startswith("mha/")]
@@ -478,19 +501,19 @@ def test_b_carries_the_error_under_a_strategy(
 
 @pytest.mark.parametrize("rule", ["bp", "fa", "usf", "frsf", "brsf", "wm", "kp", "urfb"])
 def test_conversion_changes_nothing_but_the_way_back(rule: str) -> None:
-    model, (x, _) = trained(), images()
+    model, (x, _) = chain(), images()
     model.get_layer("depth").trainable = False
     names = [layer.name for layer in model.layers]
     weights = {w.path: (w.numpy(), w.trainable) for w in model.weights}
-    outputs, random = model.predict(x, verbose=0), np.random.get_state()[1].copy()
+    outputs, randomness = model(x).numpy(), (random.getstate(), str(np.random.get_state()))
     assert tfwm.convert_model(model, rule) is model
-    assert np.array_equal(model.predict(x, verbose=0), outputs)
+    assert np.array_equal(model(x), outputs)
+    assert (random.getstate(), str(np.random.get_state())) == randomness
     assert [layer.name for layer in model.layers] == names
     now = {w.path: (w.numpy(), w.trainable) for w in model.weights}
     for path, (value, trainable) in weights.items():
         assert np.array_equal(now[path][0], value)
         assert now[path][1] == trainable
-    assert np.array_equal(np.random.get_state()[1], random)
     for layer in model.layers:
         for weight in layer.weights:
             if weight.name == "feedback_kernel":
@@ -523,7 +546,7 @@ def test_seed_makes_b_a_function_of_seed_and_position() -> None:
     def feedback(seed: int | None) -> list[np.ndarray]:
         keras.utils.set_random_seed(7)
         model = tfwm.convert_model(chain(), "fa", seed=seed)
-        return [p.feedback_kernel.numpy() for p in tfwm.pathways(model)]
+        return [layer.feedback_kernel.numpy() for layer in model.layers if layer.weights]
 
     def equal(one: list[np.ndarray], other: list[np.ndarray]) -> list[bool]:
         return [np.array_equal(a, b) for a, b in zip(one, other, strict=True)]

@@ -1,0 +1,239 @@
+"""Step time of every rule over the stock Keras model: `python -m benchmarks.step_time`.
+
+A ResNet-18 (CIFAR stem) on random images, in one process, the candidates taking turns, so that
+whatever else the machine does falls on all of them. Three measures, each over the stock model:
+
+* the compiled training step, median of `--repeats`;
+* a whole `fit` under `WeightMirror()`, its balanced sweep after every batch included, over a `fit`
+  under backprop: time per step of short fits, without the first step, which compiles;
+* tracing and compiling the first step, median of `--compilations` fresh models.
+
+Every ratio is the median over turns, on the wall and in processor time. Writes
+`runs/step_time-<n>/results.json` and prints a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from train.start_up import load_tensorflow_quietly
+
+load_tensorflow_quietly()
+
+import keras  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+import tfweightmirror as tfwm  # noqa: E402
+from train.config import ResNetConfig  # noqa: E402
+from train.models.resnet import resnet18  # noqa: E402
+from train.run_directory import next_free  # noqa: E402
+
+STOCK = "stock"
+STEP_RULES = ("backprop", "feedback_alignment", "sign_symmetry", "kolen_pollack")
+IMAGE_SHAPE = (32, 32, 3)
+CLASSES = 10
+
+
+def main() -> None:
+    options = _options()
+    images = tf.random.stateless_normal((options.batch, *IMAGE_SHAPE), seed=[0, 0])
+    labels = tf.random.stateless_uniform((options.batch,), [0, 1], 0, CLASSES, tf.int32)
+    batches = tf.data.Dataset.from_tensors((images, labels)).cache().repeat()
+
+    # Every fresh model is traced anew, which is meant here.
+    tf.get_logger().setLevel("ERROR")
+    print(f"ResNet-18 of {options.width} filters, batch {options.batch}, {os.cpu_count()} cores")
+    results: dict[str, dict[str, dict[str, float]]] = {}
+    for measure, measured in MEASURES.items():
+        results[measure] = rows = measured(batches, options)
+        print(f"\n{measure:<20}{'median, ms':>12}{'over stock':>12}{'processor':>12}")
+        for name, row in rows.items():
+            ratios = f"{row['over_stock']:>12.3f}{row['cpu_over_stock']:>12.3f}"
+            print(f"{name:<20}{row['median_ms']:>12.1f}{ratios}", flush=True)
+
+    folder = next_free(Path("runs") / "step_time")
+    folder.mkdir(parents=True)
+    machine = {
+        "cores": os.cpu_count(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+    }
+    document = {"options": vars(options), "machine": machine, "results": results}
+    (folder / "results.json").write_text(json.dumps(document, indent=2) + "\n")
+    print(f"\n{folder / 'results.json'}")
+
+
+def build(rule: str, options: argparse.Namespace) -> Any:
+    """A compiled network under `rule`, or the stock one."""
+    keras.utils.set_random_seed(0)
+    model = resnet18(ResNetConfig(width=options.width), IMAGE_SHAPE, num_classes=CLASSES)
+    if rule != STOCK:
+        tfwm.convert_model(model, rule, seed=1)
+    model.compile(
+        keras.optimizers.SGD(0.01, momentum=0.9, weight_decay=1e-4),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=options.jit_compile,
+    )
+    return model
+
+
+def first_steps(batches: Any, options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Time to the end of the first training step of a fresh model."""
+
+    def first_step(rule: str) -> Seconds:
+        step = stepper(build(rule, options), batches)
+        seconds = timed(step)
+        keras.backend.clear_session()
+        return seconds
+
+    names = (STOCK, *STEP_RULES)
+    first_step(STOCK)  # TensorFlow itself is slow once
+    return summary(
+        {name: (lambda name=name: first_step(name)) for name in names}, options.compilations
+    )
+
+
+def train_steps(batches: Any, options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Time of one compiled training step."""
+    steps = {name: stepper(build(name, options), batches) for name in (STOCK, *STEP_RULES)}
+    for step in steps.values():
+        for _ in range(3):
+            step()
+    return summary(
+        {name: lambda step=step: timed(step) for name, step in steps.items()}, options.repeats
+    )
+
+
+def fits(batches: Any, options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Time per step of `fit`, the mirror's sweep after every batch included."""
+    stock, mirrored = build(STOCK, options), build("weight_mirror", options)
+
+    def fit(model: Any, callbacks: list[Any]) -> Seconds:
+        clock = StepClock()
+        model.fit(
+            batches,
+            steps_per_epoch=options.fit_steps + 1,
+            shuffle=False,
+            callbacks=[*callbacks, clock],
+            verbose=0,
+        )
+        return clock.seconds_per_step
+
+    mirror = tfwm.callbacks.WeightMirror()
+    return summary(
+        {STOCK: lambda: fit(stock, []), "WeightMirror()": lambda: fit(mirrored, [mirror])},
+        options.repeats,
+    )
+
+
+MEASURES = {"train step": train_steps, "fit": fits, "first step": first_steps}
+
+
+def stepper(model: Any, batches: Any) -> Callable[[], None]:
+    """One training step of a compiled model, finished when it returns."""
+    iterator = iter(batches)
+    model.make_train_function()
+
+    def step() -> None:
+        for value in tf.nest.flatten(model.train_function(iterator)):
+            value.numpy()
+
+    return step
+
+
+class StepClock(keras.callbacks.Callback):
+    """Mean time of the steps of an epoch behind the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begin = Clock()
+        self.seconds_per_step = Seconds(0.0, 0.0)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        if batch == 0:
+            self.begin = Clock()
+        else:
+            self.seconds_per_step = Clock().since(self.begin, times=batch)
+
+
+@dataclasses.dataclass(frozen=True)
+class Clock:
+    """Now, on the wall and in the processor time of this process, all threads together.
+
+    On a machine that does other things as well the wall tells of those too.
+    """
+
+    wall_s: float = dataclasses.field(default_factory=time.perf_counter)
+    cpu_s: float = dataclasses.field(default_factory=time.process_time)
+
+    def since(self, begin: Clock, *, times: int = 1) -> Seconds:
+        return Seconds((self.wall_s - begin.wall_s) / times, (self.cpu_s - begin.cpu_s) / times)
+
+
+class Seconds(NamedTuple):
+    """A duration."""
+
+    wall: float
+    cpu: float
+
+
+def timed(work: Callable[[], None]) -> Seconds:
+    begin = Clock()
+    work()
+    return Clock().since(begin)
+
+
+def summary(
+    candidates: dict[str, Callable[[], Seconds]], repeats: int
+) -> dict[str, dict[str, float]]:
+    """Lets the candidates take turns: medians, and medians of the ratios to the first one's."""
+    seconds: dict[str, list[Seconds]] = {name: [] for name in candidates}
+    names = list(candidates)
+    for turn in range(repeats):
+        # Nobody always follows the same one.
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            seconds[name].append(candidates[name]())
+    stock = seconds[names[0]]
+
+    def over_stock(times: list[Seconds], kind: str) -> float:
+        pairs = zip(times, stock, strict=True)
+        return statistics.median(getattr(own, kind) / getattr(other, kind) for own, other in pairs)
+
+    return {
+        name: {
+            "median_ms": 1000 * statistics.median(duration.wall for duration in times),
+            "fastest_ms": 1000 * min(duration.wall for duration in times),
+            "over_stock": over_stock(times, "wall"),
+            "cpu_median_ms": 1000 * statistics.median(duration.cpu for duration in times),
+            "cpu_over_stock": over_stock(times, "cpu"),
+        }
+        for name, times in seconds.items()
+    }
+
+
+def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--width", type=int, default=16, help="filters of the first stage")
+    parser.add_argument("--batch", type=int, default=128, help="images in a batch")
+    parser.add_argument("--repeats", type=int, default=21, help="turns of every candidate")
+    parser.add_argument("--compilations", type=int, default=5, help="fresh models of every rule")
+    parser.add_argument("--fit-steps", type=int, default=20, help="timed steps of a fit")
+    parser.add_argument("--jit-compile", action="store_true", help="compile the step with XLA")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()
