@@ -258,6 +258,34 @@ def test_b_carries_the_error_in_a_subclassed_model(when: str) -> None:
     assert_b_carries(model, x, y)
 
 
+class AllLate(keras.Model):
+    """Makes everything but its first layer when it is built, a block that does the same too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.anchor = dense(4, "anchor")
+
+    def build(self, input_shape: Any) -> None:
+        self.block, self.head = Block(name="block"), layers.Dense(3, name="head")
+        self.built = True
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Anchor, block, head."""
+        return self.head(self.block(self.anchor(inputs)))
+
+
+def test_layers_that_do_not_exist_yet_are_converted_when_they_are_made() -> None:
+    model = compiled(AllLate())
+    tfwm.convert_model(model, {"a*": "fa", "*": "kp"})
+    fit(model, *vectors())
+    kolen_pollack = ["block/first", "block/second", "block/late", "head"]
+    assert rules_of(model) == {
+        "anchor": "feedback_alignment",
+        **dict.fromkeys(kolen_pollack, "kolen_pollack"),
+    }
+    assert_b_carries(model, *vectors())
+
+
 class Traced(Subclassed):
     """A model with loops of its own that are `tf.function`s: a method and an attribute."""
 

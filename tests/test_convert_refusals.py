@@ -111,6 +111,12 @@ BAD = [
         ("'hiden' matches no layer", "joined by slashes", "Did you mean 'hidden'?"),
     ),
     Bad(
+        "pattern_on_an_unbuilt_model",
+        lambda: chain(with_input=False),
+        {"late": "fa"},
+        ("'late' matches no layer", "may not exist yet", "Build the model first"),
+    ),
+    Bad(
         "pattern_after_a_wider_one",
         chain,
         {"*": "fa", "head": "bp"},

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfweightmirror import keras_internals
+from tfweightmirror.walk import walk
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,7 +67,7 @@ def renew(
     joining, gone = list(joining), {id(variable) for variable in leaving}
     done: set[int] = set()
     for model in holders:
-        for layer in model._flatten_layers():
+        for _, layer in walk(model):
             keras_internals.forget_traces(layer)
         optimizers = _built_optimizers(model)
         if optimizers and id(optimizers[0]) not in done:

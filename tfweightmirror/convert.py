@@ -72,12 +72,12 @@ def convert_model(
         raise ValueError(nothing_to_convert(model, members))
     joins = any(target_rule.learns_by == "optimizer" for *_, target_rule in targets)
     holders = compiled.holders_of([layer for _, layer, _ in targets], carry_over=joins)
+    choice.warn_of_unsupported(members)
 
     with model.distribute_strategy.scope():
         _convert(targets, seed)
     compiled.renew(holders, joining=[c for _, layer, _ in targets for c in twins.companions(layer)])
     _watch_unbuilt(model, "", choice, members, seed)
-    choice.warn_of_unsupported(members)
     return model
 
 
@@ -166,8 +166,7 @@ def _watch_unbuilt(
                 twins.refuse(newcomer, inside + path)
             own_seed = None if seed is None else f"{seed} {position}"
             _convert(targets, own_seed)
-            for path, newcomer in members:
-                _watch_unbuilt(newcomer, f"{inside}{path}/", choice, known + members, own_seed)
+            _watch_unbuilt(layer, inside, choice, known + members, own_seed)
 
         keras_internals.after_build(layer, convert_newcomers)
 

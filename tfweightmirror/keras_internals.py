@@ -123,7 +123,8 @@ def forget_arguments(layer: keras.layers.Layer, names: Iterable[str]) -> None:
 
 
 def after_build(layer: keras.layers.Layer, then: Callable[[], None]) -> None:
-    """Run `then` once, when the unbuilt `layer` has been built."""
+    """Run `then` once, when the unbuilt `layer` has been built; instead of an earlier `then`."""
+    forget_after_build(layer)
     build = layer.__dict__["build"]
 
     @functools.wraps(build)

@@ -14,6 +14,8 @@ from typing import Any, ClassVar, Literal
 import keras
 import tensorflow as tf
 
+from tfweightmirror import draws
+
 register = keras.saving.register_keras_serializable(package="tfweightmirror")
 
 
@@ -196,8 +198,8 @@ class SignSymmetry(FeedbackRule):
             return signs * tf.cast(self.scale, kernel.dtype)
         if self.magnitude == "fixed":
             return signs * tf.abs(feedback)
-        normal = tf.random.stateless_normal(kernel.shape, seed, stddev=self.scale)
-        return signs * tf.cast(tf.abs(normal), kernel.dtype)
+        magnitudes = self.scale * tf.abs(draws.normal(tuple(kernel.shape), seed))
+        return signs * tf.cast(magnitudes, kernel.dtype)
 
 
 @register

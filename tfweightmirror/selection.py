@@ -75,7 +75,7 @@ class Choice:
         return None if isinstance(rule, Backprop) and not self.whole else rule
 
     def targets(self, members: list[Member], prefix: str = "") -> list[Target]:
-        """The members to convert, supported or not by name and state."""
+        """The members to convert; `prefix` stands before their paths in the whole model."""
         return [
             (path, layer, rule)
             for path, layer in members
@@ -95,6 +95,8 @@ class Choice:
         for position, (pattern, rule) in enumerate(self.patterns):
             matched = [(path, layer) for path, layer in members if _matches(path, pattern)]
             won = [layer for winner, _, layer in deciding if winner == pattern]
+            if pattern == "*" and not won:
+                continue  # The rest, of which there is none.
             if not matched:
                 raise ValueError(_matches_nothing(pattern, members))
             if not won:
@@ -109,18 +111,18 @@ class Choice:
 
     def warn_of_unsupported(self, members: list[Member]) -> None:
         """Name the layers that were asked for, have matrices, and stay on backprop."""
-        named: list[str] = []
+        named: list[Member] = []
         for path, layer in members:
-            below = any(path.startswith(f"{other.split(' ')[0]}/") for other in named)
-            wanted = self.rule_of(path)
-            if below or wanted is None or twins.has_twin(layer) or not _holds_matrices(layer):
-                continue
-            named.append(f"{path} ({type(layer).__name__})")
-        if named and not isinstance(dict(self.patterns).get("*"), Backprop):
+            below = any(path.startswith(f"{owner}/") for owner, _ in named)
+            wanted = None if twins.has_twin(layer) else self.rule_of(path)
+            if not (below or wanted is None or isinstance(wanted, Backprop)):
+                named += [(path, layer)] * _holds_matrices(layer)
+        if named:
+            listed = ", ".join(f"{path} ({type(layer).__name__})" for path, layer in named)
             warnings.warn(
-                f"These layers have matrices but no feedback twin, and stay on backprop: "
-                f"{', '.join(named)}. If that is meant, say so with a pattern, such as "
-                f"{{'{named[0].split(' ')[0]}': 'backprop', '*': ...}}.",
+                f"These layers have matrices but no feedback twin, and stay on backprop: {listed}. "
+                f"If that is meant, say so with a pattern, such as {{'{named[0][0]}': 'backprop', "
+                "'*': ...}.",
                 UserWarning,
                 stacklevel=3,
             )
@@ -135,6 +137,8 @@ def _matches_nothing(pattern: str, members: list[Member]) -> str:
     paths = [path for path, layer in members if twins.has_twin(layer)]
     near = difflib.get_close_matches(pattern, paths, n=1, cutoff=0.5) or paths[:1]
     hint = f" Did you mean '{near[0]}'?" if near else ""
+    if not all(layer.built for _, layer in members):
+        hint += " Layers that are made in `build` may not exist yet. Build the model first."
     return (
         f"Pattern '{pattern}' matches no layer. Patterns are compared with a layer's name and with "
         f"the names of its owners and itself joined by slashes.{hint}"

@@ -30,9 +30,13 @@ from tests.layers.kinds import (
 )
 from tfweightmirror.asymmetric import asymmetric
 from tfweightmirror.layers import feedback_layer
+from tfweightmirror.pathway import Pathway
 
 one_of_each = pytest.mark.parametrize("kind", ONE_OF_EACH, ids=ONE_OF_EACH_IDS)
 every_rule = pytest.mark.parametrize("rule", RULES)
+
+# The rules that take different paths: B without and with a gradient, and a draw.
+DISTINCT = ("fa", "brsf", "kp")
 
 # Every way in which a kernel is used, and the two compiled by Keras on its own.
 SAMPLE = [
@@ -68,9 +72,17 @@ def compare_with_plain_layer(
     assert found.forward().keys() == expected.forward().keys()
     for name, gradient in expected.forward().items():
         if tolerance:
-            assert relative_error(found.forward()[name], gradient) < tolerance, name
+            assert_close(name, found.forward()[name], gradient, tolerance)
         else:
             np.testing.assert_array_equal(found.forward()[name], gradient, err_msg=name)
+
+
+def assert_close(name: str, found: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
+    """A relative error below `tolerance`."""
+    if name == "key/bias":  # softmax ignores what all keys share, so this gradient is zero
+        np.testing.assert_allclose(found, 0.0, atol=1e-5)
+    else:
+        assert relative_error(found, expected) < tolerance, name
 
 
 def has_activation(kind: Kind) -> dict[str, str]:
@@ -92,6 +104,8 @@ def test_layer_that_carries_with_w_is_the_plain_layer_to_the_bit_in_a_graph(
     compare_with_plain_layer(kind, rule, "graph", **has_activation(kind))
 
 
+# Where XLA compiles the whole step it is free to fuse the two programs in two ways: hence a
+# tolerance, though on the CPU where this was written they were equal to the bit.
 @pytest.mark.parametrize("rule", ["fa", "kp"])
 @one_of_each
 def test_layer_that_carries_with_w_is_the_plain_layer_under_jit_compile(
@@ -100,8 +114,8 @@ def test_layer_that_carries_with_w_is_the_plain_layer_under_jit_compile(
     compare_with_plain_layer(kind, rule, "jit", tolerance=1e-6)
 
 
-@kinds_and_rules(all_slow=True)
-def test_every_kind_and_rule_is_the_plain_layer_under_jit_compile(kind: Kind, rule: str) -> None:
+@kinds_and_rules(DISTINCT, all_slow=True)
+def test_every_kind_is_the_plain_layer_under_jit_compile(kind: Kind, rule: str) -> None:
     compare_with_plain_layer(kind, rule, "jit", tolerance=1e-6, **has_activation(kind))
 
 
@@ -151,11 +165,19 @@ def carriers_by_equation(rule: str, layer: object) -> list[np.ndarray]:
         elif rule == "frsf":
             found.append(np.sign(kernel) * np.abs(feedback))
         elif rule == "brsf":
-            draw = tf.random.stateless_normal(kernel.shape, pathway.state)
-            found.append(np.sign(kernel) * np.abs(draw) * pathway.rule.scale)
+            found.append(np.sign(kernel) * half_normal(kernel.shape, pathway) * pathway.rule.scale)
         else:
             found.append(np.asarray(feedback, "float64"))
     return found
+
+
+def half_normal(shape: tuple[int, ...], pathway: Pathway) -> np.ndarray:
+    """The magnitudes of the last draw: the only numbers here that TensorFlow makes."""
+    bits = tf.random.stateless_uniform(
+        (2, *shape), pathway.state, None, None, tf.int32, alg="philox"
+    )
+    radius, turn = (np.asarray(bits) % 2**23 + 0.5) / 2**23
+    return np.sqrt(-2.0 * np.log(radius)) * np.abs(np.cos(2.0 * np.pi * turn))
 
 
 def expected_gradients(
@@ -204,10 +226,7 @@ def compare_with_numpy(kind: Kind, rule: str, mode: str) -> None:
     assert relative_error(found.output, expected.output) < 1e-5
     assert found.forward().keys() == expected.forward().keys()
     for name, gradient in expected.forward().items():
-        if name == "key/bias":  # softmax ignores what all keys share, so this gradient is zero
-            np.testing.assert_allclose(found.forward()[name], 0.0, atol=1e-5)
-            continue
-        assert relative_error(found.forward()[name], gradient) < 1e-5, name
+        assert_close(name, found.forward()[name], gradient, 1e-5)
     feedback = {name: g for name, g in found.weights.items() if "feedback_" in name}
     if rule not in ("kp", "urfb"):
         assert not feedback
@@ -232,12 +251,27 @@ def test_gradients_with_random_b_are_those_of_the_equations_in_a_graph(
     compare_with_numpy(kind, rule, "graph")
 
 
-@pytest.mark.parametrize("mode", ["graph", "jit"])
 @kinds_and_rules(all_slow=True)
-def test_gradients_with_random_b_are_those_of_the_equations_in_every_mode(
-    kind: Kind, rule: str, mode: str
+def test_gradients_with_random_b_of_every_kind_are_those_of_the_equations_in_a_graph(
+    kind: Kind, rule: str
 ) -> None:
-    compare_with_numpy(kind, rule, mode)
+    compare_with_numpy(kind, rule, "graph")
+
+
+@kinds_and_rules(DISTINCT, all_slow=True)
+def test_gradients_with_random_b_of_every_kind_are_those_of_the_equations_under_jit_compile(
+    kind: Kind, rule: str
+) -> None:
+    compare_with_numpy(kind, rule, "jit")
+
+
+@pytest.mark.slow
+@every_rule
+@one_of_each
+def test_gradients_with_random_b_are_those_of_the_equations_under_jit_compile(
+    kind: Kind, rule: str
+) -> None:
+    compare_with_numpy(kind, rule, "jit")
 
 
 # --- B carries the error, and W does not --------------------------------------------------------

@@ -76,7 +76,10 @@ def not_learnt(pathways: Sequence[Pathway], noise: str, **options: Any) -> list[
     boxes, maps = zip(
         *[black_box(p, offset="sign_pairs" in options) for p in pathways], strict=True
     )
-    fired = noise if noise in BALANCED else independent(noise, samples=4096)
+    # Blocks so small that every kind of layer fires in several turns, the last one incomplete.
+    fired: Any = Orthogonal(block=4) if noise == "orthogonal" else noise
+    if noise in INDEPENDENT:
+        fired = independent(noise, samples=4096)
     start = [pathway.feedback_kernel.numpy() for pathway in pathways]
     learnt = mirror(boxes, fired, **options)
     found = []

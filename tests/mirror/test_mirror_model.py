@@ -89,12 +89,17 @@ def test_balanced_sweep_leaves_zero_angle_for_every_layer_kind(noise: str) -> No
     assert all(0.9999 < ratio < 1.0001 for ratio in tfwm.norm_ratios(model).values())
 
 
-def test_balanced_sweep_in_chunks_leaves_zero_angle(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("block", [4, 64])
+def test_balanced_sweep_in_chunks_leaves_zero_angle(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In several turns, not all complete, and all cells together."""
     monkeypatch.setattr(noises, "CHUNK_ELEMENTS", 30)
-    model = model_of(ONE_OF_EACH)
-    plans = [Orthogonal().plan(pathway) for pathway in mirror_pathways(model)]
-    assert sum(plan.chunks > 1 for plan in plans) > len(plans) / 2
-    assert max(tfwm.mirror_model(model).values()) < 1e-3
+    model, noise = model_of(ONE_OF_EACH if block == 4 else FEW), Orthogonal(block=block)
+    plans = [(pathway, noise.plan(pathway)) for pathway in mirror_pathways(model)]
+    assert sum(plan.chunks > 1 for _, plan in plans) > len(plans) / 2
+    assert any(plan.samples > pathway.fan_in for pathway, plan in plans) == (block == 4)
+    assert max(tfwm.mirror_model(model, noise).values()) < 1e-3
 
 
 @pytest.mark.parametrize("noise", BALANCED)

@@ -176,7 +176,9 @@ class FeedbackLayer(CarriesRule):
                 f"Layer '{self.name}' ({type(self).__name__}) received a sparse tensor. Feedback "
                 "layers take dense inputs: use tf.sparse.to_dense first, or the plain Keras layer."
             )
-        record_call(self, site.kernel, inputs)
+        if record_call(self, site.kernel, inputs):
+            # TensorFlow never forgets a custom gradient that was traced, nor the model around it.
+            return op(inputs, tf.convert_to_tensor(getattr(self, site.kernel)))
         if training and self.rule.learns_by == "mirror":
             attendance.warn_if_unattended(self)
         feedback, state = getattr(self, site.feedback), getattr(self, site.state)

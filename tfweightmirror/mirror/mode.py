@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import tensorflow as tf
 
+from tfweightmirror import draws
 from tfweightmirror.mirror import noise as noises
 from tfweightmirror.mirror.hebbian import hebbian_product, learn
 from tfweightmirror.pathway import Pathway
@@ -111,17 +112,17 @@ class MirrorMode:
         firing = self.noise.plan(pathway)
         # Names are stable between runs, positions are not.
         seed = tf.constant([self.seed % 2**31, zlib.crc32(pathway.name.encode()) % 2**31])
-        moving = tf.random.experimental.stateless_fold_in(seed, tf.cast(step, tf.int32))
+        moving = draws.fold_in(seed, tf.cast(step, tf.int32))
         if not self.noise.balanced:
-            moving = tf.random.experimental.stateless_fold_in(moving, replica)
+            moving = draws.fold_in(moving, replica)
 
         def chunk_product(chunk: tf.Tensor) -> tf.Tensor:
             x = self.noise.signals(firing, moving, chunk)
             if self.sign_pairs:
                 x = tf.concat([x, -x], axis=-2)
             x = tf.cast(x, pathway.compute_dtype)
-            draws = tf.random.experimental.stateless_fold_in(moving, chunk + 2**20)
-            y = self._answers(pathway, x, activation, draws, seed)
+            noisy = draws.fold_in(moving, chunk + 2**20)
+            y = self._answers(pathway, x, activation, noisy, seed)
             x, y = tf.cast(x, feedback.dtype), tf.cast(y, feedback.dtype)
             if self.centre:
                 x = x - tf.reduce_mean(x, axis=-2, keepdims=True)
@@ -145,7 +146,7 @@ class MirrorMode:
         pathway: Pathway,
         x: tf.Tensor,
         activation: Activation | None,
-        draws: tf.Tensor,
+        noisy: tf.Tensor,
         fixed: tf.Tensor,
     ) -> tf.Tensor:
         """What the next cells answer to the signals `x`."""
@@ -158,13 +159,14 @@ class MirrorMode:
             y = activation(y)
         if self.response_noise_std:
             y += tf.cast(
-                self.response_noise_std * tf.random.stateless_normal(y.shape, draws), y.dtype
+                self.response_noise_std * draws.normal(y.shape, noisy),
+                y.dtype,
             )
         if self.response_bits is not None:
             y = quantized(y, self.response_bits)
         if self.dead_cells:
             shape = (pathway.groups, *[1] * (x.shape.rank - 2), pathway.fan_out)
-            alive = tf.random.stateless_uniform(shape, fixed) >= self.dead_cells
+            alive = draws.uniform(shape, fixed) >= self.dead_cells
             y = tf.where(alive, y, tf.zeros((), y.dtype))
         return y
 

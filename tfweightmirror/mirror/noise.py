@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import keras
 import tensorflow as tf
 
+from tfweightmirror import draws
 from tfweightmirror.pathway import Pathway
 
 register = keras.saving.register_keras_serializable(package="tfweightmirror")
@@ -154,7 +155,7 @@ class IndependentNoise(Noise):
 
     def signals(self, firing: Firing, seed: tf.Tensor, chunk: tf.Tensor) -> tf.Tensor:
         """Independent draws."""
-        seed = tf.random.experimental.stateless_fold_in(seed, chunk)
+        seed = draws.fold_in(seed, chunk)
         return self.std * self.draw(firing.shape, seed)
 
     def draw(self, shape: tuple[int, ...], seed: tf.Tensor) -> tf.Tensor:
@@ -171,7 +172,7 @@ class Gaussian(IndependentNoise):
 
     def draw(self, shape: tuple[int, ...], seed: tf.Tensor) -> tf.Tensor:
         """Normal draws."""
-        return tf.random.stateless_normal(shape, seed)
+        return draws.normal(shape, seed)
 
 
 @register
@@ -184,7 +185,7 @@ class Uniform(IndependentNoise):
 
     def draw(self, shape: tuple[int, ...], seed: tf.Tensor) -> tf.Tensor:
         """Uniform draws on +-sqrt(3)."""
-        return tf.random.stateless_uniform(shape, seed, -math.sqrt(3), math.sqrt(3))
+        return math.sqrt(12.0) * (draws.uniform(shape, seed) - 0.5)
 
 
 @register
@@ -197,7 +198,7 @@ class Rademacher(IndependentNoise):
 
     def draw(self, shape: tuple[int, ...], seed: tf.Tensor) -> tf.Tensor:
         """-1 or 1."""
-        return random_signs(shape, seed)
+        return draws.signs(shape, seed)
 
 
 @register
@@ -249,10 +250,9 @@ class Orthogonal(Noise):
     def signals(self, firing: Firing, seed: tf.Tensor, chunk: tf.Tensor) -> tf.Tensor:
         """Rows `chunk * rows` to `(chunk + 1) * rows - 1` of every block's basis."""
         groups, turns, rows, cells = firing.shape
-        dealing, signs = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
-        columns = tf.argsort(tf.random.stateless_uniform((cells,), dealing))
+        columns = tf.argsort(draws.uniform((cells,), draws.fold_in(seed, 0)), stable=True)
         basis = orthogonal_rows(chunk * rows + tf.range(rows), columns, cells)
-        return self.std * basis * random_signs((groups, turns, 1, cells), signs)
+        return self.std * basis * draws.signs((groups, turns, 1, cells), draws.fold_in(seed, 1))
 
 
 @register
@@ -276,12 +276,6 @@ class Impulse(Orthogonal):
     def get_config(self) -> dict[str, Any]:
         """The options, as Keras saves them."""
         return {"std": self.std, "decay": self.decay}
-
-
-def random_signs(shape: tuple[int, ...], seed: tf.Tensor) -> tf.Tensor:
-    """float32 of `shape`: -1 or 1 with equal chance."""
-    bits = tf.random.stateless_uniform(shape, seed, 0, 2, tf.int32)
-    return tf.cast(2 * bits - 1, tf.float32)
 
 
 def orthogonal_rows(rows: tf.Tensor, columns: tf.Tensor, size: int) -> tf.Tensor:
