@@ -1,5 +1,7 @@
 """Conversion of networks that other people wrote: all of `keras.applications`, RetinaNet."""
 
+import gc
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -60,6 +62,12 @@ CONSTRUCTORS = [
     *(pytest.param(name, width, id=name) for name, width in FAST.items()),
     *(pytest.param(name, width, id=name, marks=pytest.mark.slow) for name, width in SLOW.items()),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _large_networks_are_freed() -> Iterator[None]:
+    yield
+    gc.collect()
 
 
 def test_the_list_is_complete() -> None:
