@@ -44,9 +44,12 @@ def build_mirror(config: MirrorConfig, *, seed: int) -> tfwm.callbacks.WeightMir
         every_batches=config.every_batches,
         steps=config.steps,
         warm_up_steps=config.warm_up_steps,
+        epoch_begin_steps=config.epoch_begin_steps,
+        epoch_end_steps=config.epoch_end_steps,
     )
-    paper = config.mode == "akrout2019"
-    name = "gaussian" if paper else config.noise
+    name = {"linear": config.noise, "akrout2019": "gaussian", "akrout2019_code": "uniform"}[
+        config.mode
+    ]
     noise = type(tfwm.mirror.noise.get(name))
     accepted = [field.name for field in dataclasses.fields(noise) if field.init]
     for option in config.noise_options:
@@ -56,9 +59,21 @@ def build_mirror(config: MirrorConfig, *, seed: int) -> tfwm.callbacks.WeightMir
                 f"{', '.join(accepted)}.{did_you_mean(option, accepted)}"
             )
     options: dict[str, Any] = dict(config.noise_options)
-    if paper:
+    if config.mode == "akrout2019":
         return tfwm.callbacks.WeightMirror.akrout2019(
             activations=config.activations, schedule=schedule, seed=seed, **options
+        )
+    if config.mode == "akrout2019_code":
+        # Uniform on +-0.05, the sum over samples times eta, nothing that bounds B.
+        return tfwm.callbacks.WeightMirror(
+            noise(**{"std": 0.05 / 3**0.5, "samples": 128, **options}),
+            schedule=schedule,
+            seed=seed,
+            through_activation=True,
+            bias_blocking=False,
+            activations=config.activations,
+            eta=config.eta,
+            norm=None,
         )
     return tfwm.callbacks.WeightMirror(noise(**options), schedule=schedule, seed=seed)
 

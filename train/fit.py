@@ -11,6 +11,7 @@ import keras
 from train import feedback, models
 from train.config import FitConfig
 from train.data import batches, datasets
+from train.losses import build_loss
 from train.optimizers import build_optimizer
 from train.run_directory import RunDirectory, RunFiles
 
@@ -61,21 +62,26 @@ def fit(config: FitConfig, extra_callbacks: Sequence[Any] = ()) -> FinishedRun:
         callbacks = feedback.build_callbacks(model, config.mirror, seed=config.seed)
         model.compile(
             optimizer,
-            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
+            build_loss(config.training.loss),
+            weighted_metrics=["accuracy"],
             jit_compile=config.training.jit_compile,
-            steps_per_execution=config.training.steps_per_execution,
+            steps_per_execution=config.training.steps_per_call,
         )
         if config.training.progress != "none":
             print(f"{config.feedback.rule}: {model.name} on {images.name}, into {directory.path}")
         history = model.fit(
             batches.training_batches(
-                images, config.training.batch_size, seed=config.seed, epochs=config.training.epochs
+                images,
+                config.data,
+                batch_size=config.training.batch_size,
+                seed=config.seed,
+                first_step=0,
+                last_step=config.training.epochs * steps_per_epoch,
             ),
             shuffle=False,  # done above, as a function of the seed
             steps_per_epoch=steps_per_epoch,
             epochs=config.training.epochs,
-            validation_data=batches.test_batches(images, config.training.test_batch_size),
+            validation_data=batches.evaluation_batches(images, config.training.test_batch_size),
             callbacks=[
                 *callbacks,
                 RunFiles(directory, config),

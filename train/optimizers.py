@@ -48,8 +48,11 @@ def build_optimizer(config: OptimizerConfig) -> Any:
                 f"optimizer.options.{option} is not an option of {name}. Expected one of "
                 f"{', '.join(sorted(accepted))}.{did_you_mean(option, accepted)}"
             )
+    build = known[name]
+    if config.bias_learning_rate_factor != 1:
+        build = _with_bias_factor(build, config.bias_learning_rate_factor)
     try:
-        optimizer = known[name](
+        optimizer = build(
             learning_rate=config.learning_rate, weight_decay=config.weight_decay, **config.options
         )
     except (TypeError, ValueError) as error:
@@ -57,3 +60,17 @@ def build_optimizer(config: OptimizerConfig) -> Any:
     if config.weight_decay and not config.decay_biases:
         optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
     return optimizer
+
+
+def _with_bias_factor(optimizer_class: Any, factor: float) -> Any:
+    """The optimizer whose step size for biases is `factor` times that for other weights."""
+
+    class BiasFactor(optimizer_class):
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> Any:
+            # Variables of TensorFlow or of Keras: both are named by their path.
+            name = getattr(variable, "path", variable.name).rpartition("/")[2].partition(":")[0]
+            rate = learning_rate * factor if name == "bias" else learning_rate
+            return super().update_step(gradient, variable, rate)
+
+    BiasFactor.__name__ = optimizer_class.__name__
+    return BiasFactor

@@ -77,7 +77,7 @@ def test_saved_model_scores_what_the_last_epoch_says(mirrored: Path) -> None:
     config, _ = parse(["fit", *SMALL])
     images = datasets.load(config.data)
     model = keras.models.load_model(mirrored / "model.keras")
-    scores = model.evaluate(batches.test_batches(images, 64), return_dict=True, verbose=0)
+    scores = model.evaluate(batches.evaluation_batches(images, 64), return_dict=True, verbose=0)
     assert scores["accuracy"] == pytest.approx(measures(mirrored)[-1]["val_accuracy"])
 
 

@@ -15,7 +15,7 @@ def trainable(model: keras.Model) -> int:
 @pytest.mark.parametrize("name", models.BUILDERS)
 def test_every_model_gives_logits(name: str) -> None:
     model = models.build(
-        ModelConfig(name=name, resnet18=ResNetConfig(width=4)), (8, 8, 1), num_classes=7
+        ModelConfig(name=name, resnet=ResNetConfig(width=4)), (8, 8, 1), num_classes=7
     )
     assert model.output_shape == (None, 7)
     assert model.get_layer("head").activation is keras.activations.linear
@@ -28,14 +28,14 @@ def test_every_model_gives_logits(name: str) -> None:
 def test_resnet18_has_the_published_number_of_parameters(
     stem: str, shape: tuple[int, int, int], classes: int, parameters: int
 ) -> None:
-    options = ModelConfig(name="resnet18", resnet18=ResNetConfig(stem=stem))
+    options = ModelConfig(name="resnet18", resnet=ResNetConfig(stem=stem))
     assert trainable(models.build(options, shape, num_classes=classes)) == parameters
 
 
 @pytest.mark.parametrize("place", ["before_relu", "after_relu"])
 def test_batch_norm_stands_on_its_side_of_every_relu(place: str) -> None:
     model = models.build(
-        ModelConfig(name="resnet18", resnet18=ResNetConfig(width=4, batch_norm=place)),
+        ModelConfig(name="resnet18", resnet=ResNetConfig(width=4, batch_norm=place)),
         (32, 32, 3),
         num_classes=10,
     )

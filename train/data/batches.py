@@ -1,14 +1,35 @@
-"""Batches as functions of the seed and the training step, so that any run can be repeated."""
+"""Batches as functions of the seed and the training step, so that any run can be entered anywhere.
+
+What stands at place p of the whole training is a function of (seed, p) alone, whatever the number
+of replicas: epoch p // images, and there the image that a permutation of the epoch's own puts at
+p % images. No stream has to be replayed, and any step is entered in the same time.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
+from train.config import DataConfig
 from train.data.datasets import ImageSet
 from train.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """The rows of every global batch that one process makes: those of its replicas.
+
+    Args:
+        first_replica: Number of this process' first replica among all.
+        replicas: Replicas of this process.
+        replicas_in_all: Of all processes.
+    """
+
+    first_replica: int = 0
+    replicas: int = 1
+    replicas_in_all: int = 1
 
 
 def steps_per_epoch(images: ImageSet, batch_size: int) -> int:
@@ -26,54 +47,94 @@ def steps_per_epoch(images: ImageSet, batch_size: int) -> int:
     return count // batch_size
 
 
-def training_batches(images: ImageSet, batch_size: int, *, seed: int, epochs: int) -> Any:
-    """Batch after batch of shuffled training images, over all epochs.
+def training_batches(
+    images: ImageSet,
+    config: DataConfig,
+    *,
+    batch_size: int,
+    seed: int,
+    first_step: int,
+    last_step: int,
+    share: Share = Share(),
+) -> Any:
+    """Training batches of the steps `first_step`, ..., `last_step - 1`.
 
-    Every epoch runs through a permutation of its own, a function of (seed, epoch) alone. Batches
-    are whole: an uneven one would change the gradient's scale.
+    Batches are whole: an uneven one would change the gradient's scale. The images that an epoch
+    leaves over change from epoch to epoch with its order.
 
     Args:
         images: The data set.
-        batch_size: Images in a batch.
-        seed: Of the permutations.
-        epochs: Passes over the training images.
+        config: Shuffling and augmentation.
+        batch_size: Images in a global batch, a multiple of the replicas.
+        seed: Of order and augmentation.
+        first_step: Counted from 0 over the whole training.
+        last_step: The step to stop before.
+        share: The rows to make.
 
     Returns:
-        A `tf.data.Dataset` of (images (batch, height, width, channels) float32, labels (batch,)).
+        A `tf.data.Dataset` of (images (batch_size / replicas_in_all, height, width, channels)
+        float32, labels (same,) int32): step after step, and in a step replica after replica.
     """
     pixels, labels = tf.constant(images.train.images), tf.constant(images.train.labels)
-    count = len(images.train.labels)
     normalize = _normalizer(images)
+    count = len(images.train.labels)
+    per_epoch = count // batch_size
+    rows = batch_size // share.replicas_in_all
 
-    def indices_of_epoch(epoch: Any) -> Any:
-        order = tf.random.experimental.stateless_shuffle(
-            tf.range(count), seed=tf.stack([tf.constant(seed, tf.int64), epoch])
-        )
-        return tf.data.Dataset.from_tensor_slices(order).batch(batch_size, drop_remainder=True)
+    def replica_batch(number: Any) -> tuple[Any, Any]:
+        step, replica = number // share.replicas, number % share.replicas + share.first_replica
+        epoch, step_in_epoch = step // per_epoch, step % per_epoch
+        places = step_in_epoch * batch_size + replica * rows + tf.range(rows, dtype=tf.int64)
+        order = _order_of_epoch(places, epoch, seed=seed, count=count) if config.shuffle else places
+        return normalize(tf.gather(pixels, order)), tf.gather(labels, order)
 
-    def batch(indices: Any) -> tuple[Any, Any]:
-        return normalize(tf.gather(pixels, indices)), tf.gather(labels, indices)
-
-    batches_of_indices = tf.data.Dataset.range(epochs).flat_map(indices_of_epoch)
-    return batches_of_indices.map(batch, num_parallel_calls=2, deterministic=True).prefetch(2)
+    numbers = tf.data.Dataset.range(first_step * share.replicas, last_step * share.replicas)
+    batches = numbers.map(replica_batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return batches.prefetch(tf.data.AUTOTUNE)
 
 
-def test_batches(images: ImageSet, batch_size: int) -> Any:
-    """Every test image once, in order; the last batch may be smaller.
+def evaluation_batches(images: ImageSet, batch_size: int, share: Share = Share()) -> Any:
+    """Every test image once with weight 1, in order, and padding of weight 0.
+
+    All batches are whole, so that no replica is left without images and all shapes are static.
 
     Args:
         images: The data set.
-        batch_size: Images in a batch.
+        batch_size: Images in a global batch, a multiple of the replicas.
+        share: The rows to make.
 
     Returns:
-        A `tf.data.Dataset` as that of `training_batches`.
+        A `tf.data.Dataset` of (images, labels, weights (batch_size / replicas_in_all,) float32).
     """
-    dataset = tf.data.Dataset.from_tensor_slices((images.test.images, images.test.labels))
+    pixels, labels = tf.constant(images.test.images), tf.constant(images.test.labels)
     normalize = _normalizer(images)
-    return dataset.batch(batch_size).map(lambda x, y: (normalize(x), y)).cache().prefetch(1)
+    count = len(images.test.labels)
+    rows = batch_size // share.replicas_in_all
+
+    def replica_batch(number: Any) -> tuple[Any, Any, Any]:
+        step, replica = number // share.replicas, number % share.replicas + share.first_replica
+        places = step * batch_size + replica * rows + tf.range(rows, dtype=tf.int64)
+        real = places < count
+        places = tf.where(real, places, 0)
+        weights = tf.cast(real, tf.float32)
+        return normalize(tf.gather(pixels, places)), tf.gather(labels, places), weights
+
+    numbers = tf.data.Dataset.range(evaluation_steps(images, batch_size) * share.replicas)
+    return numbers.map(replica_batch, num_parallel_calls=2, deterministic=True).prefetch(2)
+
+
+def evaluation_steps(images: ImageSet, batch_size: int) -> int:
+    """Global batches in one pass over the test images."""
+    return -(-len(images.test.labels) // batch_size)
+
+
+def _order_of_epoch(places: Any, epoch: Any, *, seed: int, count: int) -> Any:
+    """The images at `places` of the epoch's permutation, a function of (seed, epoch, place)."""
+    key = tf.stack([tf.constant(seed, tf.int64), epoch])
+    return tf.random.experimental.index_shuffle(places, key, count - 1)
 
 
 def _normalizer(images: ImageSet) -> Any:
-    offset = images.pixel_offset.astype(np.float32)
-    scale = images.pixel_scale.astype(np.float32)
+    offset = tf.constant(images.pixel_offset, tf.float32)
+    scale = tf.constant(images.pixel_scale, tf.float32)
     return lambda pixels: (tf.cast(pixels, tf.float32) - offset) / scale

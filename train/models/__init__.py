@@ -11,11 +11,12 @@ from train.models.mlp import mlp
 from train.models.resnet import resnet18
 from train.models.small_conv import small_conv
 
-# Each is built from its own options, an image shape and the number of classes.
-BUILDERS: dict[str, Callable[..., Any]] = {
-    "small_conv": small_conv,
-    "mlp": mlp,
-    "resnet18": resnet18,
+# Name to what builds it from its options, an image shape and the number of classes, and to the
+# table of its options.
+BUILDERS: dict[str, tuple[Callable[..., Any], str]] = {
+    "small_conv": (small_conv, "small_conv"),
+    "mlp": (mlp, "mlp"),
+    "resnet18": (resnet18, "resnet"),
 }
 
 
@@ -31,4 +32,5 @@ def check_name(config: ModelConfig) -> None:
 def build(config: ModelConfig, image_shape: tuple[int, int, int], *, num_classes: int) -> Any:
     """A Keras model from images (batch, *image_shape) to logits (batch, num_classes)."""
     check_name(config)
-    return BUILDERS[config.name](getattr(config, config.name), image_shape, num_classes=num_classes)
+    build_named, options = BUILDERS[config.name]
+    return build_named(getattr(config, options), image_shape, num_classes=num_classes)

@@ -32,6 +32,18 @@ def mlp(options: MlpConfig, image_shape: tuple[int, int, int], *, num_classes: i
             units,
             activation=options.activation,
             name=f"hidden_{number}",
+            **_initializers(options, x.shape[-1] + units),
         )(x)
-    logits = keras.layers.Dense(num_classes, name="head")(x)
+    head = _initializers(options, x.shape[-1] + num_classes)
+    logits = keras.layers.Dense(num_classes, name="head", **head)(x)
     return keras.Model(images, logits, name="mlp")
+
+
+def _initializers(options: MlpConfig, fans: int) -> dict[str, Any]:
+    """Of kernel and bias; `fans` is fan-in + fan-out."""
+    if options.initializer == "glorot_uniform":
+        return {}
+    return {
+        f"{name}_initializer": keras.initializers.RandomNormal(stddev=fans**-0.5)
+        for name in ("kernel", "bias")
+    }

@@ -97,7 +97,9 @@ def test_set_too_large_for_memory_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("normalization", ["standard", "unit", "none"])
 def test_pixels_are_normalised_by_the_training_images(normalization: str) -> None:
     images = datasets.load(DataConfig(normalization=normalization))
-    seen = np.concatenate([x for x, _ in batches.test_batches(images, 100).as_numpy_iterator()])
+    seen = np.concatenate(
+        [x for x, _ in batches.evaluation_batches(images, 100).as_numpy_iterator()]
+    )
     raw = images.test.images.astype(np.float64)
     train = images.train.images.astype(np.float64)
     expected = {
@@ -109,7 +111,7 @@ def test_pixels_are_normalised_by_the_training_images(normalization: str) -> Non
 
 
 def test_evaluation_sees_every_image_once_in_order(numbered: ImageSet) -> None:
-    seen = list(batches.test_batches(numbered, 2).as_numpy_iterator())
+    seen = list(batches.evaluation_batches(numbered, 2).as_numpy_iterator())
     assert [len(labels) for _, labels in seen] == [2, 1]
     assert np.concatenate([labels for _, labels in seen]).tolist() == [0, 1, 0]
 

@@ -1,0 +1,60 @@
+"""Images and labels."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from train.config.checks import at_least_one
+from train.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Images and labels.
+
+    Args:
+        name: `digits` (embedded), a TensorFlow Datasets name such as `mnist` or `cifar10`, with a
+            version (`mnist:3.0.1`) if wanted, or the path of a TFDS builder folder.
+        data_dir: Folder of prepared TFDS sets; null: the environment's TFDS_DATA_DIR, or TFDS' own
+            folder, into which it downloads.
+        train_split: Split, or part of one, to train on.
+        test_split: Split, or part of one, to evaluate on after every epoch.
+        take: Train on the first so many images of the training split; null: on all.
+        shuffle: Whether every epoch has an order of its own.
+        normalization: `standard` (mean 0, standard deviation 1 per channel), `unit` (divided by the
+            largest pixel) or `none`, all measured on the training images; `imagenet`: mean and
+            standard deviation of ImageNet's pixels, given by hand, for sets too large to measure.
+        augmentation: Of training images. `pad_crop_flip`: padded by `pad` zeros on each side,
+            cropped back at a random place, flipped left to right half of the time (He et al. 2016).
+            `random_resized_crop`: a random part of 8 to 100 % of the area and aspect ratio 3/4 to
+            4/3, resized to `image_size`, flipped half of the time (Szegedy et al. 2015).
+        pad: Pixels on each side, of `pad_crop_flip`.
+        image_size: Height and width in pixels of what the model sees, for sets with images of many
+            sizes; null: the size the set has. Test images are resized so that their shorter side
+            has 256/224 times as many, and cropped in the middle (a single crop).
+        storage: `memory` (read once), `disk` (every batch is read when it is needed) or `auto`
+            (memory up to 4 GiB and if all images have one size).
+    """
+
+    name: str = "digits"
+    data_dir: str | None = None
+    train_split: str = "train"
+    test_split: str = "test"
+    take: int | None = None
+    shuffle: bool = True
+    normalization: Literal["standard", "unit", "none", "imagenet"] = "standard"
+    augmentation: Literal["none", "pad_crop_flip", "random_resized_crop"] = "none"
+    pad: int = 4
+    image_size: int | None = None
+    storage: Literal["auto", "memory", "disk"] = "auto"
+
+    def __post_init__(self) -> None:
+        at_least_one("data.take", self.take)
+        at_least_one("data.pad", self.pad)
+        at_least_one("data.image_size", self.image_size)
+        if self.augmentation == "random_resized_crop" and self.image_size is None:
+            raise UserError(
+                "data.augmentation=random_resized_crop needs data.image_size, the height and width "
+                "in pixels that it resizes to, such as 224."
+            )

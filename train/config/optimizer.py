@@ -1,0 +1,83 @@
+"""The optimizer and its learning rate."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from train.config.checks import OptionValue, at_least_one, not_negative, positive
+from train.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleConfig:
+    """How the learning rate changes.
+
+    Args:
+        name: `constant`, `piecewise` (times `factor` at each boundary) or `cosine` (to
+            `final_factor` at the last epoch).
+        boundaries_epochs: Epochs after which `piecewise` drops the rate.
+        factor: Of each drop of `piecewise`.
+        final_factor: Of `cosine`: the last rate over the first.
+        warm_up_epochs: Epochs over which the rate first rises linearly from 0; may be a fraction.
+    """
+
+    name: Literal["constant", "piecewise", "cosine"] = "constant"
+    boundaries_epochs: tuple[float, ...] = ()
+    factor: float = 0.1
+    final_factor: float = 0.0
+    warm_up_epochs: float = 0.0
+
+    def __post_init__(self) -> None:
+        positive("optimizer.schedule.factor", self.factor)
+        not_negative("optimizer.schedule.final_factor", self.final_factor)
+        not_negative("optimizer.schedule.warm_up_epochs", self.warm_up_epochs)
+        boundaries = self.boundaries_epochs
+        if list(boundaries) != sorted(set(boundaries)) or any(b <= 0 for b in boundaries):
+            raise UserError(
+                f"optimizer.schedule.boundaries_epochs is {list(boundaries)}. Expected epochs "
+                f"above 0 in rising order."
+            )
+        if (self.name == "piecewise") != bool(boundaries):
+            raise UserError(
+                f"optimizer.schedule.name is {self.name} and boundaries_epochs is "
+                f"{list(boundaries)}. Expected boundaries with piecewise, and with it alone."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimizer, a Keras one.
+
+    Args:
+        name: Keras name, such as sgd, adam, adamw or rmsprop.
+        learning_rate: Step size.
+        learning_rate_scaling: How the step size follows the global batch size: `none`, `linear`
+            (times batch size / `reference_batch_size`) or `sqrt` (times the root of that).
+        reference_batch_size: Global batch size, in images, for which `learning_rate` was chosen.
+        schedule: How the learning rate changes.
+        weight_decay: Decay of the weights, forward and feedback alike; null: none.
+        decay: `decoupled`: a step takes `learning_rate x weight_decay` of each weight. `coupled`
+            (the papers'): `weight_decay x weight` is added to its gradient, before momentum.
+        decay_biases: Whether weight decay takes of biases and of BatchNorm's scale and offset too.
+        bias_learning_rate_factor: The step size of biases over that of weights.
+        options: The optimizer's other arguments by their Keras names, such as momentum, nesterov,
+            beta_1, clipnorm.
+    """
+
+    name: str = "sgd"
+    learning_rate: float = 0.05
+    learning_rate_scaling: Literal["none", "linear", "sqrt"] = "none"
+    reference_batch_size: int = 256
+    schedule: ScheduleConfig = ScheduleConfig()
+    weight_decay: float | None = None
+    decay: Literal["decoupled", "coupled"] = "decoupled"
+    decay_biases: bool = True
+    bias_learning_rate_factor: float = 1.0
+    options: dict[str, OptionValue] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        positive("optimizer.learning_rate", self.learning_rate)
+        at_least_one("optimizer.reference_batch_size", self.reference_batch_size)
+        not_negative("optimizer.weight_decay", self.weight_decay)
+        positive("optimizer.bias_learning_rate_factor", self.bias_learning_rate_factor)

@@ -1,0 +1,145 @@
+"""One training run: all tables together."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from train.config.checks import at_least_one, positive
+from train.config.data import DataConfig
+from train.config.feedback import FeedbackConfig, MirrorConfig
+from train.config.model import ModelConfig
+from train.config.optimizer import OptimizerConfig
+from train.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """Length and arithmetic of the training.
+
+    Args:
+        epochs: Passes over the training images.
+        batch_size: Images in a training batch, over all replicas of all workers.
+        test_batch_size: Images in a batch of the evaluation, over all replicas; the evaluation
+            counts every test image once.
+        loss: `softmax` (cross-entropy of the classes) or `sigmoid` (cross-entropy of each output on
+            its own, summed over the outputs), both on logits.
+        precision: Keras dtype policy of every layer.
+        jit_compile: Whether XLA compiles the training step (on a TPU it always does).
+        steps_per_call: Training steps in one call of the compiled function. Callbacks, progress and
+            checkpoints happen between calls.
+        deterministic: Whether operations give the same bits in every run, at some cost in speed.
+        progress: Keras' progress display: `bar`, one line an `epoch`, or `none`.
+    """
+
+    epochs: int = 20
+    batch_size: int = 64
+    test_batch_size: int = 512
+    loss: Literal["softmax", "sigmoid"] = "softmax"
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    jit_compile: bool = False
+    steps_per_call: int = 1
+    deterministic: bool = False
+    progress: Literal["bar", "epoch", "none"] = "bar"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "test_batch_size", "steps_per_call"):
+            at_least_one(f"training.{name}", getattr(self, name))
+        if self.jit_compile and self.deterministic:
+            raise UserError(
+                "training.jit_compile and training.deterministic are both true. Expected one of "
+                "them: Keras does not compile by XLA under deterministic operations."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """What lets a killed run go on, to the same bits, when it is started again.
+
+    Args:
+        every_steps: A checkpoint after at least so many training steps, beside those at the end of
+            every epoch and when the run is asked to end (SIGTERM); null: none.
+        keep: Checkpoints kept; the oldest goes first.
+    """
+
+    every_steps: int | None = None
+    keep: int = 3
+
+    def __post_init__(self) -> None:
+        at_least_one("checkpoint.every_steps", self.every_steps)
+        at_least_one("checkpoint.keep", self.keep)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClusterConfig:
+    """Several processes that train one model, for `strategy: multi_worker` and `tpu`.
+
+    Args:
+        source: Where the cluster is described: `tf_config` (the environment's TF_CONFIG), `slurm`
+            (of the job step), `kubernetes`, `workers` (below), or `auto`: what is there.
+        workers: host:port of every worker, in the same order on each.
+        index: Which of `workers` this process is, counted from 0; worker 0 is the chief, which
+            writes the run's files.
+        port: Port of the first worker on a host, under slurm and kubernetes.
+        kubernetes_selector: Label selector of the workers' pods, such as `job-name=my-job`.
+        tpu: Name, zone-free, or grpc address of the TPU; null: that of this machine.
+        timeout_s: Seconds to wait for all workers at the begin, and for a worker that went silent.
+    """
+
+    source: Literal["auto", "tf_config", "slurm", "kubernetes", "workers"] = "auto"
+    workers: tuple[str, ...] = ()
+    index: int | None = None
+    port: int = 8888
+    kubernetes_selector: str | None = None
+    tpu: str | None = None
+    timeout_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        positive("cluster.timeout_s", self.timeout_s)
+        if not 0 < self.port < 2**16:
+            raise UserError(f"cluster.port is {self.port}. Expected 1 to 65535.")
+
+
+@dataclasses.dataclass(frozen=True)
+class FitConfig:
+    """One training run.
+
+    Args:
+        seed: Of weights, feedback weights, shuffling, augmentation, dropout and mirror noise.
+        run_directory: Folder for everything the run writes. An unfinished run of the same
+            configuration is gone on with, from its last checkpoint. null: runs/<data>-<model>-
+            <rule>-<n>, the last unfinished of this configuration or else the next free one.
+        strategy: Where the model trains: one_device, mirrored (all accelerators of this machine),
+            multi_worker, tpu, or auto: what the machine has.
+        replicas: Devices of this machine to train on, of `mirrored` and `multi_worker`; null: all.
+            On a machine without accelerators the processor is split into so many.
+        init_from: File of a saved model (.keras) whose weights the run starts from.
+        on_nan: When the loss is no longer finite: `stop`, or `rollback`: go on from the last
+            checkpoint with half the learning rate, at most three times.
+        data: Images and labels.
+        model: The network.
+        feedback: How errors travel back.
+        mirror: Mirror mode.
+        optimizer: The optimizer.
+        training: Length and arithmetic.
+        checkpoint: What lets a killed run go on.
+        cluster: Several processes that train one model.
+    """
+
+    seed: int = 0
+    run_directory: str | None = None
+    strategy: Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"] = "auto"
+    replicas: int | None = None
+    init_from: str | None = None
+    on_nan: Literal["stop", "rollback"] = "stop"
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    feedback: FeedbackConfig = FeedbackConfig()
+    mirror: MirrorConfig = MirrorConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: TrainingConfig = TrainingConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    def __post_init__(self) -> None:
+        at_least_one("replicas", self.replicas)
