@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -9,6 +10,8 @@ from train.command_line import parse
 from train.config_file import to_yaml
 from train.errors import UserError
 from train.start_up import load_tensorflow_quietly
+
+ENDED_BY_SIGTERM = 128 + signal.SIGTERM
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,8 +25,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # TensorFlow takes seconds to load: not before the configuration is known to be right.
         load_tensorflow_quietly()
         from train.fit import fit
+        from train.survival import TerminatedError
 
-        fit(config)
+        try:
+            fit(config)
+        except TerminatedError as end:
+            print(f"{end}: the same command goes on from there", file=sys.stderr)
+            return ENDED_BY_SIGTERM
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -6,6 +6,7 @@ import inspect
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from train.config import OptimizerConfig
 from train.errors import UserError, did_you_mean
@@ -25,7 +26,9 @@ def known_optimizers() -> dict[str, Any]:
     }
 
 
-def build_optimizer(config: OptimizerConfig) -> Any:
+def build_optimizer(
+    config: OptimizerConfig, *, batch_size: int, steps_per_epoch: int, epochs: int
+) -> Any:
     """The optimizer, with its exclusions from weight decay.
 
     Raises:
@@ -74,3 +77,24 @@ def _with_bias_factor(optimizer_class: Any, factor: float) -> Any:
 
     BiasFactor.__name__ = optimizer_class.__name__
     return BiasFactor
+
+
+def scaled_learning_rate(config: OptimizerConfig, batch_size: int) -> float:
+    return config.learning_rate
+
+
+def _inner(optimizer: Any) -> Any:
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def reduce_learning_rate(optimizer: Any, factor: float) -> None:
+    inner = _inner(optimizer)
+    inner.learning_rate.assign(inner.learning_rate * factor)
+
+
+def learning_rate_now(optimizer: Any) -> float:
+    return float(tf.convert_to_tensor(_inner(optimizer).learning_rate))
+
+
+def rate_variables(optimizer: Any) -> list[Any]:
+    return []

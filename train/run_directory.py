@@ -1,70 +1,210 @@
-"""One new folder for everything a run writes."""
+"""One folder for everything a run writes, which an unfinished run finds again."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import fcntl
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 import keras
+import yaml
 
 from train.config import FitConfig
-from train.config_file import to_yaml
+from train.config_file import flatten, to_yaml
 from train.errors import UserError
+
+# A run goes on although these have changed: they do not touch its numbers.
+MAY_DIFFER = ("run_directory", "on_nan", "training.progress", "checkpoint.", "cluster.")
+
+LOCK_FILE = ".lock"
 
 
 class RunDirectory:
     """Where a run's files are.
 
-    `config.yaml` (every value the run used), `metrics.jsonl` (one line an epoch), `events/` (for
-    TensorBoard) and `model.keras` (after the last epoch).
+    `config.yaml` (every value the run uses), `setup.json` (replicas, learning rate, versions),
+    `metrics.jsonl` (one line an epoch), `events/` (for TensorBoard), `checkpoints/` and, when the
+    run has finished, `model.keras`.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config_file = path / "config.yaml"
+        self.setup_file = path / "setup.json"
         self.metrics_file = path / "metrics.jsonl"
         self.events = path / "events"
+        self.checkpoints = path / "checkpoints"
         self.model_file = path / "model.keras"
+        self._lock: int | None = None
 
     @classmethod
     def of(cls, config: FitConfig) -> RunDirectory:
-        """The folder the configuration names, or the next free one; not made yet.
+        """The folder the configuration names, or the last unfinished run's, or the next free one.
+
+        It is not made yet. A run that is to go on is locked.
 
         Raises:
-            UserError: If it exists.
+            UserError: If the folder holds a finished run, a run of another configuration, one that
+                is running, or something else.
         """
-        path = Path(config.run_directory) if config.run_directory else next_free(_stem(config))
-        if path.exists():
+        if config.run_directory is None:
+            stem = _stem(config)
+            for path in reversed(_numbered(stem)):
+                directory = cls(path)
+                if directory._is_unfinished(config) and directory.lock():
+                    return directory
+            return cls(next_free(stem))
+        directory = cls(Path(config.run_directory))
+        directory._check_may_use(config)
+        if directory.config_file.exists() and not directory.lock():
             raise UserError(
-                f"run_directory={path} exists, and a run never overwrites another. Remove it, or "
-                f"give another name."
+                f"run_directory={directory.path} is in use by another process. Wait for its end, "
+                f"or give another name."
             )
-        return cls(path)
+        return directory
 
-    def create(self, config: FitConfig) -> None:
-        """Makes the folder and writes the resolved configuration into it.
+    def create(self, config: FitConfig, setup: dict[str, Any]) -> None:
+        """Makes the folder and writes the resolved configuration into it, unless they are there.
 
         Raises:
-            UserError: If the folder exists by now, or cannot be made.
+            UserError: If it cannot be made or written.
         """
         try:
-            self.path.mkdir(parents=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not self.lock():
+                raise UserError(f"run_directory={self.path} is in use by another process.")
+            write_whole(self.setup_file, json.dumps(setup, indent=2) + "\n")
+            if not self.config_file.exists():
+                write_whole(self.config_file, to_yaml(config))
         except OSError as error:
             reason = error.strerror or error
             raise UserError(f"run_directory={self.path} cannot be made: {reason}.") from error
-        self.config_file.write_text(to_yaml(config))
+
+    def lock(self) -> bool:
+        """Whether this process has the folder for itself, until it ends."""
+        if self._lock is not None:
+            return True
+        descriptor = os.open(self.path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return False
+        self._lock = descriptor
+        return True
+
+    def release(self) -> None:
+        """Lets others have the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl`; a half-written last line is left out."""
+        lines: list[dict[str, Any]] = []
+        if self.metrics_file.exists():
+            for text in self.metrics_file.read_text().splitlines():
+                with contextlib.suppress(ValueError):
+                    lines.append(json.loads(text))
+        return lines
+
+    def forget_epochs_after(self, epoch: int) -> None:
+        """Drops the lines of epochs that will be done again."""
+        if self.metrics_file.exists():
+            kept = [line for line in self.metrics() if line["epoch"] <= epoch]
+            write_whole(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def _check_may_use(self, config: FitConfig) -> None:
+        path = self.path
+        if not path.exists() or (path.is_dir() and {p.name for p in path.iterdir()} <= {LOCK_FILE}):
+            return
+        if not self.config_file.is_file():
+            raise UserError(
+                f"run_directory={path} exists and holds no run. Nothing is overwritten: remove it, "
+                f"or give another name."
+            )
+        differing = differences(self.config_file, config)
+        if differing:
+            raise UserError(
+                f"run_directory={path} holds a run of another configuration: "
+                f"{'; '.join(differing)}. Give another name, or the run's own values."
+            )
+        if self.model_file.exists():
+            raise UserError(
+                f"run_directory={path} holds this run, and it has finished. Nothing is "
+                f"overwritten: remove it, or give another name."
+            )
+
+    def _is_unfinished(self, config: FitConfig) -> bool:
+        if not self.config_file.is_file() or self.model_file.exists():
+            return False
+        with contextlib.suppress(UserError):
+            return not differences(self.config_file, config)
+        return False
+
+
+def differences(config_file: Path, config: FitConfig) -> list[str]:
+    """What a run's configuration has otherwise than `config`, key by key.
+
+    Raises:
+        UserError: If the file is damaged.
+    """
+    try:
+        tree = yaml.safe_load(config_file.read_text())
+        there = flatten(tree, FitConfig, source=str(config_file))
+    except (OSError, yaml.YAMLError, AttributeError) as error:
+        raise UserError(f"{config_file} is damaged: {error}.") from error
+    here = flatten(yaml.safe_load(to_yaml(config)), FitConfig, source="")
+    return [
+        f"{key} is {there.get(key)!r} there and {value!r} here"
+        for key, value in here.items()
+        if not key.startswith(MAY_DIFFER) and there.get(key, dataclasses.MISSING) != value
+    ]
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file aside and renames it, so that nobody ever sees half of it."""
+    aside = path.with_name(f".{path.name}.writing")
+    with aside.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.rename(path)
+
+
+def write_model(model: keras.Model, path: Path) -> None:
+    """Saves a model aside and renames the file: where it stands, the run has finished."""
+    aside = path.with_name(f".writing-{path.name}")
+    try:
+        model.save(aside)
+        aside.rename(path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            f"The model cannot be written to {path}: {reason}. The checkpoints are kept: make room "
+            f"or give rights, and start the same command again."
+        ) from error
 
 
 def next_free(stem: Path) -> Path:
     """The path `stem-<n>` with the smallest n, from 1, that is larger than every one there."""
-    numbers = [0]
-    for path in stem.parent.glob(f"{stem.name}-*"):
-        suffix = path.name.removeprefix(f"{stem.name}-")
-        if suffix.isdigit():
-            numbers.append(int(suffix))
-    return stem.with_name(f"{stem.name}-{max(numbers) + 1}")
+    numbers = [_number(path, stem) for path in _numbered(stem)]
+    return stem.with_name(f"{stem.name}-{max(numbers, default=0) + 1}")
+
+
+def _numbered(stem: Path) -> list[Path]:
+    paths = [path for path in stem.parent.glob(f"{stem.name}-*") if _number(path, stem) >= 0]
+    return sorted(paths, key=lambda path: _number(path, stem))
+
+
+def _number(path: Path, stem: Path) -> int:
+    suffix = path.name.removeprefix(f"{stem.name}-")
+    return int(suffix) if suffix.isdigit() else -1
 
 
 def _stem(config: FitConfig) -> Path:
@@ -80,17 +220,18 @@ class RunFiles(keras.callbacks.Callback):
     Callbacks that may refuse the training, or add to the logs, must stand before it.
 
     Beside Keras' own logs a line of `metrics.jsonl` has `epoch`, counted from 1, and `seconds`, the
-    time since the training began.
+    time since the training began or went on.
     """
 
-    def __init__(self, directory: RunDirectory, config: FitConfig) -> None:
+    def __init__(self, directory: RunDirectory, config: FitConfig, setup: dict[str, Any]) -> None:
         super().__init__()
         self.directory = directory
         self.config = config
+        self.setup = setup
         self.begin_s = 0.0
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self.directory.create(self.config)
+        self.directory.create(self.config, self.setup)
         self.begin_s = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:

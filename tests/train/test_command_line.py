@@ -32,7 +32,7 @@ def write(folder: Path, **files: str) -> Path:
         ),
         ("epochs: 3", "epochs is not a known key. Did you mean 'training.epochs'?"),
         ("model: {small_conv: {filter: [1]}}", "Did you mean 'model.small_conv.filters'?"),
-        ("zzz: 1", "zzz is not a known key. Expected one of seed, run_directory, data, model"),
+        ("zzz: 1", "zzz is not a known key. Expected one of seed, run_directory, strategy"),
         ("training: {epochs: x}", "training.epochs is 'x'. Expected a whole number."),
         ("training: {epochs: 2.5}", "training.epochs is 2.5. Expected a whole number."),
         ("training: {epochs: null}", "training.epochs is None. Expected a whole number."),
@@ -153,7 +153,7 @@ def test_help_names_every_table_and_its_units(capsys: pytest.CaptureFixture[str]
         main(["fit", "--help"])
     assert caught.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "Images in a training batch." in text
+    assert "Images in a training batch, over all replicas of all workers." in text
     assert "--mirror.warm_up_steps" in text
     assert "Path to a configuration file" not in text
 

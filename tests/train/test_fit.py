@@ -15,9 +15,10 @@ from tensorboard.util.tensor_util import make_ndarray
 import tfweightmirror as tfwm
 from train.__main__ import main
 from train.command_line import parse
-from train.data import batches, datasets
+from train.data import datasets
 from train.fit import fit
 from train.run_directory import next_free
+from train.telemetry import MEASURES
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = [
@@ -36,10 +37,13 @@ def run(directory: Path, *arguments: str) -> Path:
 
 
 def measures(directory: Path) -> list[dict[str, float]]:
-    """Lines of metrics.jsonl, without the time."""
+    """Lines of metrics.jsonl, without what differs between two runs of equal numbers."""
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    assert all(line.pop("seconds") > 0 for line in lines)
-    return lines
+    assert all(line["seconds"] > 0 and line["images_per_second"] > 0 for line in lines)
+    return [
+        {name: value for name, value in line.items() if name not in ("seconds", *MEASURES)}
+        for line in lines
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +81,10 @@ def test_saved_model_scores_what_the_last_epoch_says(mirrored: Path) -> None:
     config, _ = parse(["fit", *SMALL])
     images = datasets.load(config.data)
     model = keras.models.load_model(mirrored / "model.keras")
-    scores = model.evaluate(batches.evaluation_batches(images, 64), return_dict=True, verbose=0)
-    assert scores["accuracy"] == pytest.approx(measures(mirrored)[-1]["val_accuracy"])
+    assert images.test_count == 100
+    normalized = (images.test.images - images.pixel_offset) / images.pixel_scale
+    scores = np.argmax(model.predict(normalized, verbose=0), axis=-1) == images.test.labels
+    assert scores.mean() == pytest.approx(measures(mirrored)[-1]["val_accuracy"])
 
 
 def test_same_seed_gives_the_same_numbers_and_another_seed_others(
@@ -155,14 +161,14 @@ def test_refused_run_gets_one_sentence_and_writes_nothing(
     assert not directory.exists()
 
 
-def test_existing_run_directory_is_refused_and_untouched(
+def test_existing_folder_that_is_no_run_is_refused_and_untouched(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "config.yaml").write_text("mine")
+    (tmp_path / "notes.txt").write_text("mine")
     assert main(["fit", *SMALL, f"--run_directory={tmp_path}"]) == 2
-    assert f"run_directory={tmp_path} exists" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
-    assert (tmp_path / "config.yaml").read_text() == "mine"
+    assert f"run_directory={tmp_path} exists and holds no run" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def test_run_directory_is_numbered_behind_the_last_one(tmp_path: Path) -> None:

@@ -56,14 +56,21 @@ class KolenPollack(keras.callbacks.Callback):
         self._predicted: Any = None
         self._warned = False
 
+    def state(self) -> dict[str, tf.Variable]:
+        """What a checkpoint of a running training must hold of this callback.
+
+        There from `on_train_begin` on; to be restored after it.
+        """
+        return {"first_gaps": self._first_gaps, "predicted": self._predicted}
+
     def on_train_begin(self, logs: Any = None) -> None:
         """Check everything that the law needs."""
         optimizer = _inner(self.model.optimizer)
         self._pairs = _checked_pairs(self.model, optimizer)
         self._decays = [optimizer_internals.decay_of(optimizer, p.kernel) for p in self._pairs]
-        self._first_gaps = self._gaps()
         self._warned = False
         with self.model.distribute_strategy.scope():
+            self._first_gaps = tf.Variable(self._gaps(), trainable=False)
             self._predicted = tf.Variable(
                 tf.ones(len(self._pairs)),
                 trainable=False,

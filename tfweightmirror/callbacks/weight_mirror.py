@@ -1,6 +1,7 @@
 """Callback that runs mirror mode while a model trains."""
 
 import contextlib
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -44,6 +45,8 @@ class WeightMirror(keras.callbacks.Callback):
     Attributes:
         mirror_steps: Mirror steps done so far, an int64 variable (None before training). It goes on
             counting over several `fit`s.
+        mirror_step_s: Seconds of a mirror step that ran outside the train step (warm-up, begin or
+            end of an epoch), compilation left out; None before.
 
     Raises:
         ValueError: An option is out of range; at the begin of training: the model is not built, has
@@ -62,6 +65,7 @@ class WeightMirror(keras.callbacks.Callback):
         self.mode = MirrorMode(noise=noise, seed=seed, **options)
         self.schedule = schedule or Schedule()
         self.mirror_steps: Any = None
+        self.mirror_step_s: float | None = None
         self._batches: Any = None
         self._pathways: list[Pathway] = []
         self._activations: dict[str, Activation | None] = {}
@@ -110,6 +114,18 @@ class WeightMirror(keras.callbacks.Callback):
         """Noise samples fired in one mirror step: `{pathway name: samples}`."""
         return {p.name: self.mode.samples(p) for p in mirror_pathways(model)}
 
+    def state(self) -> dict[str, tf.Variable]:
+        """What a checkpoint of a running training must hold of this callback.
+
+        There from `on_train_begin` on; to be restored after it, over what the warm-up did.
+        """
+        _, angles = TrainStep.of(self.model).angles_before_mirror
+        return {
+            "mirror_steps": self.mirror_steps,
+            "batches": self._batches,
+            "angles_before_mirror": angles,
+        }
+
     def on_train_begin(self, logs: Any = None) -> None:
         """Warm up, and put mirror mode into the train step."""
         self._pathways = mirror_pathways(self.model)
@@ -150,8 +166,19 @@ class WeightMirror(keras.callbacks.Callback):
             _, angles = step.angles_before_mirror
             angles.assign(tf.stack([weight_angle_deg(p) for p in self._pathways]))
         run = compiled_mirror(self.model, self._pathways, self.mode)
-        run(tf.cast(self.mirror_steps, tf.int32), tf.constant(steps))
+        first_step = tf.cast(self.mirror_steps, tf.int32)
+        run(first_step, tf.constant(0))  # compiles, and does nothing
+        self._wait()
+        begin_s = time.perf_counter()
+        run(first_step, tf.constant(steps))
+        self._wait()
+        self.mirror_step_s = (time.perf_counter() - begin_s) / steps
         self.mirror_steps.assign_add(steps)
+
+    def _wait(self) -> None:
+        """Until the devices have done what they were given."""
+        for pathway in self._pathways:
+            tf.reduce_max(tf.convert_to_tensor(pathway.feedback_kernel)).numpy()
 
     @contextlib.contextmanager
     def _around_step(self) -> Iterator[None]:

@@ -83,7 +83,8 @@ class ClusterConfig:
         port: Port of the first worker on a host, under slurm and kubernetes.
         kubernetes_selector: Label selector of the workers' pods, such as `job-name=my-job`.
         tpu: Name, zone-free, or grpc address of the TPU; null: that of this machine.
-        timeout_s: Seconds to wait for all workers at the begin, and for a worker that went silent.
+        timeout_s: Seconds to wait for all workers at the begin. (A worker that is lost later is
+            noticed by TensorFlow's heartbeat, in about ten seconds.)
     """
 
     source: Literal["auto", "tf_config", "slurm", "kubernetes", "workers"] = "auto"
@@ -92,7 +93,7 @@ class ClusterConfig:
     port: int = 8888
     kubernetes_selector: str | None = None
     tpu: str | None = None
-    timeout_s: float = 60.0
+    timeout_s: float = 600.0
 
     def __post_init__(self) -> None:
         positive("cluster.timeout_s", self.timeout_s)

@@ -38,6 +38,16 @@ class ImageSet:
     pixel_scale: npt.NDArray[np.float32]
 
     @property
+    def train_count(self) -> int:
+        """Training images."""
+        return len(self.train.labels)
+
+    @property
+    def test_count(self) -> int:
+        """Test images."""
+        return len(self.test.labels)
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         height, width, channels = self.train.images.shape[1:]
         return height, width, channels

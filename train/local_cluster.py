@@ -1,0 +1,91 @@
+"""Starts several workers on this machine, to try out `strategy: multi_worker`.
+
+    python -m train.local_cluster --workers 2 -- fit --config configs/quickstart.yaml \\
+        --run_directory=runs/two_workers
+
+Everything behind `--` is what `python -m train` would get; every worker gets the same, with a free
+port of this machine in `cluster.workers`. The chief's output is shown as it comes, the others' with
+their number in front. When one worker ends with an error, the others have `cluster.timeout_s` to
+notice it themselves; its status is the status of all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the workers and returns the first status that is not 0."""
+    parser = argparse.ArgumentParser(
+        prog="python -m train.local_cluster",
+        description="Starts several workers on this machine.",
+    )
+    parser.add_argument("--workers", type=int, default=2, help="how many; default 2")
+    parser.add_argument("command", nargs="+", help="behind --: a command of python -m train")
+    options = parser.parse_args(arguments)
+    if options.workers < 1:
+        parser.error(f"--workers is {options.workers}. Expected 1 or more.")
+    workers = start(options.workers, options.command)
+    try:
+        statuses = [worker.wait() for worker in workers]
+    except KeyboardInterrupt:
+        for worker in workers:
+            worker.terminate()
+        statuses = [worker.wait() for worker in workers]
+    return next((status for status in statuses if status), 0)
+
+
+def start(count: int, command: Sequence[str], **options: Any) -> list[subprocess.Popen[str]]:
+    """Starts the workers' processes.
+
+    Args:
+        count: Workers.
+        command: Arguments of `python -m train`.
+        **options: Of `subprocess.Popen`. Without `stdout`, what workers print is forwarded.
+    """
+    addresses = ",".join(f"localhost:{port}" for port in free_ports(count))
+    workers = []
+    for index in range(count):
+        cluster = [
+            "--strategy=multi_worker",
+            f"--cluster.workers=[{addresses}]",
+            f"--cluster.index={index}",
+        ]
+        forwarded = index > 0 and "stdout" not in options
+        pipes: dict[str, Any] = {}
+        if forwarded:
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "train", *command, *cluster], text=True, **pipes, **options
+        )
+        if forwarded:
+            threading.Thread(target=_forward, args=(worker, index), daemon=True).start()
+        workers.append(worker)
+    return workers
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listened on a moment ago."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("localhost", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def _forward(worker: subprocess.Popen[str], index: int) -> None:
+    for line in worker.stdout or ():
+        print(f"[worker {index}] {line}", end="", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

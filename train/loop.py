@@ -1,0 +1,390 @@
+"""The one training loop, for every strategy: Keras' train step, callbacks, metrics and progress.
+
+Keras' own `fit` fails under `MultiWorkerMirroredStrategy` (keras issue 20585) and cannot be entered
+in the middle of an epoch. This loop runs `model.train_step` by `strategy.run`, many steps in one
+compiled call, and tells Keras' callbacks what `fit` would tell them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import keras
+import tensorflow as tf
+
+from train.data.batches import Share
+from train.dropout import replica_seeds
+
+
+class NotFiniteError(Exception):
+    """The loss of a training step was not finite.
+
+    Args:
+        step: The first such step, counted from 1 over the whole training.
+    """
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"The loss of training step {step} is not finite.")
+        self.step = step
+
+
+@dataclasses.dataclass(frozen=True)
+class Position:
+    """Where a training stands: what has been done.
+
+    Args:
+        epoch: Finished epochs, evaluation and callbacks included.
+        step_in_epoch: Training steps of the epoch after these.
+    """
+
+    epoch: int = 0
+    step_in_epoch: int = 0
+
+
+class Batches(Protocol):
+    """Where the loop's data come from; every dataset gives whole batches of one replica."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Global training batches."""
+
+    @property
+    def evaluation_steps(self) -> int:
+        """Global batches of one evaluation."""
+
+    @property
+    def evaluation_padding(self) -> float:
+        """Rows of one evaluation, padding included, over real ones."""
+
+    def training(self, first_step: int, share: Share) -> tf.data.Dataset:
+        """(images, labels) from `first_step` on, counted from 0 over the whole training."""
+
+    def evaluation(self, share: Share) -> tf.data.Dataset:
+        """(images, labels, weights), padding with weight 0."""
+
+
+class Guest(Protocol):
+    """Somebody who looks in between calls of the compiled step."""
+
+    def after_call(self, position: Position, steps: int) -> None:
+        """`steps` training steps were done since the last call."""
+
+    def after_epoch(self, position: Position) -> None:
+        """An epoch has ended, with evaluation and callbacks."""
+
+
+class Loop:
+    """Trains and evaluates a compiled model.
+
+    Args:
+        model: Compiled with `weighted_metrics`, built in the strategy's scope.
+        strategy: Any synchronous strategy.
+        batches: The data.
+        seed: Of dropout, which is a function of (seed, step, replica).
+        steps_per_call: Training steps in one compiled call.
+        jit_compile: Whether XLA compiles the step.
+        times_input: Whether to measure how long batches are waited for, which TensorFlow refuses
+            under deterministic operations.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        strategy: tf.distribute.Strategy,
+        batches: Batches,
+        *,
+        seed: int,
+        steps_per_call: int = 1,
+        jit_compile: bool = False,
+        times_input: bool = True,
+    ) -> None:
+        self.model = model
+        self.strategy = strategy
+        self.batches = batches
+        self.seed = seed
+        self.steps_per_call = steps_per_call
+        self.jit_compile = jit_compile
+        self.times_input = times_input
+        # Of the epoch that runs.
+        self.steps_trained = 0
+        self.training_s = 0.0
+        self.waiting_s = 0.0
+        self._evaluate: Any = None
+
+    def prepare(self) -> None:
+        """Makes the variables of optimizer and metrics, which no compiled step may make.
+
+        They would be made in replica context there (keras issue 23085, and the metrics likewise).
+        """
+        images, labels = _zeros(self.batches.training(0, Share()).element_spec)
+        with self.strategy.scope():
+            self.model.optimizer.build(self.model.trainable_variables)
+            predictions = self.model(images, training=False)
+            self.model.compute_loss(images, labels, predictions, training=False)
+            self.model.compute_metrics(images, labels, predictions)
+            self.model.reset_metrics()
+
+    def run(
+        self,
+        callbacks: Sequence[keras.callbacks.Callback],
+        *,
+        epochs: int,
+        verbose: int = 0,
+        guests: Sequence[Guest] = (),
+        restore: Callable[[], None] | None = None,
+        start: Position = Position(),
+    ) -> dict[str, list[float]]:
+        """Trains until `epochs` are finished, as `fit` would.
+
+        Args:
+            callbacks: Keras callbacks.
+            epochs: Finished epochs at the end, those before `start` included.
+            verbose: As in `fit`.
+            guests: Called between compiled calls.
+            restore: Puts all state where it was at `start`. Callbacks have begun by then, so that
+                what they did at the begin of the training, or of an entered epoch, is overwritten
+                and not done twice.
+            start: Where to begin.
+
+        Returns:
+            Name of a measure to its values, one for each epoch of this call.
+
+        Raises:
+            NotFiniteError: At the end of the call in which it happened.
+        """
+        model = self.model
+        model.stop_training = False
+        told = keras.callbacks.CallbackList(
+            list(callbacks),
+            add_history=True,
+            add_progbar=verbose != 0,
+            model=model,
+            verbose=verbose,
+            epochs=epochs,
+            steps=self.batches.steps_per_epoch,
+        )
+        told.on_train_begin()
+        try:
+            return self._epochs(told, epochs, guests, restore, start)
+        finally:
+            # Whatever ended the training: files are closed, the model gets its own step back.
+            told.on_train_end()
+
+    def _epochs(
+        self,
+        told: keras.callbacks.CallbackList,
+        epochs: int,
+        guests: Sequence[Guest],
+        restore: Callable[[], None] | None,
+        start: Position,
+    ) -> dict[str, list[float]]:
+        """The epochs from `start` on."""
+        model = self.model
+        entered = start.step_in_epoch > 0
+        if entered:
+            told.on_epoch_begin(start.epoch)
+        if restore is not None:
+            restore()
+        train = self._training_function()
+        iterator = self._iterator(start)
+        for epoch in range(start.epoch, epochs):
+            if not entered:
+                model.reset_metrics()
+                told.on_epoch_begin(epoch)
+            first = start.step_in_epoch if entered else 0
+            entered = False
+            self.steps_trained, self.training_s, self.waiting_s = 0, 0.0, 0.0
+            logs = self._epoch(train, iterator, told, Position(epoch, first), guests)
+            self._average_statistics()
+            logs |= {f"val_{name}": value for name, value in self.evaluate(told).items()}
+            told.on_epoch_end(epoch, logs)
+            for guest in guests:
+                guest.after_epoch(Position(epoch + 1))
+            if model.stop_training:
+                break
+        model.optimizer.finalize_variable_values(model.trainable_weights)
+        return dict(model.history.history)
+
+    def evaluate(self, callbacks: Any = None) -> dict[str, float]:
+        """Loss and metrics over every test image, each counted once.
+
+        Padding has weight 0 in the metrics. Keras' mean loss counts it as images of loss 0, which
+        one factor undoes.
+        """
+        if self._evaluate is None:
+            self._evaluate = self._evaluation_function()
+        if callbacks is not None:
+            callbacks.on_test_begin()
+        self.model.reset_metrics()
+        iterator = iter(
+            self.strategy.distribute_datasets_from_function(
+                lambda context: self.batches.evaluation(_share(context))
+            )
+        )
+        steps = self.batches.evaluation_steps
+        logs = _floats(self._evaluate(iterator, tf.constant(steps)))
+        logs["loss"] *= self.batches.evaluation_padding
+        if callbacks is not None:
+            callbacks.on_test_end(logs)
+        return logs
+
+    def _epoch(
+        self,
+        train: Any,
+        iterator: Any,
+        told: keras.callbacks.CallbackList,
+        start: Position,
+        guests: Sequence[Guest],
+    ) -> dict[str, float]:
+        """The rest of an epoch; its logs."""
+        steps_per_epoch = self.batches.steps_per_epoch
+        step, logs = start.step_in_epoch, None
+        while step < steps_per_epoch and not self.model.stop_training:
+            steps = min(self.steps_per_call, steps_per_epoch - step)
+            done = start.epoch * steps_per_epoch + step
+            told.on_train_batch_begin(step)
+            begin_s = time.perf_counter()
+            logs, first_bad, waited_s = train(
+                iterator, tf.constant(done, tf.int64), tf.constant(steps, tf.int64)
+            )
+            bad = int(first_bad)  # waits for the call to end
+            self.training_s += time.perf_counter() - begin_s
+            self.waiting_s += float(waited_s)
+            if bad >= 0:
+                raise NotFiniteError(bad + 1)
+            step += steps
+            self.steps_trained += steps
+            told.on_train_batch_end(step - 1, logs)
+            for guest in guests:
+                guest.after_call(Position(start.epoch, step), steps)
+        return _floats(self.model.get_metrics_result() if logs is None else logs)
+
+    def _training_function(self) -> Any:
+        """`run(iterator, first_step, steps) -> (logs, first step of no finite loss, seconds)`."""
+        model, strategy = self.model, self.strategy
+        train_step = model.train_step  # what callbacks have put around it included
+        if self.jit_compile:
+            train_step = tf.function(train_step, jit_compile=True, autograph=False)
+        reseed = replica_seeds(model, seed=self.seed)
+
+        def replica_step(step: tf.Tensor, data: Any) -> tf.Tensor:
+            reseed(step)
+            logs = train_step(data)
+            return tf.math.is_finite(tf.cast(logs["loss"], tf.float32))
+
+        def timed_next(iterator: Any) -> Any:
+            asked = tf.timestamp()
+            with tf.control_dependencies([asked]):
+                data = next(iterator)
+            with tf.control_dependencies(_tensors(strategy, data)):
+                return data, tf.timestamp() - asked
+
+        def one_step(iterator: Any, step: tf.Tensor, first_bad: tf.Tensor) -> Any:
+            data, waited_s = timed_next(iterator) if self.times_input else (next(iterator), 0.0)
+            finite = strategy.run(replica_step, args=(step, data))
+            all_finite = tf.reduce_all(tf.stack(strategy.experimental_local_results(finite)))
+            is_first = tf.logical_and(first_bad < 0, tf.logical_not(all_finite))
+            return tf.where(is_first, step, first_bad), waited_s
+
+        @tf.function(autograph=False)
+        def run(iterator: Any, first_step: tf.Tensor, steps: tf.Tensor) -> Any:
+            def body(done: tf.Tensor, first_bad: tf.Tensor, waited_s: tf.Tensor) -> Any:
+                first_bad, seconds = one_step(iterator, first_step + done, first_bad)
+                return done + 1, first_bad, waited_s + seconds
+
+            _, first_bad, waited_s = tf.while_loop(
+                lambda done, *_: done < steps,
+                body,
+                (tf.constant(0, tf.int64), tf.constant(-1, tf.int64), tf.constant(0.0, tf.float64)),
+                parallel_iterations=1,
+            )
+            return model.get_metrics_result(), first_bad, waited_s
+
+        return run
+
+    def _evaluation_function(self) -> Any:
+        model, strategy = self.model, self.strategy
+
+        @tf.function(autograph=False)
+        def run(iterator: Any, steps: tf.Tensor) -> Any:
+            def body(done: tf.Tensor) -> Any:
+                strategy.run(lambda data: model.test_step(data) and None, args=(next(iterator),))
+                return (done + 1,)
+
+            tf.while_loop(lambda done: done < steps, body, (tf.constant(0),))
+            return model.get_metrics_result()
+
+        return run
+
+    def _iterator(self, start: Position) -> Any:
+        first_step = start.epoch * self.batches.steps_per_epoch + start.step_in_epoch
+        return iter(
+            self.strategy.distribute_datasets_from_function(
+                lambda context: self.batches.training(first_step, _share(context))
+            )
+        )
+
+    def _average_statistics(self) -> None:
+        """Gives all replicas the mean of what each has gathered, such as BatchNorm's statistics.
+
+        Keras lets every replica keep its own, so that the saved model would know a part of the
+        images only.
+        """
+        if self.strategy.num_replicas_in_sync == 1:
+            return
+        own = [
+            variable.value
+            for variable in self.model.non_trainable_variables
+            if variable.aggregation == "none" and variable.dtype.startswith("float")
+        ]
+        if own:
+            _average(self.strategy, own)
+
+
+def _average(strategy: tf.distribute.Strategy, variables: Sequence[tf.Variable]) -> None:
+    @tf.function(autograph=False)
+    def run() -> None:
+        means = strategy.run(
+            lambda: tf.distribute.get_replica_context().all_reduce(
+                tf.distribute.ReduceOp.MEAN, [tf.convert_to_tensor(v) for v in variables]
+            )
+        )
+        for variable, mean in zip(variables, means, strict=True):
+            strategy.extended.update(variable, lambda copy, new: copy.assign(new), args=(mean,))
+
+    run()
+
+
+def _share(context: tf.distribute.InputContext) -> Share:
+    here = context.num_replicas_in_sync // context.num_input_pipelines
+    return Share(
+        first_replica=context.input_pipeline_id * here,
+        replicas=here,
+        replicas_in_all=context.num_replicas_in_sync,
+    )
+
+
+def _zeros(spec: Any) -> Any:
+    """One row of zeros for every tensor of a batch."""
+    return tf.nest.map_structure(lambda one: tf.zeros([1, *one.shape[1:]], one.dtype), spec)
+
+
+def _tensors(strategy: tf.distribute.Strategy, data: Any) -> list[tf.Tensor]:
+    return [
+        tensor
+        for part in tf.nest.flatten(data)
+        for tensor in strategy.experimental_local_results(part)
+    ]
+
+
+def _floats(logs: dict[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in logs.items()}
+
+
+def share_of(part_s: float, whole_s: float) -> float:
+    """A share that is 0 where there is no whole."""
+    return part_s / whole_s if whole_s > 0 and math.isfinite(whole_s) else 0.0

@@ -1,0 +1,61 @@
+"""What a run says about its own speed, in the logs of every epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+import tfweightmirror as tfwm
+from train.loop import Loop, share_of
+from train.optimizers import learning_rate_now
+
+MEASURES = ("images_per_second", "input_wait_share", "mirror_seconds")
+"""Names of what differs between two runs of equal numbers; so does `seconds`."""
+
+
+class Telemetry(keras.callbacks.Callback):
+    """Adds learning rate and speed to the logs; must stand behind `WeightMirror`.
+
+    `learning_rate`: at the end of the epoch. `images_per_second`: training images over the time in
+    training calls (their first one compiles). `input_wait_share`: the share of that time in which
+    the next batch was waited for; left out under deterministic operations. `mirror_seconds`: mirror
+    steps of the epoch times the time of one in the last mirror run outside the training step, where
+    there was one: inside the compiled step it cannot be told from the rest.
+
+    Args:
+        loop: The loop that trains.
+        batch_size: Images in a global batch.
+        callbacks: The run's others, among which mirrors are found.
+    """
+
+    def __init__(self, loop: Loop, *, batch_size: int, callbacks: Sequence[Any]) -> None:
+        super().__init__()
+        self.loop = loop
+        self.batch_size = batch_size
+        self._mirrors = [c for c in callbacks if isinstance(c, tfwm.callbacks.WeightMirror)]
+        self._steps_before = 0
+
+    def restart(self) -> None:
+        """Counts mirror steps from now on: after the counters were restored."""
+        self._steps_before = self._mirror_steps()
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self.restart()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if logs is None:
+            return
+        images = self.loop.steps_trained * self.batch_size
+        logs["learning_rate"] = learning_rate_now(self.model.optimizer)
+        logs["images_per_second"] = share_of(images, self.loop.training_s)
+        if self.loop.times_input:
+            logs["input_wait_share"] = share_of(self.loop.waiting_s, self.loop.training_s)
+        timed = [mirror.mirror_step_s for mirror in self._mirrors if mirror.mirror_step_s]
+        if timed:
+            logs["mirror_seconds"] = (self._mirror_steps() - self._steps_before) * timed[0]
+        self.restart()
+
+    def _mirror_steps(self) -> int:
+        return sum(int(mirror.mirror_steps.numpy()) for mirror in self._mirrors)
