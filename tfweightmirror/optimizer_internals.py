@@ -22,6 +22,25 @@ def decay_of(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) ->
     return float(optimizer.weight_decay or 0.0)
 
 
+def coupled_decay_of(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> float:
+    """The weight decay that `optimizer` adds to the gradient of `variable`; 0.0 for none.
+
+    No Keras optimizer has one. A subclass whose `update_step` adds `coupled_weight_decay * weight`
+    to the gradient (behind clipping, before momentum), but for what `exclude_from_weight_decay`
+    names, says so by an attribute of that name.
+    """
+    decay = getattr(optimizer, "coupled_weight_decay", None)
+    return float(decay) if decay and optimizer._use_weight_decay(variable.value) else 0.0
+
+
+def velocity_of(
+    optimizer: keras.optimizers.Optimizer, variable: keras.Variable
+) -> keras.Variable | None:
+    """The momentum that an SGD optimizer keeps for `variable`; None before the first step."""
+    velocities = getattr(optimizer, "momentums", None)
+    return velocities[optimizer._get_variable_index(variable)] if velocities else None
+
+
 def same_update(
     optimizer: keras.optimizers.Optimizer, one: keras.Variable, other: keras.Variable
 ) -> bool:

@@ -1,4 +1,4 @@
-"""Keras optimizers from the configuration."""
+"""Keras optimizers from the configuration, and what Keras' own do not have."""
 
 from __future__ import annotations
 
@@ -10,9 +10,15 @@ import tensorflow as tf
 
 from train.config import OptimizerConfig
 from train.errors import UserError, did_you_mean
+from train.schedules import build_schedule
 
-# They wrap other optimizers or are the base class: not to be named in a configuration.
-_NOT_BY_NAME = {"optimizer", "lossscaleoptimizer"}
+# The base class, and those that wrap other optimizers: not to be named in a configuration.
+_NOT_BY_NAME = {"optimizer", "lossscaleoptimizer", "multioptimizer"}
+# Decay is decoupled by their definition.
+_ALWAYS_DECOUPLED = {"adamw", "schedulefreeadamw", "muon"}
+# What "biases" are to `decay_biases`: also scale and offset of normalisations. A pattern over
+# paths, which under MirroredStrategy end in "/replica_1".
+_BIASES = "(^|/)(bias|beta|gamma)($|[/:])"
 
 
 def known_optimizers() -> dict[str, Any]:
@@ -26,13 +32,29 @@ def known_optimizers() -> dict[str, Any]:
     }
 
 
+def scaled_learning_rate(config: OptimizerConfig, batch_size: int) -> float:
+    """The learning rate for a global batch of `batch_size` images.
+
+    Linear scaling is that of Goyal et al. 2017, the root that of Krizhevsky 2014.
+    """
+    power = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}[config.learning_rate_scaling]
+    return config.learning_rate * (batch_size / config.reference_batch_size) ** power
+
+
 def build_optimizer(
     config: OptimizerConfig, *, batch_size: int, steps_per_epoch: int, epochs: int
 ) -> Any:
-    """The optimizer, with its exclusions from weight decay.
+    """The optimizer with its schedule and decay. Under a strategy: to be called in its scope.
+
+    Args:
+        config: Name, arguments, schedule and decay.
+        batch_size: Images in a training batch, over all replicas.
+        steps_per_epoch: Training steps in an epoch.
+        epochs: Of the training; the end of the schedule.
 
     Raises:
-        UserError: If the optimizer or an option is not known, or Keras refuses a value.
+        UserError: If the optimizer or an option is not known, Keras refuses a value, the decay
+            contradicts the optimizer, or the warm-up is as long as the training.
     """
     known = known_optimizers()
     name = config.name.lower()
@@ -41,60 +63,114 @@ def build_optimizer(
             f"optimizer.name={config.name} is not known. Expected one of {', '.join(known)}."
             f"{did_you_mean(name, known)}"
         )
-    accepted = set(inspect.signature(known[name].__init__).parameters)
-    # Every Keras optimizer takes these, many of them through **kwargs.
-    accepted |= set(inspect.signature(keras.optimizers.Optimizer.__init__).parameters)
-    accepted -= {"self", "kwargs", "learning_rate", "weight_decay", "name"}
-    for option in config.options:
-        if option not in accepted:
-            raise UserError(
-                f"optimizer.options.{option} is not an option of {name}. Expected one of "
-                f"{', '.join(sorted(accepted))}.{did_you_mean(option, accepted)}"
-            )
-    build = known[name]
+    _check_options(config, known[name])
+    coupled = config.decay == "coupled"
+    if coupled and name in _ALWAYS_DECOUPLED:
+        raise UserError(
+            f"optimizer.decay is coupled and optimizer.name {name}, whose weight decay is "
+            f"decoupled by definition. Expected decoupled, or another optimizer, such as adam."
+        )
+    ours: dict[str, Any] = {}
+    if coupled and config.weight_decay:
+        ours["coupled_weight_decay"] = config.weight_decay
     if config.bias_learning_rate_factor != 1:
-        build = _with_bias_factor(build, config.bias_learning_rate_factor)
+        ours["bias_learning_rate_factor"] = config.bias_learning_rate_factor
+    if config.weight_decay and not config.decay_biases:
+        ours["decay_biases"] = False
+    learning_rate = build_schedule(
+        config.schedule,
+        scaled_learning_rate(config, batch_size),
+        steps_per_epoch=steps_per_epoch,
+        epochs=epochs,
+    )
     try:
-        optimizer = build(
-            learning_rate=config.learning_rate, weight_decay=config.weight_decay, **config.options
+        return (EXTENDED if ours else known)[name](
+            learning_rate=learning_rate,
+            weight_decay=None if coupled else config.weight_decay,
+            **ours,
+            **config.options,
         )
     except (TypeError, ValueError) as error:
-        raise UserError(f"optimizer {name} refuses its options: {error}") from error
-    if config.weight_decay and not config.decay_biases:
-        optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
-    return optimizer
+        raise UserError(
+            f"optimizer {name} refuses its options: {' '.join(str(error).split())}"
+        ) from error
 
 
-def _with_bias_factor(optimizer_class: Any, factor: float) -> Any:
-    """The optimizer whose step size for biases is `factor` times that for other weights."""
-
-    class BiasFactor(optimizer_class):
-        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> Any:
-            # Variables of TensorFlow or of Keras: both are named by their path.
-            name = getattr(variable, "path", variable.name).rpartition("/")[2].partition(":")[0]
-            rate = learning_rate * factor if name == "bias" else learning_rate
-            return super().update_step(gradient, variable, rate)
-
-    BiasFactor.__name__ = optimizer_class.__name__
-    return BiasFactor
-
-
-def scaled_learning_rate(config: OptimizerConfig, batch_size: int) -> float:
-    return config.learning_rate
-
-
-def _inner(optimizer: Any) -> Any:
-    return getattr(optimizer, "inner_optimizer", optimizer)
+def _check_options(config: OptimizerConfig, optimizer_class: Any) -> None:
+    """Raises UserError for an option that Keras does not have, or a text where it has none."""
+    # Every Keras optimizer takes the base class' arguments, many of them through **kwargs.
+    accepted = dict(inspect.signature(keras.optimizers.Optimizer.__init__).parameters)
+    accepted |= inspect.signature(optimizer_class.__init__).parameters
+    for ours in ("self", "kwargs", "learning_rate", "weight_decay", "name"):
+        accepted.pop(ours, None)
+    for option, value in config.options.items():
+        if option not in accepted:
+            raise UserError(
+                f"optimizer.options.{option} is not an option of {config.name.lower()}. Expected "
+                f"one of {', '.join(sorted(accepted))}.{did_you_mean(option, accepted)}"
+            )
+        # Keras would take "yes" for true, and fail at the first step at the norm "1".
+        truth = isinstance(accepted[option].default, bool)
+        if isinstance(value, str) or isinstance(value, bool) != truth:
+            expected = "true or false" if truth else "a number or null"
+            raise UserError(f"optimizer.options.{option} is {value!r}. Expected {expected}.")
 
 
-def reduce_learning_rate(optimizer: Any, factor: float) -> None:
-    inner = _inner(optimizer)
-    inner.learning_rate.assign(inner.learning_rate * factor)
+def _extended(optimizer_class: Any) -> Any:
+    """A Keras optimizer with the papers' weight decay and a step size of its own for biases.
+
+    Its name stays Keras', by which the library knows optimizers that it has to refuse.
+
+    Args (beyond those of the Keras class):
+        coupled_weight_decay: Times the weight, added to its gradient: behind clipping and before
+            momentum, as in PyTorch (where `clip_grad_norm_` comes before `optimizer.step`).
+        bias_learning_rate_factor: Step size of biases over that of other weights. Decoupled decay
+            has the full rate.
+        decay_biases: Whether either decay takes of biases and of BatchNorm's scale and offset.
+    """
+
+    class Extended(optimizer_class):
+        def __init__(
+            self,
+            *arguments: Any,
+            coupled_weight_decay: float | None = None,
+            bias_learning_rate_factor: float = 1.0,
+            decay_biases: bool = True,
+            **options: Any,
+        ) -> None:
+            super().__init__(*arguments, **options)
+            self.coupled_weight_decay = coupled_weight_decay  # read by the library
+            self.bias_learning_rate_factor = bias_learning_rate_factor
+            self.decay_biases = decay_biases
+            if not decay_biases:
+                self.exclude_from_weight_decay(var_names=[_BIASES])
+
+        def build(self, variables: Any) -> None:
+            super().build(variables)
+            # By place: a replica's part of a variable, as `update_step` gets it, has another name.
+            self._biases = frozenset(
+                place for place, variable in enumerate(variables) if variable.name == "bias"
+            )
+
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            if self.coupled_weight_decay and self._use_weight_decay(variable):
+                weight = tf.convert_to_tensor(variable)
+                gradient = tf.cast(gradient, weight.dtype) + self.coupled_weight_decay * weight
+            if self._get_variable_index(variable) in self._biases:
+                learning_rate = learning_rate * self.bias_learning_rate_factor
+            super().update_step(gradient, variable, learning_rate)
+
+        def get_config(self) -> dict[str, Any]:
+            return {
+                **super().get_config(),
+                "coupled_weight_decay": self.coupled_weight_decay,
+                "bias_learning_rate_factor": self.bias_learning_rate_factor,
+                "decay_biases": self.decay_biases,
+            }
+
+    Extended.__name__ = Extended.__qualname__ = optimizer_class.__name__
+    return keras.saving.register_keras_serializable("tfweightmirror_train")(Extended)
 
 
-def learning_rate_now(optimizer: Any) -> float:
-    return float(tf.convert_to_tensor(_inner(optimizer).learning_rate))
-
-
-def rate_variables(optimizer: Any) -> list[Any]:
-    return []
+# All of them at import, so that Keras finds them when it loads a saved model.
+EXTENDED = {name: _extended(member) for name, member in known_optimizers().items()}

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfweightmirror import optimizer_internals
+from tfweightmirror.callbacks.gap_law import GapLaw, first_velocities
 from tfweightmirror.callbacks.train_step import TrainStep
 from tfweightmirror.mirror.mirror_model import assign_on_replicas
 from tfweightmirror.pathway import Pathway
@@ -34,9 +35,17 @@ class KolenPollack(keras.callbacks.Callback):
     Under `kolen_pollack` B and W get the same step and the same decoupled weight decay, so
     `|B - W|_t = prod_t (1 - learning_rate_t * weight_decay) |B - W|_0` (Kolen and Pollack 1994;
     Akrout et al. 2019, eq. 13 to 18), in any optimizer whose update depends on gradient, state and
-    learning rate alone. At each epoch's end `logs` get `feedback_gap`, the largest measured
-    `|B - W|_t / |B - W|_0` of all pathways, and `feedback_gap_predicted`; where they part by more
-    than 5 %, a warning says so once.
+    learning rate alone.
+
+    Keras has no coupled decay, the papers' `gradient + weight_decay * weight`. An optimizer of your
+    own that adds it in `update_step` says so by an attribute `coupled_weight_decay`. The gap then
+    has a momentum of its own: with `v` 0 at first, learning rate `r` and decay `d`,
+    `v <- momentum * v - r * d * gap`, `gap <- gap + v` (Nesterov: `gap + momentum * v - r * d *
+    gap`); without momentum that is the law above. It holds for SGD alone.
+
+    At each epoch's end `logs` get `feedback_gap`, the largest measured `|B - W|_t / |B - W|_0` of
+    all pathways, and `feedback_gap_predicted`; where they part by more than 5 %, a warning says so
+    once.
 
     The two gradients are one tensor: this callback lets it cross the network once under data
     parallelism, and keeps it from counting twice in `global_clipnorm`.
@@ -45,15 +54,17 @@ class KolenPollack(keras.callbacks.Callback):
         ValueError: At the begin of training: no `kolen_pollack` layer, or none that trains, no or
             unequal weight decay, a regularizer or constraint on a kernel, an optimizer under which
             the law cannot hold (Adafactor, Ftrl, LAMB, LARS, schedule-free AdamW, several
-            optimizers at once), averaged weights (`use_ema`), or weights in 16 bits.
+            optimizers at once, coupled decay in others than SGD), averaged weights (`use_ema`), or
+            weights in 16 bits.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._pairs: list[Pathway] = []
-        self._decays: list[float] = []
+        self._law = GapLaw(decoupled=(), coupled=())
         self._first_gaps: Any = None
         self._predicted: Any = None
+        self._velocity: Any = None
         self._warned = False
 
     def state(self) -> dict[str, tf.Variable]:
@@ -61,20 +72,28 @@ class KolenPollack(keras.callbacks.Callback):
 
         There from `on_train_begin` on; to be restored after it.
         """
-        return {"first_gaps": self._first_gaps, "predicted": self._predicted}
+        return {
+            "first_gaps": self._first_gaps,
+            "predicted": self._predicted,
+            "velocity": self._velocity,
+        }
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Check everything that the law needs."""
         optimizer = _inner(self.model.optimizer)
         self._pairs = _checked_pairs(self.model, optimizer)
-        self._decays = [optimizer_internals.decay_of(optimizer, p.kernel) for p in self._pairs]
+        self._law = GapLaw.of(optimizer, self._pairs)
         self._warned = False
+        first = tf.ones(len(self._pairs)), first_velocities(optimizer, self._pairs)
         with self.model.distribute_strategy.scope():
             self._first_gaps = tf.Variable(self._gaps(), trainable=False)
-            self._predicted = tf.Variable(
-                tf.ones(len(self._pairs)),
-                trainable=False,
-                aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+            self._predicted, self._velocity = (
+                tf.Variable(
+                    value,
+                    trainable=False,
+                    aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+                )
+                for value in first
             )
         twins = [(p.kernel, p.feedback_kernel) for p in self._pairs]
         undo = optimizer_internals.share_gradients(optimizer, twins)
@@ -82,7 +101,7 @@ class KolenPollack(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Report the gap, measured and predicted."""
-        predicted = self._predicted.numpy()
+        predicted = abs(self._predicted.numpy())  # under momentum gaps may swing through 0
         start, now = self._first_gaps.numpy(), self._gaps().numpy()
         ratios = now / start.clip(min=1e-30)
         if logs is not None:
@@ -124,9 +143,12 @@ class KolenPollack(keras.callbacks.Callback):
         before = tf.convert_to_tensor(optimizer.iterations)
         yield
         # No update while gradients accumulate, or after a loss-scale overflow.
-        updated = tf.cast(tf.convert_to_tensor(optimizer.iterations) - before, tf.float32)
-        shrunk = 1.0 - updated * rate * tf.constant(self._decays)
-        assign_on_replicas([self._predicted], [tf.convert_to_tensor(self._predicted) * shrunk])
+        updated = tf.convert_to_tensor(optimizer.iterations) > before
+        variables = [self._predicted, self._velocity]
+        gap, velocity = (tf.convert_to_tensor(variable) for variable in variables)
+        new_gap, new_velocity = self._law.after_update(gap, velocity, rate)
+        values = [tf.where(updated, new_gap, gap), tf.where(updated, new_velocity, velocity)]
+        assign_on_replicas(variables, values)
 
 
 def _inner(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
@@ -153,6 +175,14 @@ def _checked_pairs(model: keras.Model, optimizer: keras.optimizers.Optimizer) ->
         raise ValueError(
             f"Kolen-Pollack cannot hold under {name} with use_ema=True, which overwrites weights "
             "by their average. Use use_ema=False."
+        )
+    if getattr(optimizer, "coupled_weight_decay", None) and not isinstance(
+        optimizer, keras.optimizers.SGD
+    ):
+        raise ValueError(
+            f"Kolen-Pollack cannot hold under {name} with coupled weight decay: it divides each "
+            "step by the size of gradients that hold the decay, so W and B get unequal steps. Use "
+            "decoupled decay (weight_decay), or SGD."
         )
     for pathway in pairs:
         _check_pair(pathway, optimizer)
@@ -192,7 +222,11 @@ def _check_pair(pathway: Pathway, optimizer: keras.optimizers.Optimizer) -> None
             f"Kolen-Pollack needs equal changes of W and B, but {name} excludes one of the pair in "
             f"{where} from its update (exclude_layers). Exclude both or none."
         )
-    decays = [optimizer_internals.decay_of(optimizer, v) for v in (kernel, feedback)]
+    decays = [
+        optimizer_internals.decay_of(optimizer, v)
+        or optimizer_internals.coupled_decay_of(optimizer, v)
+        for v in (kernel, feedback)
+    ]
     if decays[0] != decays[1]:
         raise ValueError(
             f"Kolen-Pollack needs equal decay of W and B, but in {where} {name} decays W by "

@@ -1,0 +1,74 @@
+"""What updates make of the gap B - W under Kolen-Pollack: a linear recursion."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from tfweightmirror import optimizer_internals
+from tfweightmirror.pathway import Pathway
+
+
+@dataclasses.dataclass(frozen=True)
+class GapLaw:
+    """What one update makes of the gaps, in the terms of Keras' SGD.
+
+    With learning rate `r`: `gap <- (1 - r * decoupled) gap`; then, since the two gradients differ
+    by `coupled * gap` alone, `v <- momentum * v - r * coupled * gap` and `gap <- gap + v`
+    (Nesterov: `gap + momentum * v - r * coupled * gap`). Small rates and `coupled` with momentum mu
+    act as `decoupled = coupled / (1 - mu)`.
+
+    Args:
+        decoupled: Decay of each pair, taken of the weights before the step.
+        coupled: Decay of each pair, added to the gradients.
+        momentum: Of SGD. Without `coupled` it is of no account: equal gradients, equal momenta.
+        nesterov: Whether it is Nesterov's.
+    """
+
+    decoupled: tuple[float, ...]
+    coupled: tuple[float, ...]
+    momentum: float = 0.0
+    nesterov: bool = False
+
+    @classmethod
+    def of(cls, optimizer: keras.optimizers.Optimizer, pairs: Sequence[Pathway]) -> "GapLaw":
+        """The law of `optimizer`, which must be SGD if its decay is coupled."""
+        kernels = [pathway.kernel for pathway in pairs]
+        coupled = tuple(optimizer_internals.coupled_decay_of(optimizer, k) for k in kernels)
+        return cls(
+            decoupled=tuple(optimizer_internals.decay_of(optimizer, k) for k in kernels),
+            coupled=coupled,
+            momentum=optimizer.momentum if any(coupled) else 0.0,
+            nesterov=optimizer.nesterov if any(coupled) else False,
+        )
+
+    def after_update(
+        self, gaps: tf.Tensor, velocities: tf.Tensor, rate: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Gaps and gaps of momenta, (pairs,) each, after one update at this learning rate."""
+        gaps = gaps * (1.0 - rate * tf.constant(self.decoupled))
+        pull = rate * tf.constant(self.coupled) * gaps
+        velocities = self.momentum * velocities - pull
+        step = self.momentum * velocities - pull if self.nesterov else velocities
+        return gaps + step, velocities
+
+
+def first_velocities(optimizer: keras.optimizers.Optimizer, pairs: Sequence[Pathway]) -> tf.Tensor:
+    """The gaps of momenta over the gaps, (pairs,): not 0 where a training goes on.
+
+    The recursion is linear and starts with a gap of momenta of 0, so the one stays a multiple of
+    the other; under decoupled decay it stays 0.
+    """
+    ratios = []
+    for pathway in pairs:
+        kernel, feedback = pathway.kernel, pathway.feedback_kernel
+        if not optimizer_internals.coupled_decay_of(optimizer, kernel):
+            ratios.append(tf.constant(0.0))
+            continue
+        gap = tf.convert_to_tensor(feedback) - tf.convert_to_tensor(kernel)
+        of_w, of_b = (optimizer_internals.velocity_of(optimizer, v) for v in (kernel, feedback))
+        velocity = tf.zeros_like(gap) if of_w is None else of_b - tf.convert_to_tensor(of_w)
+        along = tf.reduce_sum(gap * velocity)
+        ratios.append(tf.cast(tf.math.divide_no_nan(along, tf.reduce_sum(gap**2)), tf.float32))
+    return tf.stack(ratios)
