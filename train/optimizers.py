@@ -98,9 +98,7 @@ def build_optimizer(
 
 def _check_options(config: OptimizerConfig, optimizer_class: Any) -> None:
     """Raises UserError for an option that Keras does not have, or a text where it has none."""
-    # Every Keras optimizer takes the base class' arguments, many of them through **kwargs.
-    accepted = dict(inspect.signature(keras.optimizers.Optimizer.__init__).parameters)
-    accepted |= inspect.signature(optimizer_class.__init__).parameters
+    accepted = dict(inspect.signature(optimizer_class.__init__).parameters)
     for ours in ("self", "kwargs", "learning_rate", "weight_decay", "name"):
         accepted.pop(ours, None)
     for option, value in config.options.items():
