@@ -8,7 +8,13 @@ import pytest
 import tensorflow as tf
 
 import tfweightmirror as tfwm
-from tfweightmirror.optimizer_internals import decay_of, same_update, share_gradients
+from tfweightmirror.optimizer_internals import (
+    coupled_decay_of,
+    decay_of,
+    same_update,
+    share_gradients,
+    velocity_of,
+)
 
 O = keras.optimizers  # noqa: E741  # as `K` and `L` elsewhere
 
@@ -89,6 +95,33 @@ def test_exclusions_meant_by_layer_or_by_name_are_told_apart() -> None:
     assert found["sgd"] == [0.5] * 6
     assert found["without a layer"] == [0.0] * 3 + [0.5] * 3
     assert found["without one of a pair"] == [0.0, 0.5, 0.5, 0.5, 0.5, 0.0]
+
+
+def test_coupled_decay_is_what_the_attribute_says_but_for_exclusions() -> None:
+    variables = named(network())
+    optimizer = excluding(O.SGD(0.1), var_names=["bias"])
+    assert {coupled_decay_of(optimizer, v) for v in variables.values()} == {0.0}
+    optimizer.coupled_weight_decay = 0.5
+    found = {path: coupled_decay_of(optimizer, v) for path, v in variables.items()}
+    assert found == {path: 0.0 if "bias" in path else 0.5 for path in variables}
+    assert {decay_of(optimizer, v) for v in variables.values()} == {0.0}
+
+
+# --- momentum -----------------------------------------------------------------------------------
+
+
+def test_velocity_is_the_step_that_momentum_took() -> None:
+    variables = named(network())
+    kernel = variables["head/kernel"]
+    optimizer = O.SGD(0.1, momentum=0.9)
+    assert velocity_of(optimizer, kernel) is None  # not built
+    optimizer.build(list(variables.values()))
+    before = kernel.numpy()
+    optimizer.apply([tf.ones(v.shape) for v in variables.values()], list(variables.values()))
+    np.testing.assert_allclose(velocity_of(optimizer, kernel), kernel.numpy() - before, atol=1e-6)
+    plain = O.SGD(0.1)
+    plain.build(list(variables.values()))
+    assert velocity_of(plain, kernel) is None
 
 
 # --- Muon ---------------------------------------------------------------------------------------

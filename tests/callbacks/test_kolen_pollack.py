@@ -169,6 +169,104 @@ def test_without_decay_for_b_the_law_would_not_hold() -> None:
         assert gap / before[pathway] != pytest.approx(law(optimizer, 0.6), rel=100 * LAW), pathway
 
 
+# --- coupled decay ------------------------------------------------------------------------------
+
+
+def coupled(optimizer_class: Any) -> Any:
+    """An optimizer class with the papers' decay, as the callback expects it of users."""
+
+    class Coupled(optimizer_class):
+        def __init__(self, *arguments: Any, coupled_weight_decay: float, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.coupled_weight_decay = coupled_weight_decay
+
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            if self._use_weight_decay(variable):
+                gradient = gradient + self.coupled_weight_decay * tf.convert_to_tensor(variable)
+            super().update_step(gradient, variable, learning_rate)
+
+    return Coupled
+
+
+COUPLED_SGD = coupled(SGD)
+
+
+def coupled_law(rates: list[float], decay: float, momentum: float, nesterov: bool) -> float:
+    """What these updates leave of the gap: heavy-ball SGD on `decay |B - W|^2 / 2`."""
+    gap, velocity = 1.0, 0.0
+    for rate in rates:
+        velocity = momentum * velocity - rate * decay * gap
+        gap += momentum * velocity - rate * decay * gap if nesterov else velocity
+    return abs(gap)
+
+
+# Without momentum the product law; with it 0.06 / (1 - momentum) a step, to first order.
+UNDER_COUPLED_DECAY: dict[str, dict[str, Any]] = {
+    "SGD": {"coupled_weight_decay": 0.6},
+    "momentum": {"coupled_weight_decay": 0.06, "momentum": 0.9},
+    "swinging through 0": {"coupled_weight_decay": 0.6, "momentum": 0.9},
+    "Nesterov": {"coupled_weight_decay": 0.06, "momentum": 0.9, "nesterov": True},
+    "clipping": {"coupled_weight_decay": 0.06, "momentum": 0.9, "global_clipnorm": 0.05},
+    "schedule": {"coupled_weight_decay": 0.06, "momentum": 0.9, "learning_rate": SCHEDULE},
+}
+
+
+def predicted_of(optimizer: Optimizer, updates: int = 16) -> float:
+    """`coupled_law` of `optimizer`."""
+    rate = optimizer._learning_rate
+    rates = [float(rate(t) if callable(rate) else rate.numpy()) for t in range(updates)]
+    return coupled_law(
+        rates, optimizer.coupled_weight_decay, optimizer.momentum, optimizer.nesterov
+    )
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("name", UNDER_COUPLED_DECAY)
+def test_the_gap_dies_out_by_the_law_of_coupled_decay(
+    name: str, replicas: int, two_replicas: tf.distribute.Strategy
+) -> None:
+    strategy = two_replicas if replicas == 2 else tf.distribute.get_strategy()
+    with strategy.scope():
+        optimizer = COUPLED_SGD(**{"learning_rate": 0.1, **UNDER_COUPLED_DECAY[name]})
+        model = compiled(dense("kolen_pollack"), optimizer)
+    before = gaps(model)
+    history = fit(model, KolenPollack(), batches=16)  # a warning that it is broken is an error
+    predicted = predicted_of(optimizer)
+    assert 0.05 < predicted < 0.7
+    for pathway, gap in gaps(model).items():
+        assert gap / before[pathway] == pytest.approx(predicted, rel=LAW), pathway
+    assert history["feedback_gap_predicted"] == pytest.approx([predicted], rel=1e-4)
+    assert history["feedback_gap"] == pytest.approx([predicted], rel=LAW)
+
+
+def test_under_momentum_coupled_decay_counts_as_more_by_one_over_one_minus_mu() -> None:
+    rates = [0.1] * 1000
+    with_momentum = coupled_law(rates, 0.005, 0.9, nesterov=False)
+    assert math.log(with_momentum) == pytest.approx(-0.1 * 0.005 / (1 - 0.9) * 1000, rel=0.05)
+
+
+def test_the_gap_waits_while_gradients_accumulate_under_coupled_decay() -> None:
+    options = {"coupled_weight_decay": 0.6, "gradient_accumulation_steps": 4}
+    optimizer = COUPLED_SGD(0.1, momentum=0.9, **options)
+    model = compiled(dense("kolen_pollack"), optimizer)
+    before = gaps(model)
+    history = fit(model, KolenPollack(), batches=15)
+    predicted = coupled_law([0.1] * 3, 0.6, 0.9, nesterov=False)
+    for pathway, gap in gaps(model).items():
+        assert gap / before[pathway] == pytest.approx(predicted, rel=LAW), pathway
+    assert history["feedback_gap_predicted"] == pytest.approx([predicted], rel=1e-5)
+
+
+def test_training_that_goes_on_takes_the_gaps_momentum_along() -> None:
+    optimizer = COUPLED_SGD(0.1, momentum=0.9, coupled_weight_decay=0.1)
+    model = compiled(dense("kolen_pollack"), optimizer)
+    fit(model, KolenPollack())
+    history = fit(model, KolenPollack())
+    first, both = (coupled_law([0.1] * n, 0.1, 0.9, nesterov=False) for n in (8, 16))
+    assert history["feedback_gap_predicted"] == pytest.approx([both / first], rel=1e-3)
+    assert both / first != pytest.approx(first, rel=0.1)  # what a start without it would give
+
+
 # --- one gradient, not two ----------------------------------------------------------------------
 
 
@@ -346,6 +444,21 @@ REFUSED: dict[str, tuple[Callable[[], keras.Model], Callable[[], Optimizer], lis
         pair,
         lambda: o.ScheduleFreeAdamW(0.1, weight_decay=0.6),
         ["under ScheduleFreeAdamW", "average over its own history", "such as SGD or AdamW"],
+    ),
+    "coupled decay under Adam": (
+        pair,
+        lambda: coupled(o.Adam)(0.1, coupled_weight_decay=0.6),
+        ["with coupled weight decay", "unequal steps", "Use decoupled decay (weight_decay), or"],
+    ),
+    "B not decayed, coupled": (
+        pair,
+        lambda: excluding(COUPLED_SGD(0.1, coupled_weight_decay=0.6), "feedback"),
+        ["equal decay", "'hidden'", "W by 0.6 and B by 0.0", "Exclude both or none"],
+    ),
+    "zero coupled decay": (
+        pair,
+        lambda: COUPLED_SGD(0.1, coupled_weight_decay=0.0),
+        ["needs weight decay", "'hidden'", "Try weight_decay"],
     ),
     "MultiOptimizer": (
         pair,
