@@ -1,11 +1,14 @@
 """The launcher's networks."""
 
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
 
 from train import models
-from train.config import ModelConfig, ResNetConfig
+from train.config import MlpConfig, ModelConfig, ResNetConfig
+from train.errors import UserError
 
 
 def trainable(model: keras.Model) -> int:
@@ -22,25 +25,34 @@ def test_every_model_gives_logits(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stem", "shape", "classes", "parameters"),
-    [("cifar", (32, 32, 3), 10, 11_173_962), ("imagenet", (224, 224, 3), 1000, 11_689_512)],
+    ("name", "stem", "shape", "classes", "parameters"),
+    [
+        ("resnet18", "cifar", (32, 32, 3), 10, 11_173_962),
+        ("resnet18", "imagenet", (224, 224, 3), 1000, 11_689_512),  # torchvision's
+        ("resnet50", "imagenet", (224, 224, 3), 1000, 25_557_032),  # torchvision's
+    ],
 )
-def test_resnet18_has_the_published_number_of_parameters(
-    stem: str, shape: tuple[int, int, int], classes: int, parameters: int
+def test_resnet_has_the_published_number_of_parameters(
+    name: str, stem: str, shape: tuple[int, int, int], classes: int, parameters: int
 ) -> None:
-    options = ModelConfig(name="resnet18", resnet=ResNetConfig(stem=stem))
+    options = ModelConfig(name=name, resnet=ResNetConfig(stem=stem))
     assert trainable(models.build(options, shape, num_classes=classes)) == parameters
 
 
+RESNETS = {"resnet18": 17, "resnet50": 49}  # ReLUs: one for each convolution but the projections
+
+
+def small_resnet(name: str, **options: Any) -> keras.Model:
+    config = ModelConfig(name=name, resnet=ResNetConfig(width=4, **options))
+    return models.build(config, (32, 32, 3), num_classes=10)
+
+
+@pytest.mark.parametrize("name", RESNETS)
 @pytest.mark.parametrize("place", ["before_relu", "after_relu"])
-def test_batch_norm_stands_on_its_side_of_every_relu(place: str) -> None:
-    model = models.build(
-        ModelConfig(name="resnet18", resnet=ResNetConfig(width=4, batch_norm=place)),
-        (32, 32, 3),
-        num_classes=10,
-    )
+def test_batch_norm_stands_on_its_side_of_every_relu(name: str, place: str) -> None:
+    model = small_resnet(name, batch_norm=place)
     relus = [layer for layer in model.layers if isinstance(layer, keras.layers.ReLU)]
-    assert len(relus) == 17
+    assert len(relus) == RESNETS[name]
     for relu in relus:
         behind = [type(node.operation) for node in relu._outbound_nodes]
         before = type(relu.input._keras_history.operation)
@@ -49,6 +61,58 @@ def test_batch_norm_stands_on_its_side_of_every_relu(place: str) -> None:
         else:
             # The last ReLU of a block follows the sum of normalised branches.
             assert before in (keras.layers.BatchNormalization, keras.layers.Add)
+
+
+@pytest.mark.parametrize("name", RESNETS)
+def test_width_and_stem_set_the_shapes_of_the_stages(name: str) -> None:
+    expansion = {"resnet18": 1, "resnet50": 4}[name]
+    for stem, first in (("cifar", 32), ("imagenet", 8)):
+        model = small_resnet(name, stem=stem)
+        ends = [layer.output.shape for layer in model.layers if layer.name.endswith("_sum")]
+        stages = list(dict.fromkeys(ends))
+        sizes = [first // 2**stage for stage in range(4)]
+        widths = [4 * expansion * 2**stage for stage in range(4)]
+        expected = [(None, n, n, width) for n, width in zip(sizes, widths, strict=True)]
+        assert stages == expected
+
+
+def test_strides_of_resnet50_stand_in_the_3x3_convolutions() -> None:
+    strided = {
+        layer.name: layer.kernel_size
+        for layer in small_resnet("resnet50").layers
+        if isinstance(layer, keras.layers.Conv2D) and layer.strides != (1, 1)
+    }
+    stages = [f"stage_{stage}_block_1" for stage in (2, 3, 4)]
+    assert strided == {f"{stage}_b_conv": (3, 3) for stage in stages} | {
+        f"{stage}_shortcut_conv": (1, 1) for stage in stages
+    }
+
+
+def test_mlp_of_the_released_code_draws_weights_and_biases_from_one_normal_law() -> None:
+    options = MlpConfig(units=(500,), activation="sigmoid", initializer="akrout2019_code")
+    model = models.build(ModelConfig(name="mlp", mlp=options), (28, 28, 1), num_classes=10)
+    for name, fans in (("hidden_1", 784 + 500), ("head", 500 + 10)):
+        layer = model.get_layer(name)
+        assert np.std(layer.kernel.numpy()) == pytest.approx(fans**-0.5, rel=0.05)
+        biases = layer.bias.numpy() * fans**0.5
+        assert 0.3 < np.std(biases) < 2.0
+    assert model.get_layer("hidden_1").activation is keras.activations.sigmoid
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (ModelConfig(name="resnet19"), "Did you mean 'resnet18'?"),
+        (
+            ModelConfig(name="mlp", mlp=MlpConfig(activation="rel")),
+            "model.mlp.activation=rel is not known. Expected the name of a Keras activation",
+        ),
+    ],
+)
+def test_unknown_name_is_told_in_one_sentence(config: ModelConfig, expected: str) -> None:
+    with pytest.raises(UserError) as caught:
+        models.build(config, (8, 8, 1), num_classes=10)
+    assert expected in str(caught.value)
 
 
 def test_same_random_seed_gives_the_same_weights() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from train.config import ModelConfig
 from train.errors import UserError, did_you_mean
 from train.models.mlp import mlp
-from train.models.resnet import resnet18
+from train.models.resnet import resnet18, resnet50
 from train.models.small_conv import small_conv
 
 # Name to what builds it from its options, an image shape and the number of classes, and to the
@@ -17,6 +17,7 @@ BUILDERS: dict[str, tuple[Callable[..., Any], str]] = {
     "small_conv": (small_conv, "small_conv"),
     "mlp": (mlp, "mlp"),
     "resnet18": (resnet18, "resnet"),
+    "resnet50": (resnet50, "resnet"),
 }
 
 

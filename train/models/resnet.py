@@ -1,25 +1,52 @@
-"""ResNet-18 (He et al. 2016) as an ordinary Keras functional model."""
+"""ResNet-18 and ResNet-50 (He et al. 2016) as ordinary Keras functional models."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
 from train.config import ResNetConfig
 
-BLOCKS_PER_STAGE = (2, 2, 2, 2)
+# A block: builder, incoming signal, width of the stage, strides, name.
+Block = Callable[["_Builder", Any, int, int, str], Any]
 
 
 def resnet18(options: ResNetConfig, image_shape: tuple[int, int, int], *, num_classes: int) -> Any:
-    """ResNet-18 of a given width, which gives logits.
+    """Four stages of 2, 2, 2 and 2 basic blocks (two 3x3 convolutions). See `_resnet`."""
+    return _resnet("resnet18", basic_block, (2, 2, 2, 2), options, image_shape, num_classes)
 
-    With BatchNorm before ReLU it is the published network. With BatchNorm after ReLU every
-    normalisation follows the activation (or, after the sum, the block's last activation), the
-    convolutions have biases, and the projection has no normalisation of its own. The papers that
-    use this order do not draw their block; this is the plainest reading.
+
+def resnet50(options: ResNetConfig, image_shape: tuple[int, int, int], *, num_classes: int) -> Any:
+    """Four stages of 3, 4, 6 and 3 bottleneck blocks (1x1, 3x3, 1x1 convolutions). See `_resnet`.
+
+    The stride stands in the 3x3 convolution, as in torchvision ("v1.5"); in the paper it stands in
+    the first 1x1. The number of parameters is the same.
+    """
+    return _resnet("resnet50", bottleneck_block, (3, 4, 6, 3), options, image_shape, num_classes)
+
+
+def _resnet(
+    name: str,
+    block: Block,
+    blocks_per_stage: tuple[int, ...],
+    options: ResNetConfig,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+) -> Any:
+    """A residual network of a given width, which gives logits.
+
+    With BatchNorm before ReLU it is the published network, and that of Xiao et al. 2018. With
+    BatchNorm after ReLU, the order in Akrout et al. 2019, every normalisation follows the
+    activation (or, after the sum, the block's last activation), the convolutions have biases, and
+    the projection has no normalisation of its own. The paper does not draw its block; this is the
+    plainest reading.
 
     Args:
+        name: Of the model.
+        block: Residual block.
+        blocks_per_stage: Their number in each stage; a stage has twice the width of the one before.
         options: Width, stem and place of BatchNorm.
         image_shape: (height, width, channels).
         num_classes: Logits.
@@ -33,14 +60,14 @@ def resnet18(options: ResNetConfig, image_shape: tuple[int, int, int], *, num_cl
     else:
         x = build.conv(images, options.width, 3, name="stem")
         x = build.activate(x, name="stem")
-    for stage, blocks in enumerate(BLOCKS_PER_STAGE, start=1):
-        for block in range(1, blocks + 1):
-            strides = 2 if stage > 1 and block == 1 else 1
-            filters = options.width * 2 ** (stage - 1)
-            x = build.basic_block(x, filters, strides=strides, name=f"stage_{stage}_block_{block}")
+    for stage, blocks in enumerate(blocks_per_stage, start=1):
+        for number in range(1, blocks + 1):
+            strides = 2 if stage > 1 and number == 1 else 1
+            width = options.width * 2 ** (stage - 1)
+            x = block(build, x, width, strides, f"stage_{stage}_block_{number}")
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
     logits = keras.layers.Dense(num_classes, name="head")(x)
-    return keras.Model(images, logits, name="resnet18")
+    return keras.Model(images, logits, name=name)
 
 
 class _Builder:
@@ -68,16 +95,35 @@ class _Builder:
         relu = keras.layers.ReLU(name=f"{name}_relu")
         return relu(self.norm(x, name=name)) if self.norm_first else self.norm(relu(x), name=name)
 
-    def basic_block(self, x: Any, filters: int, *, strides: int, name: str) -> Any:
-        shortcut = x
-        y = self.conv(x, filters, 3, strides=strides, name=f"{name}_a")
-        y = self.activate(y, name=f"{name}_a")
-        y = self.conv(y, filters, 3, name=f"{name}_b")
+    def add_shortcut(self, y: Any, x: Any, *, strides: int, name: str, last: str) -> Any:
+        """The block's input `x`, projected where shapes differ, added to its branch `y`.
+
+        `last` names the branch's last convolution, whose BatchNorm and ReLU stand here.
+        """
+        filters = y.shape[-1]
         if strides != 1 or x.shape[-1] != filters:
-            shortcut = self.conv(x, filters, 1, strides=strides, name=f"{name}_shortcut")
+            x = self.conv(x, filters, 1, strides=strides, name=f"{name}_shortcut")
             if self.norm_first:
-                shortcut = self.norm(shortcut, name=f"{name}_shortcut")
+                x = self.norm(x, name=f"{name}_shortcut")
+        add = keras.layers.Add(name=f"{name}_sum")
         if self.norm_first:
-            total = keras.layers.Add(name=f"{name}_sum")([self.norm(y, name=f"{name}_b"), shortcut])
-            return keras.layers.ReLU(name=f"{name}_b_relu")(total)
-        return self.activate(keras.layers.Add(name=f"{name}_sum")([y, shortcut]), name=f"{name}_b")
+            return keras.layers.ReLU(name=f"{last}_relu")(add([self.norm(y, name=last), x]))
+        return self.activate(add([y, x]), name=last)
+
+
+def basic_block(build: _Builder, x: Any, width: int, strides: int, name: str) -> Any:
+    """3x3 and 3x3."""
+    y = build.conv(x, width, 3, strides=strides, name=f"{name}_a")
+    y = build.activate(y, name=f"{name}_a")
+    y = build.conv(y, width, 3, name=f"{name}_b")
+    return build.add_shortcut(y, x, strides=strides, name=name, last=f"{name}_b")
+
+
+def bottleneck_block(build: _Builder, x: Any, width: int, strides: int, name: str) -> Any:
+    """1x1, 3x3, and 1x1 to four times the width."""
+    y = build.conv(x, width, 1, name=f"{name}_a")
+    y = build.activate(y, name=f"{name}_a")
+    y = build.conv(y, width, 3, strides=strides, name=f"{name}_b")
+    y = build.activate(y, name=f"{name}_b")
+    y = build.conv(y, 4 * width, 1, name=f"{name}_c")
+    return build.add_shortcut(y, x, strides=strides, name=name, last=f"{name}_c")

@@ -1,0 +1,66 @@
+"""Losses on logits, against NumPy."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from train.losses import build_loss
+
+random = np.random.default_rng(2)
+LOGITS = random.normal(scale=4, size=(6, 5)).astype("float32")
+LABELS = random.integers(0, 5, 6)
+TARGETS = np.eye(5)[LABELS]
+
+
+def sigmoid(z: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-z))
+
+
+def softmax(z: np.ndarray) -> np.ndarray:
+    return np.exp(z) / np.exp(z).sum(-1, keepdims=True)
+
+
+def loss_and_gradient(name: Any, logits: np.ndarray = LOGITS) -> tuple[float, np.ndarray]:
+    z = tf.constant(logits)
+    with tf.GradientTape() as tape:
+        tape.watch(z)
+        loss = build_loss(name)(tf.constant(LABELS), z)
+    return float(loss), tape.gradient(loss, z).numpy()
+
+
+def test_sigmoid_cross_entropy_is_summed_over_outputs_and_averaged_over_samples() -> None:
+    y = sigmoid(LOGITS.astype("float64"))
+    expected = -(TARGETS * np.log(y) + (1 - TARGETS) * np.log(1 - y)).sum(-1).mean()
+    assert loss_and_gradient("sigmoid")[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_softmax_cross_entropy_is_averaged_over_samples() -> None:
+    expected = -(TARGETS * np.log(softmax(LOGITS.astype("float64")))).sum(-1).mean()
+    assert loss_and_gradient("softmax")[0] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "output"), [("sigmoid", sigmoid), ("softmax", softmax)])
+def test_gradient_is_output_minus_target(name: str, output: Any) -> None:
+    """The error that the released code sends back, per sample (Akrout et al. 2019)."""
+    expected = (output(LOGITS.astype("float64")) - TARGETS) / len(LABELS)
+    np.testing.assert_allclose(loss_and_gradient(name)[1], expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "softmax"])
+def test_large_logits_give_finite_losses(name: str) -> None:
+    loss, gradient = loss_and_gradient(name, 1e4 * LOGITS)
+    assert np.isfinite(loss)
+    assert np.isfinite(gradient).all()
+
+
+def test_labels_may_stand_in_a_column() -> None:
+    loss = build_loss("sigmoid")
+    assert float(loss(LABELS[:, None], LOGITS)) == float(loss(LABELS, LOGITS))
+
+
+def test_sigmoid_loss_is_saved_by_name() -> None:
+    loaded = keras.losses.deserialize(keras.losses.serialize(build_loss("sigmoid")))
+    assert float(loaded(LABELS, LOGITS)) == loss_and_gradient("sigmoid")[0]
