@@ -267,6 +267,21 @@ def test_step_of_biases_is_smaller_by_the_factor(
         assert value == pytest.approx(1 - whole), name
 
 
+@pytest.mark.parametrize("schedule", ["piecewise", "cosine"])
+def test_xla_compiles_schedule_and_decay_to_the_same_training(schedule: Any) -> None:
+    boundaries = (0.1,) if schedule == "piecewise" else ()  # two of eight steps
+    config = ScheduleConfig(name=schedule, boundaries_epochs=boundaries, warm_up_epochs=0.2)
+    found = []
+    for jit_compile in (False, True):
+        model = network()
+        optimizer = coupled(schedule=config, decay_biases=False, bias_learning_rate_factor=0.5)
+        model.compile(optimizer, "mse", jit_compile=jit_compile)
+        model.fit(np.eye(8, 5), np.ones((8, 4)), batch_size=1, shuffle=False, verbose=0)
+        found.append(model.get_weights())
+    for plain, compiled in zip(*found, strict=True):
+        np.testing.assert_allclose(compiled, plain, rtol=0, atol=1e-5)
+
+
 # --- what Keras sees ----------------------------------------------------------------------------
 
 

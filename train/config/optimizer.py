@@ -16,10 +16,11 @@ class ScheduleConfig:
     Args:
         name: `constant`, `piecewise` (times `factor` at each boundary) or `cosine` (to
             `final_factor` at the last epoch).
-        boundaries_epochs: Epochs after which `piecewise` drops the rate.
+        boundaries_epochs: Epochs after which `piecewise` drops the rate, counted with the warm-up.
         factor: Of each drop of `piecewise`.
         final_factor: Of `cosine`: the last rate over the first.
-        warm_up_epochs: Epochs over which the rate first rises linearly from 0; may be a fraction.
+        warm_up_epochs: Epochs over which the rate first rises linearly from 0 (as in Keras); may be
+            a fraction.
     """
 
     name: Literal["constant", "piecewise", "cosine"] = "constant"
@@ -58,9 +59,11 @@ class OptimizerConfig:
         schedule: How the learning rate changes.
         weight_decay: Decay of the weights, forward and feedback alike; null: none.
         decay: `decoupled`: a step takes `learning_rate x weight_decay` of each weight. `coupled`
-            (the papers'): `weight_decay x weight` is added to its gradient, before momentum.
+            (the papers'): `weight_decay x weight` is added to its gradient, behind clipping and
+            before momentum. Under momentum m that is about decoupled `weight_decay / (1 - m)`.
         decay_biases: Whether weight decay takes of biases and of BatchNorm's scale and offset too.
-        bias_learning_rate_factor: The step size of biases over that of weights.
+        bias_learning_rate_factor: The step size of biases over that of weights. Decoupled decay
+            takes of both alike.
         options: The optimizer's other arguments by their Keras names, such as momentum, nesterov,
             beta_1, clipnorm.
     """
