@@ -23,14 +23,9 @@ from train.errors import UserError
 from train.initial_weights import take_weights
 from train.loop import Loop, NotFiniteError, Position
 from train.losses import build_loss
-from train.optimizers import (
-    build_optimizer,
-    learning_rate_now,
-    rate_variables,
-    reduce_learning_rate,
-    scaled_learning_rate,
-)
+from train.optimizers import build_optimizer, scaled_learning_rate
 from train.run_directory import RunDirectory, RunFiles, write_model
+from train.schedules import learning_rate_now, rate_variables, reduce_learning_rate
 from train.strategy import Placement, place
 from train.survival import Saver, explain_not_finite
 from train.telemetry import Telemetry

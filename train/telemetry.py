@@ -9,7 +9,7 @@ import keras
 
 import tfweightmirror as tfwm
 from train.loop import Loop, share_of
-from train.optimizers import learning_rate_now
+from train.schedules import learning_rate_now
 
 MEASURES = ("images_per_second", "input_wait_share", "mirror_seconds")
 """Names of what differs between two runs of equal numbers; so does `seconds`."""
