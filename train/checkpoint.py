@@ -70,7 +70,9 @@ def state_of(
     }
     for group, variables in groups.items():
         for number, variable in enumerate(variables):
-            name = f"{group}/{number}/{variable.path}"
+            # An optimizer's own name counts the optimizers of this process.
+            path = variable.path.partition("/")[2] if group == "optimizer" else variable.path
+            name = f"{group}/{number}/{path}"
             copies = strategy.experimental_local_results(variable.value)
             own = variable.synchronization == "on_read" or variable.aggregation == "none"
             if apart and own and len(copies) > 1 and not variable.trainable:

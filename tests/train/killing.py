@@ -1,0 +1,81 @@
+"""Runs that are killed and started again, compared with one that was not."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from train.checkpoint import Checkpoints
+from train.telemetry import MEASURES
+
+REPOSITORY = Path(__file__).parents[2]
+
+# Everything a next step depends on: BatchNorm, momentum, a moving learning rate, independent noise
+# whose mirror steps are counted, mirror mode outside the step too, augmentation, a short last batch
+# in the evaluation, calls that do not divide an epoch.
+RUN = (
+    "--data.train_split=train[:256]",
+    "--data.test_split=test[:100]",
+    "--data.augmentation=pad_crop_flip",
+    "--data.pad=1",
+    "--model.small_conv.filters=[4,4]",
+    "--model.small_conv.strides=[2,2]",
+    "--feedback.rule=wm",
+    "--mirror.noise=gaussian",
+    "--mirror.noise_options.samples=32",
+    "--mirror.every_batches=3",
+    "--mirror.warm_up_steps=2",
+    "--mirror.epoch_end_steps=400",
+    "--optimizer.options.momentum=0.9",
+    "--optimizer.schedule.name=cosine",
+    "--training.batch_size=32",
+    "--training.test_batch_size=64",
+    "--training.epochs=4",
+    "--training.steps_per_call=3",
+    "--training.deterministic=true",
+    "--training.progress=none",
+    "--checkpoint.every_steps=2",
+)
+
+
+def run(directory: Path, *arguments: str, trap: Sequence[str] = ()) -> int:
+    """Runs the launcher in a process of its own and returns its status; -9 if killed."""
+    module = ["tests.train.victim", *trap] if trap else ["train"]
+    process = subprocess.run(
+        [sys.executable, "-m", *module, "fit", *RUN, f"--run_directory={directory}", *arguments],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" not in process.stderr, process.stderr
+    return process.returncode
+
+
+def metrics(directory: Path) -> list[dict[str, float]]:
+    """What the epochs measured, speed left out."""
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("seconds", *MEASURES)} for line in lines]
+
+
+def variables(directory: Path) -> dict[str, np.ndarray]:
+    """All state at the end: weights, feedback kernels, optimizer, metrics, counters."""
+    found = Checkpoints(directory / "checkpoints", keep=1).newest()
+    assert found is not None
+    reader = tf.train.load_checkpoint(str(found.folder / "variables"))
+    return {
+        name: reader.get_tensor(f"v{number}/.ATTRIBUTES/VARIABLE_VALUE")
+        for number, name in enumerate(found.contents)
+    }
+
+
+def assert_same_bits(one: Path, other: Path) -> None:
+    assert metrics(one) == metrics(other)
+    first, second = variables(one), variables(other)
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)

@@ -1,0 +1,144 @@
+"""Runs that are killed, asked to end or damaged go on to the same bits with the same command."""
+
+import os
+import signal
+from pathlib import Path
+
+import keras
+import pytest
+
+from tests.train import killing
+from train.__main__ import main
+from train.command_line import parse
+from train.fit import fit
+from train.survival import TerminatedError
+
+SMALL = [
+    "--data.train_split=train[:256]",
+    "--data.test_split=test[:100]",
+    "--model.name=mlp",
+    "--model.mlp.units=[16]",
+    "--training.epochs=3",
+    "--training.progress=none",
+    "--checkpoint.every_steps=1",
+]
+
+# 8 steps an epoch in calls of 3, 3 and 2: four places to look in, an epoch.
+POINTS = [
+    ("between_calls", "2", -9),
+    ("variables_written", "3", -9),
+    ("sigterm", "2", 128 + signal.SIGTERM),
+    ("in_mirror_mode", "2", -9),
+    ("before_rename", "3", -9),
+    ("in_evaluation", "1", -9),
+    ("epoch_written", "1", -9),
+]
+
+
+def test_run_killed_at_every_weak_point_ends_with_the_same_bits(tmp_path: Path) -> None:
+    assert killing.run(tmp_path / "never_killed") == 0
+    for point, count, status in POINTS:
+        assert killing.run(tmp_path / "killed", trap=(point, count)) == status, point
+    assert killing.run(tmp_path / "killed") == 0
+    killing.assert_same_bits(tmp_path / "never_killed", tmp_path / "killed")
+
+
+@pytest.mark.slow
+def test_two_replicas_killed_end_with_the_same_bits(tmp_path: Path) -> None:
+    mirrored = ("--strategy=mirrored", "--replicas=2")
+    assert killing.run(tmp_path / "never_killed", *mirrored) == 0
+    for point, count, status in POINTS[:4]:
+        assert killing.run(tmp_path / "killed", *mirrored, trap=(point, count)) == status, point
+    assert killing.run(tmp_path / "killed", *mirrored) == 0
+    killing.assert_same_bits(tmp_path / "never_killed", tmp_path / "killed")
+
+
+class EndAfter(keras.callbacks.Callback):
+    """Asks this process to end, as a cluster would, at the begin of a batch."""
+
+    def __init__(self, batches: int) -> None:
+        super().__init__()
+        self.batches = batches
+
+    def on_train_batch_begin(self, batch: int, logs: object = None) -> None:
+        self.batches -= 1
+        if self.batches == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        ["--feedback.rule=brsf"],
+        ["--feedback.rule=urfb", "--optimizer.name=adam"],
+        ["--feedback.rule=kp", "--optimizer.weight_decay=0.1", "--optimizer.options.momentum=0.9"],
+        ["--feedback.rule=wm", "--mirror.mode=akrout2019", "--training.precision=mixed_bfloat16"],
+        ["--feedback.rule=fa", "--training.precision=mixed_float16"],
+    ],
+    ids=lambda arguments: arguments[0].partition("=")[2],
+)
+@pytest.mark.parametrize("strategy", [[], ["--strategy=mirrored", "--replicas=2"]], ids=["1", "2"])
+def test_run_asked_to_end_in_mid_epoch_goes_on_to_the_same_bits(
+    tmp_path: Path, rule: list[str], strategy: list[str]
+) -> None:
+    whole, ended = tmp_path / "whole", tmp_path / "ended"
+    assert main(["fit", *SMALL, *rule, *strategy, f"--run_directory={whole}"]) == 0
+    config, _ = parse(["fit", *SMALL, *rule, *strategy, f"--run_directory={ended}"])
+    with pytest.raises(TerminatedError, match="after training step 6"):
+        fit(config, extra_callbacks=[EndAfter(6)])
+    finished = fit(config)
+    killing.assert_same_bits(whole, ended)
+    assert len(finished.history["loss"]) == 3  # the epochs before the end included
+
+
+def damage(folder: Path, how: str) -> None:
+    data = folder / "variables.data-00000-of-00001"
+    if how == "bit":
+        content = bytearray(data.read_bytes())
+        content[len(content) // 2] ^= 1
+        data.write_bytes(content)
+    elif how == "short":
+        data.write_bytes(data.read_bytes()[:100])
+    elif how == "state":
+        (folder / "state.json").write_text('{"position": ')
+    else:
+        data.unlink()
+
+
+@pytest.mark.parametrize("how", ["bit", "short", "state", "gone"])
+def test_damaged_checkpoint_is_reported_and_the_one_before_it_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    whole, ended = tmp_path / "whole", tmp_path / "ended"
+    arguments = ["fit", *SMALL, "--feedback.rule=fa"]
+    assert main([*arguments, f"--run_directory={whole}"]) == 0
+    config, _ = parse([*arguments, f"--run_directory={ended}"])
+    with pytest.raises(TerminatedError):
+        fit(config, extra_callbacks=[EndAfter(6)])
+    *_, before, newest = sorted((ended / "checkpoints").iterdir())
+    damage(newest, how)
+    capsys.readouterr()
+    assert main([*arguments, f"--run_directory={ended}", "--training.progress=epoch"]) == 0
+    shown = capsys.readouterr().out
+    assert f"Checkpoint {newest} is damaged" in shown
+    assert f"goes on from {before}" in shown
+    killing.assert_same_bits(whole, ended)
+
+
+def test_unnamed_unfinished_run_is_found_again_and_a_finished_one_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config, _ = parse(["fit", *SMALL])
+    with pytest.raises(TerminatedError):
+        fit(config, extra_callbacks=[EndAfter(3)])
+    assert fit(config).directory.path == Path("runs/digits-mlp-backprop-1")
+    assert fit(config).directory.path == Path("runs/digits-mlp-backprop-2")
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
+def test_only_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
+    arguments = ["--checkpoint.keep=2", f"--run_directory={tmp_path / 'run'}"]
+    assert main(["fit", *SMALL, *arguments]) == 0
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["step-000000000011", "step-000000000012"]

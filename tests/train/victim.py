@@ -1,0 +1,74 @@
+"""A training process that kills itself at a given point: `python -m tests.train.victim POINT N ...`.
+
+POINT is where, N the how-many-th time it comes by there, the rest a command of `python -m train`.
+The points are those at which a kill could leave something half done.
+"""
+
+import os
+import random
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from train.__main__ import main
+from train.start_up import load_tensorflow_quietly
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def ask_to_end() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def before(owner: Any, name: str, count: int, act: Callable[[], None]) -> None:
+    """Makes the `count`-th call of a function act first."""
+    function = getattr(owner, name)
+    calls = 0
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == count:
+            act()
+        return function(*args, **kwargs)
+
+    setattr(owner, name, counted)
+
+
+def arm(point: str, count: int) -> None:
+    """Puts the trap."""
+    import tfweightmirror as tfwm
+    from train import checkpoint, loop, survival
+
+    mirror = tfwm.callbacks.WeightMirror
+
+    def soon() -> None:
+        # From another thread, so that mirror mode is running when it comes.
+        threading.Timer(0.05, kill).start()
+
+    if point == "random":
+        delay_s = random.Random(count).uniform(0, 2.5)
+        before(loop.Loop, "_epochs", 1, lambda: threading.Timer(delay_s, kill).start())
+        return
+    owner, name, act = {
+        "between_calls": (survival.Saver, "after_call", kill),
+        "sigterm": (survival.Saver, "after_call", ask_to_end),
+        "variables_written": (checkpoint, "_write_state_file", kill),
+        "before_rename": (Path, "rename", kill),
+        "old_ones_removed": (checkpoint.shutil, "rmtree", kill),
+        "in_mirror_mode": (mirror, "_run", soon),
+        "in_evaluation": (loop.Loop, "evaluate", kill),
+        "epoch_written": (survival.Saver, "after_epoch", kill),
+    }[point]
+    before(owner, name, count, act)
+
+
+if __name__ == "__main__":
+    load_tensorflow_quietly()
+    arm(sys.argv[1], int(sys.argv[2]))
+    sys.exit(main(sys.argv[3:]))
