@@ -1,4 +1,4 @@
-"""A training process that kills itself at a given point: `python -m tests.train.victim POINT N ...`.
+"""A training that kills itself at a point: `python -m tests.train.victim POINT N fit ...`.
 
 POINT is where, N the how-many-th time it comes by there, the rest a command of `python -m train`.
 The points are those at which a kill could leave something half done.

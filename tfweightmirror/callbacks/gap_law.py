@@ -21,7 +21,7 @@ class GapLaw:
 
     Args:
         decoupled: Decay of each pair, taken of the weights before the step.
-        coupled: Decay of each pair, added to the gradients.
+        coupled: Decay of each pair, added to the gradients, which then differ by it times the gap.
         momentum: Of SGD. Without `coupled` it is of no account: equal gradients, equal momenta.
         nesterov: Whether it is Nesterov's.
     """
