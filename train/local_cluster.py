@@ -41,12 +41,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return next((status for status in statuses if status), 0)
 
 
-def start(count: int, command: Sequence[str], **options: Any) -> list[subprocess.Popen[str]]:
+def start(
+    count: int, command: Sequence[str], *, module: str = "train", **options: Any
+) -> list[subprocess.Popen[str]]:
     """Starts the workers' processes.
 
     Args:
         count: Workers.
-        command: Arguments of `python -m train`.
+        command: Arguments of the module.
+        module: What `python -m` runs.
         **options: Of `subprocess.Popen`. Without `stdout`, what workers print is forwarded.
     """
     addresses = ",".join(f"localhost:{port}" for port in free_ports(count))
@@ -62,7 +65,7 @@ def start(count: int, command: Sequence[str], **options: Any) -> list[subprocess
         if forwarded:
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         worker = subprocess.Popen(
-            [sys.executable, "-m", "train", *command, *cluster], text=True, **pipes, **options
+            [sys.executable, "-m", module, *command, *cluster], text=True, **pipes, **options
         )
         if forwarded:
             threading.Thread(target=_forward, args=(worker, index), daemon=True).start()

@@ -1,0 +1,69 @@
+"""Twenty training steps under every rule, weights into a file: run by each strategy alike.
+
+    python -m tests.train.twenty_steps OUT.npz [arguments of `train fit`]
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+RULES = {
+    "bp": [],
+    "fa": [],
+    "ss": [],
+    "kp": ["--optimizer.weight_decay=0.1"],
+    "urfb": [],
+    "wm": ["--mirror.noise=orthogonal"],
+}
+
+# No BatchNorm: its statistics are of a replica's part of the batch.
+STEPS = [
+    "--data.train_split=train[:640]",
+    "--data.test_split=test[:90]",
+    "--data.augmentation=pad_crop_flip",
+    "--data.pad=1",
+    "--model.name=mlp",
+    "--model.mlp.units=[16,16]",
+    "--optimizer.options.momentum=0.9",
+    "--training.batch_size=64",
+    "--training.test_batch_size=32",
+    "--training.epochs=2",
+    "--training.steps_per_call=4",
+    "--training.progress=none",
+]
+
+
+def train_all(out: Path, arguments: list[str]) -> None:
+    """Trains 2 epochs of 10 steps with every rule, and writes `<rule>/<weight number>`."""
+    from train import fit as fit_module
+    from train.command_line import parse
+
+    results: dict[str, np.ndarray] = {}
+    placement = None
+    for rule, options in RULES.items():
+        place = [f"--run_directory={out.with_suffix('')}_{rule}"]
+        config, _ = parse(
+            ["fit", *STEPS, f"--feedback.rule={rule}", *options, *place, *arguments]
+        )
+        if placement is None:
+            placement = fit_module.place(config)
+            fit_module.place = lambda _: placement  # one cluster for all rules
+        finished = fit_module.fit(config)
+        for number, weight in enumerate(finished.model.weights):
+            results[f"{rule}/{number}"] = np.asarray(weight)
+        for name in ("loss", "val_loss", "val_accuracy"):
+            results[f"{rule}/{name}"] = np.asarray(finished.history[name])
+        for name, values in finished.history.items():
+            if name.startswith("weight_angle"):
+                results[f"{rule}/{name}"] = np.asarray(values)
+    assert placement is not None
+    if placement.is_chief:
+        np.savez(out, **results)
+
+
+if __name__ == "__main__":
+    from train.start_up import load_tensorflow_quietly
+
+    load_tensorflow_quietly()
+    train_all(Path(sys.argv[1]), sys.argv[2:])
