@@ -1,35 +1,33 @@
 """Batches as functions of the seed and the training step, so that any run can be entered anywhere.
 
 What stands at place p of the whole training is a function of (seed, p) alone, whatever the number
-of replicas: epoch p // images, and there the image that a permutation of the epoch's own puts at
-p % images. No stream has to be replayed, and any step is entered in the same time.
+of replicas: the image, its crop and whether it is flipped. No stream has to be replayed, and any
+step is entered in the same time (TFRecord files on the disk apart, see `disk.StreamedSplit`).
 """
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
 from train.config import DataConfig
-from train.data.datasets import ImageSet
+from train.data import augmentation, decoding
+from train.data.datasets import ImageSet, Split
+from train.data.memory import MemorySplit
+from train.data.plan import WHOLE_BATCH, Example, Plan, Share
 from train.errors import UserError
 
+__all__ = [
+    "Share",
+    "evaluation_batches",
+    "evaluation_steps",
+    "steps_per_epoch",
+    "training_batches",
+]
 
-@dataclasses.dataclass(frozen=True)
-class Share:
-    """The rows of every global batch that one process makes: those of its replicas.
-
-    Args:
-        first_replica: Number of this process' first replica among all.
-        replicas: Replicas of this process.
-        replicas_in_all: Of all processes.
-    """
-
-    first_replica: int = 0
-    replicas: int = 1
-    replicas_in_all: int = 1
+BATCHES_AHEAD = 2
 
 
 def steps_per_epoch(images: ImageSet, batch_size: int) -> int:
@@ -38,13 +36,12 @@ def steps_per_epoch(images: ImageSet, batch_size: int) -> int:
     Raises:
         UserError: If there is none.
     """
-    count = len(images.train.labels)
-    if batch_size > count:
+    if batch_size > images.train_count:
         raise UserError(
-            f"training.batch_size is {batch_size}, but {images.name} has {count} training images. "
-            f"Expected at most that many."
+            f"training.batch_size is {batch_size}, but {images.name} has {images.train_count} "
+            f"training images. Expected at most that many."
         )
-    return count // batch_size
+    return images.train_count // batch_size
 
 
 def training_batches(
@@ -55,7 +52,7 @@ def training_batches(
     seed: int,
     first_step: int,
     last_step: int,
-    share: Share = Share(),
+    share: Share = WHOLE_BATCH,
 ) -> Any:
     """Training batches of the steps `first_step`, ..., `last_step - 1`.
 
@@ -74,29 +71,42 @@ def training_batches(
     Returns:
         A `tf.data.Dataset` of (images (batch_size / replicas_in_all, height, width, channels)
         float32, labels (same,) int32): step after step, and in a step replica after replica.
+
+    Raises:
+        UserError: If there are fewer images than `batch_size`.
     """
-    pixels, labels = tf.constant(images.train.images), tf.constant(images.train.labels)
+    plan = Plan(
+        count=images.train_count,
+        batch_size=batch_size,
+        steps_per_epoch=steps_per_epoch(images, batch_size),
+        first_step=first_step,
+        last_step=last_step,
+        order_seed=seed if config.shuffle else None,
+        share=share,
+    )
     normalize = _normalizer(images)
-    count = len(images.train.labels)
-    per_epoch = count // batch_size
-    rows = batch_size // share.replicas_in_all
 
-    def replica_batch(number: Any) -> tuple[Any, Any]:
-        step, replica = number // share.replicas, number % share.replicas + share.first_replica
-        epoch, step_in_epoch = step // per_epoch, step % per_epoch
-        places = step_in_epoch * batch_size + replica * rows + tf.range(rows, dtype=tf.int64)
-        order = _order_of_epoch(places, epoch, seed=seed, count=count) if config.shuffle else places
-        return normalize(tf.gather(pixels, order)), tf.gather(labels, order)
+    def image_and_label(batch: Example) -> tuple[Any, Any]:
+        key = augmentation.step_key(seed, batch.step[0])
+        pixels = normalize(batch.image)
+        if config.augmentation == "pad_crop_flip":
+            pixels = augmentation.pad_crop_flip(
+                pixels, batch.place, key, batch_size=batch_size, pad=config.pad
+            )
+        elif config.augmentation == "random_resized_crop":
+            pixels = augmentation.random_flip(pixels, batch.place, key, batch_size=batch_size)
+        return pixels, batch.label
 
-    numbers = tf.data.Dataset.range(first_step * share.replicas, last_step * share.replicas)
-    batches = numbers.map(replica_batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return batches.prefetch(tf.data.AUTOTUNE)
+    batches = _replica_batches(images.train, plan, _training_view(images, config, seed))
+    mapped = batches.map(image_and_label, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return mapped.prefetch(BATCHES_AHEAD * share.replicas)
 
 
-def evaluation_batches(images: ImageSet, batch_size: int, share: Share = Share()) -> Any:
+def evaluation_batches(images: ImageSet, batch_size: int, share: Share = WHOLE_BATCH) -> Any:
     """Every test image once with weight 1, in order, and padding of weight 0.
 
     All batches are whole, so that no replica is left without images and all shapes are static.
+    Images of sets with an `image_size` are cropped in the middle, once.
 
     Args:
         images: The data set.
@@ -106,35 +116,77 @@ def evaluation_batches(images: ImageSet, batch_size: int, share: Share = Share()
     Returns:
         A `tf.data.Dataset` of (images, labels, weights (batch_size / replicas_in_all,) float32).
     """
-    pixels, labels = tf.constant(images.test.images), tf.constant(images.test.labels)
+    steps = evaluation_steps(images, batch_size)
+    plan = Plan(
+        count=images.test_count,
+        batch_size=batch_size,
+        steps_per_epoch=steps,
+        first_step=0,
+        last_step=steps,
+        share=share,
+    )
     normalize = _normalizer(images)
-    count = len(images.test.labels)
-    rows = batch_size // share.replicas_in_all
 
-    def replica_batch(number: Any) -> tuple[Any, Any, Any]:
-        step, replica = number // share.replicas, number % share.replicas + share.first_replica
-        places = step * batch_size + replica * rows + tf.range(rows, dtype=tf.int64)
-        real = places < count
-        places = tf.where(real, places, 0)
-        weights = tf.cast(real, tf.float32)
-        return normalize(tf.gather(pixels, places)), tf.gather(labels, places), weights
+    def image_label_and_weight(batch: Example) -> tuple[Any, Any, Any]:
+        return normalize(batch.image), batch.label, batch.weight
 
-    numbers = tf.data.Dataset.range(evaluation_steps(images, batch_size) * share.replicas)
-    return numbers.map(replica_batch, num_parallel_calls=2, deterministic=True).prefetch(2)
+    batches = _replica_batches(images.test, plan, _evaluation_view(images))
+    mapped = batches.map(
+        image_label_and_weight, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
+    return mapped.prefetch(BATCHES_AHEAD * share.replicas)
 
 
 def evaluation_steps(images: ImageSet, batch_size: int) -> int:
     """Global batches in one pass over the test images."""
-    return -(-len(images.test.labels) // batch_size)
+    return -(-images.test_count // batch_size)
 
 
-def _order_of_epoch(places: Any, epoch: Any, *, seed: int, count: int) -> Any:
-    """The images at `places` of the epoch's permutation, a function of (seed, epoch, place)."""
-    key = tf.stack([tf.constant(seed, tf.int64), epoch])
-    return tf.random.experimental.index_shuffle(places, key, count - 1)
+View = Callable[[Example], Any]
 
 
-def _normalizer(images: ImageSet) -> Any:
-    offset = tf.constant(images.pixel_offset, tf.float32)
-    scale = tf.constant(images.pixel_scale, tf.float32)
-    return lambda pixels: (tf.cast(pixels, tf.float32) - offset) / scale
+def _training_view(images: ImageSet, config: DataConfig, seed: int) -> View | None:
+    """What is done to every image by itself, before it is put into a batch; null: nothing."""
+    if config.augmentation != "random_resized_crop":
+        return _evaluation_view(images)
+    size, channels = images.image_shape[1:]
+
+    def view(example: Example) -> Any:
+        key = augmentation.place_key(seed, example.step, example.place)
+        window = augmentation.random_window(*decoding.size(example.image), key)
+        pixels = decoding.decode_window(example.image, window, channels)
+        return augmentation.resize(pixels, size)
+
+    return view
+
+
+def _evaluation_view(images: ImageSet) -> View | None:
+    """As `_training_view`."""
+    size, channels = images.image_size, images.image_shape[-1]
+
+    def view(example: Example) -> Any:
+        pixels = decoding.decode(example.image, channels)
+        if size is None:
+            return tf.ensure_shape(pixels, images.image_shape)
+        return augmentation.single_crop(pixels, size)
+
+    in_memory = isinstance(images.train, MemorySplit)
+    return None if size is None and in_memory else view
+
+
+def _replica_batches(split: Split, plan: Plan, view: View | None) -> Any:
+    """Batches of one replica after the other; a view works on many images at once."""
+    if view is None and isinstance(split, MemorySplit):
+        return split.batches(plan)
+
+    def seen(example: Example) -> Example:
+        return example._replace(image=view(example) if view else example.image)
+
+    examples = split.examples(plan).map(
+        seen, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
+    return examples.batch(plan.rows, drop_remainder=True)
+
+
+def _normalizer(images: ImageSet) -> Callable[[Any], Any]:
+    return lambda pixels: (tf.cast(pixels, tf.float32) - images.pixel_offset) / images.pixel_scale

@@ -6,9 +6,9 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,12 @@ import tensorflow_datasets as tfds
 
 
 class LabelledImages(NamedTuple):
-    """Images (count, height, width, channels) uint8 and their labels (count,) integers."""
+    """Images (count, height, width, channels) uint8 and their labels (count,) integers.
 
-    images: npt.NDArray[np.uint8]
+    Images of many sizes: a sequence of (height, width, channels).
+    """
+
+    images: npt.NDArray[np.uint8] | Sequence[npt.NDArray[np.uint8]]
     labels: npt.NDArray[Any]
 
 
@@ -32,20 +35,26 @@ def write_builder_folder(
     description: str,
     homepage: str,
     citation: str,
+    encoding_format: Literal["png", "jpeg"] = "png",
+    file_format: Literal["tfrecord", "array_record", "parquet"] = "tfrecord",
+    files: int | None = None,
 ) -> Path:
     """Writes `data_dir/name/version`, which `tfds.builder_from_directory` reads without network.
 
-    Images keep their order and are stored losslessly (PNG). No path of this machine is written.
+    Images keep their order. No path of this machine is written.
 
     Args:
         name: Of the data set, in snake case.
         version: Such as `1.0.0`.
-        splits: Split name to images and labels; every split has images of one shape.
+        splits: Split name to images and labels.
         class_names: One for each label, in order.
         data_dir: Is created.
         description: What the images are.
         homepage: Where they come from.
         citation: BibTeX.
+        encoding_format: Of the images; PNG keeps every pixel.
+        file_format: Of the files; all but TFRecord are read by index.
+        files: For every split; null: TFDS' choice, by size.
 
     Returns:
         The new folder.
@@ -56,10 +65,11 @@ def write_builder_folder(
     folder = data_dir / name / version
     if folder.exists():
         raise FileExistsError(f"{folder} exists: remove it, or write into another folder.")
-    image_shape = next(iter(splits.values())).images.shape[1:]
     features = tfds.features.FeaturesDict(
         {
-            "image": tfds.features.Image(shape=image_shape, encoding_format="png"),
+            "image": tfds.features.Image(
+                shape=_common_shape(splits.values()), encoding_format=encoding_format
+            ),
             "label": tfds.features.ClassLabel(names=list(class_names)),
         }
     )
@@ -81,10 +91,20 @@ def write_builder_folder(
             homepage=homepage,
             citation=citation,
             disable_shuffling=True,
+            file_format=file_format,
+            download_config=tfds.download.DownloadConfig(num_shards=files),
         )
         folder.parent.mkdir(exist_ok=True)
         shutil.move(builder.data_dir, folder)
     return folder
+
+
+def _common_shape(parts: Iterable[LabelledImages]) -> tuple[int | None, ...]:
+    """(height, width, channels), with None where images differ."""
+    shapes = {image.shape for part in parts for image in part.images}
+    return tuple(
+        lengths[0] if len(set(lengths)) == 1 else None for lengths in zip(*shapes, strict=True)
+    )
 
 
 def _examples(part: LabelledImages) -> Iterator[tuple[int, dict[str, Any]]]:

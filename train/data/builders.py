@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
@@ -12,6 +12,13 @@ from train.config import DataConfig
 from train.errors import UserError, did_you_mean
 
 EMBEDDED = {"digits": Path(__file__).parent / "digits" / "1.0.0"}
+
+
+class Keys(NamedTuple):
+    """Names of the image and of the class label in an example of the data set."""
+
+    image: str
+    label: str
 
 
 def find_builder(config: DataConfig) -> Any:
@@ -51,30 +58,60 @@ def find_builder(config: DataConfig) -> Any:
         raise UserError(f"data.name={config.name}: TensorFlow Datasets says {reason!r}") from error
 
 
-def image_and_label_keys(builder: Any, config: DataConfig) -> tuple[str, str]:
+def image_and_label_keys(builder: Any, config: DataConfig) -> Keys:
     """Names of the image and of the class label in an example.
 
     Raises:
-        UserError: If the data set has no such pair, or images of many sizes.
+        UserError: If the data set has no such pair.
     """
     features = builder.info.features
-    image_key, label_key = (builder.info.supervised_keys or ("image", "label"))[:2]
-    expected = {image_key: tfds.features.Image, label_key: tfds.features.ClassLabel}
+    keys = Keys(*(builder.info.supervised_keys or ("image", "label"))[:2])
+    expected = {keys.image: tfds.features.Image, keys.label: tfds.features.ClassLabel}
     if not all(key in features and isinstance(features[key], expected[key]) for key in expected):
         raise UserError(
             f"data.name={config.name} holds {', '.join(features)}. Expected an image and a class "
             f"label."
         )
-    if None in features[image_key].shape:
+    return keys
+
+
+def check_sizes(stored_shape: Any, config: DataConfig) -> None:
+    """Refuses, before anything is fetched, what the images' shape forbids.
+
+    Args:
+        stored_shape: (height, width, channels) of the images, None where they differ.
+        config: What is asked for.
+
+    Raises:
+        UserError: If images of many sizes (shape None) shall be in memory, be measured, or be seen
+            by the model in no common size; if the padding is larger than the image.
+    """
+    if None in stored_shape:
+        many = f"data.name={config.name} has images of many sizes"
+        if config.image_size is None:
+            raise UserError(
+                f"{many}. Expected data.image_size, the height and width in pixels of what the "
+                f"model sees, such as 224."
+            )
+        if config.storage == "memory":
+            raise UserError(f"data.storage is memory, but {many}. Expected disk or auto.")
+        if config.normalization == "standard":
+            raise UserError(
+                f"data.normalization is standard, which measures all training images, but {many} "
+                f"and stays on the disk. Expected imagenet, unit or none."
+            )
+    seen = (config.image_size,) if config.image_size else stored_shape[:2]
+    if config.augmentation == "pad_crop_flip" and config.pad >= min(seen):
         raise UserError(
-            f"data.name={config.name} has images of shape {features[image_key].shape}. Expected "
-            f"one fixed size: prepare a resized copy and give its folder."
+            f"data.pad is {config.pad}, but the images of data.name={config.name} have "
+            f"{min(seen)} pixels on a side. Expected less: a crop could hold padding alone."
         )
-    return image_key, label_key
 
 
-def prepare(builder: Any, config: DataConfig) -> None:
+def prepare(builder: Any, config: DataConfig, stored_shape: Any) -> None:
     """Lets TFDS download and write the data set, if it is not there.
+
+    Sets that stay on the disk are written as `array_record`, which is read by index.
 
     Raises:
         UserError: If that fails.
@@ -82,12 +119,19 @@ def prepare(builder: Any, config: DataConfig) -> None:
     if builder.data_path.exists():
         return
     print(f"{config.name} is not in {builder.data_dir} yet: TensorFlow Datasets fetches it.")
+    stays_on_disk = config.storage == "disk" or None in stored_shape
     try:
-        builder.download_and_prepare()
+        builder.download_and_prepare(file_format="array_record" if stays_on_disk else None)
     except Exception as error:  # whatever the network, the host or the archive did
+        archives = ""
+        if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+            archives = (
+                " TensorFlow Datasets makes it of archives that everybody has to ask its owners "
+                "for: its page in the TFDS catalogue names them and their folder."
+            )
         raise UserError(
             f"data.name={config.name} could not be fetched ({type(error).__name__}). Put a "
-            f"prepared copy into the folder named by data.data_dir or TFDS_DATA_DIR."
+            f"prepared copy into the folder named by data.data_dir or TFDS_DATA_DIR.{archives}"
         ) from error
 
 

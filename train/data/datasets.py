@@ -1,121 +1,132 @@
-"""Holds the images of a data set in memory, with what is needed to normalise them."""
+"""Opens a data set: its two splits, in memory or on the disk, and how pixels are normalised."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow_datasets as tfds
 
 from train.config import DataConfig
-from train.data.builder_folder import LabelledImages
-from train.data.builders import find_builder, image_and_label_keys, prepare
+from train.data.builders import check_sizes, find_builder, image_and_label_keys, prepare
+from train.data.disk import IndexedSplit, StreamedSplit, open_split
+from train.data.memory import MemorySplit, read_into_memory
 from train.errors import UserError
 
 MAX_BYTES_IN_MEMORY = 4 * 2**30
 
+# Mean and standard deviation of the pixels of ImageNet's training images, red, green, blue, as
+# fractions of 255: the constants of torchvision's reference training and of its released models.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Split = MemorySplit | IndexedSplit | StreamedSplit
+Statistics = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+
 
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
-    """A data set in memory.
+    """A data set.
 
     Args:
         name: Of the data set.
-        train: Training images (count, height, width, channels) uint8 and labels (count,) int32.
-        test: As `train`.
+        train: Training images.
+        test: Test images.
         num_classes: Of the labels.
+        image_shape: (height, width, channels) of what the model sees.
+        image_size: Pixels that images are cropped and resized to; null: they are as they come.
         pixel_offset: (channels,) float32, subtracted from every pixel.
         pixel_scale: (channels,) float32, divides every pixel after that.
     """
 
     name: str
-    train: LabelledImages
-    test: LabelledImages
+    train: Split
+    test: Split
     num_classes: int
+    image_shape: tuple[int, int, int]
+    image_size: int | None
     pixel_offset: npt.NDArray[np.float32]
     pixel_scale: npt.NDArray[np.float32]
 
     @property
     def train_count(self) -> int:
         """Training images."""
-        return len(self.train.labels)
+        return self.train.count
 
     @property
     def test_count(self) -> int:
         """Test images."""
-        return len(self.test.labels)
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        height, width, channels = self.train.images.shape[1:]
-        return height, width, channels
+        return self.test.count
 
 
 def load(config: DataConfig) -> ImageSet:
-    """Reads the training and the test split into memory.
+    """Opens the training and the test split, and reads them if they shall be in memory.
 
     Raises:
         UserError: If the data set is not known, has no such split, does not consist of labelled
-            images of one size, or is too large for memory.
+            images, or cannot be stored, normalised or augmented as `config` says.
     """
     builder = find_builder(config)
-    image_key, label_key = image_and_label_keys(builder, config)
-    prepare(builder, config)
-    splits = {
-        split: _read_split(builder, split, image_key=image_key, label_key=label_key, config=config)
-        for split in (config.train_split, config.test_split)
-    }
-    train = splits[config.train_split]
-    offset, scale = _pixel_statistics(train.images, config.normalization)
+    keys = image_and_label_keys(builder, config)
+    stored_shape = builder.info.features[keys.image].shape
+    check_sizes(stored_shape, config)
+    prepare(builder, config, stored_shape)
+    stored_train = open_split(builder, config.train_split, keys, name=config.name, take=config.take)
+    stored_test = open_split(builder, config.test_split, keys, name=config.name)
+    train: Split = stored_train
+    test: Split = stored_test
+    if _belongs_in_memory(stored_shape, train.count + test.count, config):
+        train = read_into_memory(stored_train, stored_shape)
+        test = read_into_memory(stored_test, stored_shape)
+    offset, scale = _pixel_statistics(train, stored_shape[-1], config)
+    size = config.image_size
     return ImageSet(
         name=config.name,
         train=train,
-        test=splits[config.test_split],
-        num_classes=builder.info.features[label_key].num_classes,
+        test=test,
+        num_classes=builder.info.features[keys.label].num_classes,
+        image_shape=(size, size, stored_shape[-1]) if size else stored_shape,
+        image_size=size,
         pixel_offset=offset,
         pixel_scale=scale,
     )
 
 
-def _read_split(
-    builder: Any, split: str, *, image_key: str, label_key: str, config: DataConfig
-) -> LabelledImages:
-    try:
-        count = builder.info.splits[split].num_examples
-        # No cache: every image is read once.
-        dataset = builder.as_dataset(
-            split=split, read_config=tfds.ReadConfig(try_autocache=False), shuffle_files=False
-        )
-    except (KeyError, ValueError) as error:
+def _belongs_in_memory(stored_shape: Any, count: int, config: DataConfig) -> bool:
+    if config.storage == "disk" or None in stored_shape:
+        return False
+    size_bytes = count * math.prod(stored_shape)
+    if config.storage == "memory" and size_bytes > MAX_BYTES_IN_MEMORY:
         raise UserError(
-            f"data.name={config.name} has no split {split!r}. Expected "
-            f"{' or '.join(builder.info.splits)}, or a part of one, such as 'train[:10%]'."
-        ) from error
-    size_bytes = count * int(np.prod(builder.info.features[image_key].shape))
-    if size_bytes > MAX_BYTES_IN_MEMORY:
-        raise UserError(
-            f"split {split!r} of data.name={config.name} takes {size_bytes / 2**30:.1f} GiB in "
-            f"memory. Expected at most {MAX_BYTES_IN_MEMORY / 2**30:.0f}: name a part of it, such "
-            f"as '{split}[:10%]'."
+            f"data.name={config.name} takes {size_bytes / 2**30:.1f} GiB in memory. Expected at "
+            f"most {MAX_BYTES_IN_MEMORY / 2**30:.0f}: set data.storage=disk, or name a part of it, "
+            f"such as '{config.train_split}[:10%]'."
         )
-    if count == 0:
-        raise UserError(f"split {split!r} of data.name={config.name} has no images.")
-    pairs = dataset.map(lambda example: (example[image_key], example[label_key]))
-    images, labels = zip(*tfds.as_numpy(pairs.batch(1024)), strict=True)
-    return LabelledImages(np.concatenate(images), np.concatenate(labels).astype(np.int32))
+    return size_bytes <= MAX_BYTES_IN_MEMORY
 
 
-def _pixel_statistics(
-    images: npt.NDArray[np.uint8], normalization: str
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def _pixel_statistics(train: Split, channels: int, config: DataConfig) -> Statistics:
     """Offset and scale of every channel, from the training images alone."""
-    channels = images.shape[-1]
-    if normalization == "standard":
-        mean = images.mean(axis=(0, 1, 2), dtype=np.float64)
-        std = images.std(axis=(0, 1, 2), dtype=np.float64)
-        return mean.astype(np.float32), np.maximum(std, 1e-6).astype(np.float32)
-    # Not 255: the digits' pixels end at 16.
-    scale = float(images.max()) if normalization == "unit" else 1.0
-    return np.zeros(channels, np.float32), np.full(channels, scale, np.float32)
+    mean, std = np.zeros(channels), np.ones(channels)
+    match config.normalization:
+        case "imagenet":
+            if channels != 3:
+                raise UserError(
+                    f"data.normalization=imagenet is for 3 channels, but data.name={config.name} "
+                    f"has {channels}. Expected standard, unit or none."
+                )
+            mean, std = 255 * np.array(IMAGENET_MEAN), 255 * np.array(IMAGENET_STD)
+        case "standard":
+            if not isinstance(train, MemorySplit):
+                raise UserError(
+                    f"data.normalization=standard measures all training images, but those of "
+                    f"data.name={config.name} stay on the disk. Expected imagenet, unit or none."
+                )
+            mean = train.images.mean(axis=(0, 1, 2), dtype=np.float64)
+            std = np.maximum(train.images.std(axis=(0, 1, 2), dtype=np.float64), 1e-6)
+        case "unit":
+            # Not 255 where it can be measured: the digits' pixels end at 16.
+            std *= float(train.images.max()) if isinstance(train, MemorySplit) else 255.0
+    return mean.astype(np.float32), std.astype(np.float32)
