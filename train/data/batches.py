@@ -170,21 +170,21 @@ def _evaluation_view(images: ImageSet) -> View | None:
             return tf.ensure_shape(pixels, images.image_shape)
         return augmentation.single_crop(pixels, size)
 
-    in_memory = isinstance(images.train, MemorySplit)
-    return None if size is None and in_memory else view
+    as_it_is = size is None and isinstance(images.train, MemorySplit)
+    return None if as_it_is else view
 
 
 def _replica_batches(split: Split, plan: Plan, view: View | None) -> Any:
     """Batches of one replica after the other; a view works on many images at once."""
-    if view is None and isinstance(split, MemorySplit):
-        return split.batches(plan)
+    batches = split.batches(plan)
+    if view is None:
+        return batches
 
     def seen(example: Example) -> Example:
-        return example._replace(image=view(example) if view else example.image)
+        opened = split.opened(example)
+        return opened._replace(image=view(opened))
 
-    examples = split.examples(plan).map(
-        seen, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
+    examples = batches.unbatch().map(seen, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return examples.batch(plan.rows, drop_remainder=True)
 
 

@@ -50,15 +50,18 @@ class IndexedSplit:
     features: Any
     keys: Keys
 
-    def examples(self, plan: Plan) -> Any:
-        """A `tf.data.Dataset` of single `Example`s with encoded images, in the plan's order."""
+    def batches(self, plan: Plan) -> Any:
+        """A `tf.data.Dataset` of a replica's `Example`s (rows,), images serialized with labels."""
 
         def read(batch: Example) -> Example:
             records = tf.numpy_function(self._records, [batch.image], tf.string, stateful=False)
             return batch._replace(image=tf.ensure_shape(records, [plan.rows]))
 
-        batches = plan.indices().map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        return _parsed(batches.unbatch(), self.features, self.keys)
+        return plan.indices().map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+    def opened(self, example: Example) -> Example:
+        """A single example with its encoded image and its label."""
+        return _opened(example, self.features, self.keys)
 
     def _records(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.object_]:
         return np.array([bytes(r) for r in self.source.__getitems__(indices.tolist())], np.object_)
@@ -86,31 +89,35 @@ class StreamedSplit:
     features: Any
     keys: Keys
 
-    def examples(self, plan: Plan) -> Any:
-        """As `IndexedSplit.examples`; padding repeats the first images with weight 0."""
+    def batches(self, plan: Plan) -> Any:
+        """As `IndexedSplit.batches`; padding repeats the first images with weight 0."""
         per_epoch = plan.steps_per_epoch * plan.batch_size
-        first, last = plan.first_step * plan.batch_size, plan.last_step * plan.batch_size
-        first_row = plan.share.first_replica * plan.rows
-        last_row = first_row + plan.share.replicas * plan.rows
+        shape = (plan.share.replicas, plan.rows)
+        place = tf.reshape(tf.range(shape[0] * shape[1], dtype=tf.int64), shape)
+        place += plan.share.first_replica * plan.rows
 
-        def in_share(position: Any, record: Any) -> Any:
-            place = position % plan.batch_size
-            return (first_row <= place) & (place < last_row)
-
-        def example(position: Any, record: Any) -> Example:
+        def shared_out(step: Any, records: Any) -> Example:
+            position = step % plan.steps_per_epoch * plan.batch_size + place
             return Example(
-                image=record,
-                label=0,
-                step=position // plan.batch_size,
-                place=position % plan.batch_size,
-                weight=tf.cast(position % per_epoch < self.count, tf.float32),
+                image=tf.gather(records, place),
+                label=tf.zeros(shape, tf.int32),
+                step=tf.fill(shape, step),
+                place=place,
+                weight=tf.cast(position < self.count, tf.float32),
             )
 
-        epochs = tf.data.Dataset.range(first // per_epoch, -(-last // per_epoch))
+        steps = tf.data.Dataset.range(plan.first_step, plan.last_step)
+        epochs = tf.data.Dataset.range(
+            plan.first_step // plan.steps_per_epoch, -(-plan.last_step // plan.steps_per_epoch)
+        )
         records = epochs.flat_map(lambda epoch: self._records(plan, epoch).repeat().take(per_epoch))
-        records = records.skip(first % per_epoch)
-        numbered = tf.data.Dataset.zip((tf.data.Dataset.range(first, last), records))
-        return _parsed(numbered.filter(in_share).map(example), self.features, self.keys)
+        records = records.skip(plan.first_step % plan.steps_per_epoch * plan.batch_size)
+        batches = records.batch(plan.batch_size, drop_remainder=True)
+        return tf.data.Dataset.zip((steps, batches)).map(shared_out).unbatch()
+
+    def opened(self, example: Example) -> Example:
+        """As `IndexedSplit.opened`."""
+        return _opened(example, self.features, self.keys)
 
     def _records(self, plan: Plan, epoch: Any) -> Any:
         """Serialized examples of one epoch, in its order."""
@@ -207,13 +214,8 @@ def _first(parts: list[FilePart], wanted: int) -> tuple[FilePart, ...]:
     return tuple(kept)
 
 
-def _parsed(records: Any, features: Any, keys: Keys) -> Any:
-    """Examples with encoded images and labels, of examples with serialized records as images."""
-    decoders = {keys.image: tfds.decode.SkipDecoding()}
-
-    def parse(example: Example) -> Example:
-        fields = features.deserialize_example(example.image, decoders=decoders)
-        label = tf.cast(fields[keys.label], tf.int32)
-        return example._replace(image=fields[keys.image], label=label)
-
-    return records.map(parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+def _opened(example: Example, features: Any, keys: Keys) -> Example:
+    fields = features.deserialize_example(
+        example.image, decoders={keys.image: tfds.decode.SkipDecoding()}
+    )
+    return example._replace(image=fields[keys.image], label=tf.cast(fields[keys.label], tf.int32))

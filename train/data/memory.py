@@ -42,9 +42,9 @@ class MemorySplit:
 
         return plan.indices().map(gather, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
-    def examples(self, plan: Plan) -> Any:
-        """A `tf.data.Dataset` of single `Example`s."""
-        return self.batches(plan).unbatch()
+    def opened(self, example: Example) -> Example:
+        """The example: nothing is encoded here."""
+        return example
 
 
 def read_into_memory(
@@ -52,22 +52,28 @@ def read_into_memory(
 ) -> MemorySplit:
     """Decodes all images of a split, which keep their order."""
 
-    def pixels_and_label(example: Example) -> tuple[Any, Any]:
-        return tf.ensure_shape(decode(example.image, image_shape[-1]), image_shape), example.label
-
     rows = min(split.count, 1024)
     steps = -(-split.count // rows)
     plan = Plan(
         count=split.count, batch_size=rows, steps_per_epoch=steps, first_step=0, last_step=steps
     )
-    decoded = split.examples(plan).map(
-        pixels_and_label, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
-    images = np.empty((split.count, *image_shape), np.uint8)
-    labels = np.empty(split.count, np.int32)
-    begin = 0
-    for batch_images, batch_labels in decoded.take(split.count).batch(rows).as_numpy_iterator():
-        end = begin + len(batch_labels)
-        images[begin:end], labels[begin:end] = batch_images, batch_labels
-        begin = end
-    return MemorySplit(images, labels)
+
+    def pixels_and_label(record: Any, example: Example) -> tuple[Any, Any]:
+        opened = split.opened(example._replace(image=record))
+        return tf.ensure_shape(decode(opened.image, image_shape[-1]), image_shape), opened.label
+
+    def decoded(batch: Example) -> tuple[Any, Any]:
+        # One element of `tf.data` for many images: a third of the time of one for each.
+        return tf.map_fn(
+            lambda record: pixels_and_label(record, batch),
+            batch.image,
+            fn_output_signature=(tf.TensorSpec(image_shape, tf.uint8), tf.TensorSpec([], tf.int32)),
+        )
+
+    images = np.empty((steps, rows, *image_shape), np.uint8)
+    labels = np.empty((steps, rows), np.int32)
+    batches = split.batches(plan).map(decoded, num_parallel_calls=2, deterministic=True)
+    for step, batch in enumerate(batches.as_numpy_iterator()):
+        images[step], labels[step] = batch
+    images = images.reshape((-1, *image_shape))
+    return MemorySplit(images[: split.count], labels.reshape(-1)[: split.count])
