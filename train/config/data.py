@@ -22,9 +22,10 @@ class DataConfig:
         test_split: Split, or part of one, to evaluate on after every epoch.
         take: Train on the first so many images of the training split; null: on all.
         shuffle: Whether every epoch has an order of its own.
-        normalization: `standard` (mean 0, standard deviation 1 per channel), `unit` (divided by the
-            largest pixel) or `none`, all measured on the training images; `imagenet`: mean and
-            standard deviation of ImageNet's pixels, given by hand, for sets too large to measure.
+        normalization: `standard` (mean 0, standard deviation 1 per channel) and `unit` (divided by
+            the largest pixel), measured on the training images; for sets that stay on the disk
+            `unit` divides by 255, and there is no `standard`, but `imagenet`: mean and standard
+            deviation of ImageNet's pixels, given by hand. `none`: pixels as they come.
         augmentation: Of training images. `pad_crop_flip`: padded by `pad` zeros on each side,
             cropped back at a random place, flipped left to right half of the time (He et al. 2016).
             `random_resized_crop`: a random part of 8 to 100 % of the area and aspect ratio 3/4 to
@@ -34,7 +35,9 @@ class DataConfig:
             sizes; null: the size the set has. Test images are resized so that their shorter side
             has 256/224 times as many, and cropped in the middle (a single crop).
         storage: `memory` (read once), `disk` (every batch is read when it is needed) or `auto`
-            (memory up to 4 GiB and if all images have one size).
+            (memory up to 4 GiB and if all images have one size). On the disk, array_record files
+            are as good as memory; TFRecord files can only be read from the front, so their shuffle
+            is weaker and a run that goes on reads the epoch's earlier images once more.
     """
 
     name: str = "digits"

@@ -64,17 +64,15 @@ def pad_crop_flip(images: Any, place: Any, key: Any, *, batch_size: int, pad: in
     """
     rows, height, width, channels = images.shape
     draws = _draws(place, key, batch_size)
-    shift = draws[:, :2] % (2 * pad + 1) - pad
+    shift = draws[:, :2] % (2 * pad + 1)
     flipped = draws[:, 2, None] % 2 == 1
     y = shift[:, 0, None] + tf.range(height)
     x = shift[:, 1, None] + tf.where(flipped, tf.range(width)[::-1], tf.range(width))
-    inside_y, inside_x = (y >= 0) & (y < height), (x >= 0) & (x < width)
-    # One gather of pixels from the unpadded images: five times as fast as padding and slicing.
-    pixel = (tf.range(rows)[:, None] * height + tf.clip_by_value(y, 0, height - 1))[:, :, None]
-    pixel = pixel * width + tf.clip_by_value(x, 0, width - 1)[:, None, :]
-    cropped = tf.gather(tf.reshape(images, (-1, channels)), pixel)
-    inside = inside_y[:, :, None, None] & inside_x[:, None, :, None]
-    return tf.where(inside, cropped, tf.zeros([], images.dtype))
+    padded = tf.pad(images, [[0, 0], [pad, pad], [pad, pad], [0, 0]])
+    # One gather of pixels for the whole batch: a third of the time of a slice for each image.
+    line = tf.range(rows)[:, None] * (height + 2 * pad) + y
+    pixel = line[:, :, None] * (width + 2 * pad) + x[:, None, :]
+    return tf.gather(tf.reshape(padded, (-1, channels)), pixel)
 
 
 def random_window(height: Any, width: Any, key: Any) -> Any:

@@ -31,6 +31,9 @@ def size(image: Any) -> tuple[Any, Any]:
 def decode_window(image: Any, window: Any, channels: int) -> Any:
     """The pixels of one part; of a JPEG only that part is decoded.
 
+    The outermost two pixels of a JPEG's part may differ a little from those of the whole image:
+    its colours are stored at half the resolution and have no neighbours beyond the edge.
+
     Args:
         image: Encoded bytes, or pixels.
         window: (top, left, height, width), (4,) int32.

@@ -1,53 +1,38 @@
-"""Finding data sets by name and folder, normalising them, batches of them."""
+"""Finding data sets by name and folder, storing and normalising them."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.train.data.sets import write_imagenet, write_noise, write_numbered
 from train.config import DataConfig
 from train.data import batches, datasets
-from train.data.builder_folder import LabelledImages, write_builder_folder
 from train.data.builders import EMBEDDED
 from train.data.datasets import ImageSet
+from train.data.disk import IndexedSplit, StreamedSplit
+from train.data.memory import MemorySplit
 from train.errors import UserError
-
-
-def write_set(data_dir: Path, name: str, *, version: str = "1.0.0", count: int = 10) -> Path:
-    """A set of 2x3 colour images; every pixel of image i has the value i."""
-    images = np.broadcast_to(
-        np.arange(count, dtype=np.uint8)[:, None, None, None], (count, 2, 3, 3)
-    )
-    part = LabelledImages(np.ascontiguousarray(images), np.arange(count) % 2)
-    return write_builder_folder(
-        name,
-        version,
-        splits={"train": part, "test": LabelledImages(part.images[:3], part.labels[:3])},
-        class_names=["even", "odd"],
-        data_dir=data_dir,
-        description="numbered images",
-        homepage="",
-        citation="",
-    )
 
 
 @pytest.fixture
 def numbered(tmp_path: Path) -> ImageSet:
-    return datasets.load(DataConfig(name=str(write_set(tmp_path, "numbered"))))
+    return datasets.load(DataConfig(name=str(write_numbered(tmp_path))))
 
 
 def test_builder_folder_keeps_images_labels_and_order(numbered: ImageSet) -> None:
     assert numbered.image_shape == (2, 3, 3)
     assert numbered.num_classes == 2
+    assert (numbered.train_count, numbered.test_count) == (10, 3)
     assert numbered.train.images[:, 1, 2, 0].tolist() == list(range(10))
     assert numbered.train.labels.tolist() == [0, 1] * 5
 
 
 def test_builder_folder_that_exists_is_not_overwritten(tmp_path: Path) -> None:
-    folder = write_set(tmp_path, "numbered")
+    folder = write_numbered(tmp_path)
     before = {path: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(FileExistsError, match="numbered"):
-        write_set(tmp_path, "numbered", count=4)
+        write_numbered(tmp_path, count=4)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["numbered"]
 
@@ -55,12 +40,48 @@ def test_builder_folder_that_exists_is_not_overwritten(tmp_path: Path) -> None:
 def test_prepared_copy_of_a_tfds_name_is_read_without_download(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_set(tmp_path, "cifar10", version="3.0.2")
-    write_set(tmp_path, "cifar10", version="10.0.0", count=6)
+    write_numbered(tmp_path, name="cifar10", version="3.0.2")
+    write_numbered(tmp_path, name="cifar10", version="10.0.0", count=6)
     by_argument = datasets.load(DataConfig(name="cifar10", data_dir=str(tmp_path)))
     assert len(by_argument.train.labels) == 6  # the newest version, by number
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     assert len(datasets.load(DataConfig(name="cifar10:3.0.2")).train.labels) == 10
+
+
+@pytest.mark.parametrize(
+    ("file_format", "files"), [("tfrecord", 1), ("tfrecord", 3), ("array_record", 3)]
+)
+def test_every_file_format_is_read_into_memory_in_order(
+    tmp_path: Path, file_format: str, files: int
+) -> None:
+    folder = write_numbered(tmp_path, file_format=file_format, files=files)
+    images = datasets.load(DataConfig(name=str(folder), train_split="train[20%:]", take=7))
+    assert isinstance(images.train, MemorySplit)
+    assert images.train.images[:, 1, 2, 0].tolist() == list(range(2, 9))
+    assert images.train.labels.tolist() == [0, 1, 0, 1, 0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("file_format", "kind"),
+    [("tfrecord", StreamedSplit), ("array_record", IndexedSplit), ("parquet", IndexedSplit)],
+)
+def test_file_format_decides_how_the_disk_is_read(
+    tmp_path: Path, file_format: str, kind: type
+) -> None:
+    folder = write_numbered(tmp_path, file_format=file_format)
+    config = DataConfig(name=str(folder), storage="disk", normalization="unit")
+    assert isinstance(datasets.load(config).train, kind)
+
+
+def test_auto_storage_is_memory_up_to_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = DataConfig(name=str(write_numbered(tmp_path)), normalization="unit")
+    size_bytes = (10 + 3) * 2 * 3 * 3
+    monkeypatch.setattr(datasets, "MAX_BYTES_IN_MEMORY", size_bytes)
+    assert isinstance(datasets.load(config).train, MemorySplit)
+    monkeypatch.setattr(datasets, "MAX_BYTES_IN_MEMORY", size_bytes - 1)
+    assert isinstance(datasets.load(config).train, StreamedSplit)
 
 
 @pytest.mark.parametrize(
@@ -71,10 +92,25 @@ def test_prepared_copy_of_a_tfds_name_is_read_without_download(
         (DataConfig(name=str(EMBEDDED["digits"].parent)), "a folder without a dataset_info.json"),
         (DataConfig(name="coco"), "Expected an image and a class label."),
         (DataConfig(name="imdb_reviews"), "holds text, label."),
-        (DataConfig(name="imagenet2012"), "Expected one fixed size"),
+        (DataConfig(name="imagenet2012"), "images of many sizes. Expected data.image_size"),
+        (
+            DataConfig(name="imagenet2012", image_size=224, storage="memory"),
+            "data.storage is memory, but data.name=imagenet2012 has images of many sizes",
+        ),
+        (DataConfig(name="imagenet2012", image_size=224), "Expected imagenet, unit or none."),
         (DataConfig(name="mnist:9.9.9"), "cannot be loaded at version 9.9.9"),
         (DataConfig(test_split="validation"), "no split 'validation'. Expected train or test"),
         (DataConfig(train_split="train[:0]"), "no split 'train[:0]'"),
+        (
+            DataConfig(take=1438),
+            "data.take is 1438, but split 'train' of data.name=digits has 1437",
+        ),
+        (DataConfig(storage="disk"), "digits stay on the disk. Expected imagenet, unit or none."),
+        (DataConfig(normalization="imagenet"), "is for 3 channels, but data.name=digits has 1"),
+        (
+            DataConfig(augmentation="pad_crop_flip", pad=8),
+            "data.pad is 8, but the images of data.name=digits have 8 pixels on a side",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -88,18 +124,66 @@ def test_unusable_data_set_gets_one_sentence(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"take": 0}, "data.take has the value 0. Expected 1 or more."),
+        ({"pad": 0}, "data.pad has the value 0. Expected 1 or more."),
+        ({"image_size": 0}, "data.image_size has the value 0. Expected 1 or more."),
+        ({"augmentation": "random_resized_crop"}, "random_resized_crop needs data.image_size"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_unusable_option_gets_one_sentence(options: dict, expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        DataConfig(**options)
+
+
 def test_set_too_large_for_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "MAX_BYTES_IN_MEMORY", 1000)
     with pytest.raises(UserError, match="name a part of it"):
-        datasets.load(DataConfig())
+        datasets.load(DataConfig(storage="memory"))
+
+
+def test_part_of_parquet_files_is_refused(tmp_path: Path) -> None:
+    folder = write_numbered(tmp_path, file_format="parquet")
+    with pytest.raises(UserError, match="Expected a whole split, or array_record files"):
+        datasets.load(DataConfig(name=str(folder), train_split="train[50%:]"))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, None),
+        ({"storage": "disk", "normalization": "unit"}, "array_record"),
+        ({"name": "imagenet2012", "image_size": 24, "normalization": "none"}, "array_record"),
+    ],
+    ids=["memory", "disk", "many sizes"],
+)
+def test_sets_that_stay_on_the_disk_are_fetched_as_array_record(
+    options: dict, expected: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = []
+
+    def download_and_prepare(builder: object, file_format: str | None) -> None:
+        asked.append(file_format)
+        raise ConnectionError
+
+    monkeypatch.setattr(
+        "tensorflow_datasets.core.DatasetBuilder.download_and_prepare", download_and_prepare
+    )
+    config = DataConfig(**{"name": "mnist", "data_dir": str(tmp_path)} | options)
+    with pytest.raises(UserError, match="could not be fetched") as caught:
+        datasets.load(config)
+    assert asked == [expected]
+    assert ("archives" in str(caught.value)) == (config.name == "imagenet2012")
 
 
 @pytest.mark.parametrize("normalization", ["standard", "unit", "none"])
 def test_pixels_are_normalised_by_the_training_images(normalization: str) -> None:
     images = datasets.load(DataConfig(normalization=normalization))
-    seen = np.concatenate(
-        [x for x, _ in batches.evaluation_batches(images, 100).as_numpy_iterator()]
-    )
+    rows = batches.evaluation_batches(images, 100).as_numpy_iterator()
+    seen = np.concatenate([x[weight == 1] for x, _, weight in rows])
     raw = images.test.images.astype(np.float64)
     train = images.train.images.astype(np.float64)
     expected = {
@@ -110,31 +194,36 @@ def test_pixels_are_normalised_by_the_training_images(normalization: str) -> Non
     np.testing.assert_allclose(seen, expected, atol=1e-5)
 
 
-def test_evaluation_sees_every_image_once_in_order(numbered: ImageSet) -> None:
-    seen = list(batches.evaluation_batches(numbered, 2).as_numpy_iterator())
-    assert [len(labels) for _, labels in seen] == [2, 1]
-    assert np.concatenate([labels for _, labels in seen]).tolist() == [0, 1, 0]
-
-
-def test_training_batches_are_whole_and_no_image_comes_twice_in_an_epoch(tmp_path: Path) -> None:
-    images = datasets.load(
-        DataConfig(name=str(write_set(tmp_path, "numbered")), normalization="none")
+def test_standard_measures_every_channel_of_the_images_taken(tmp_path: Path) -> None:
+    images = datasets.load(DataConfig(name=str(write_noise(tmp_path)), take=4))
+    assert images.train_count == 4
+    rows = batches.training_batches(
+        images, DataConfig(), batch_size=4, seed=1, first_step=0, last_step=1
     )
-    assert batches.steps_per_epoch(images, 4) == 2
-    seen = [
-        x[:, 0, 0, 0].astype(int).tolist()
-        for x, _ in batches.training_batches(images, 4, seed=1, epochs=3).as_numpy_iterator()
-    ]
-    assert [len(batch) for batch in seen] == [4] * 6
-    epochs = [seen[0] + seen[1], seen[2] + seen[3], seen[4] + seen[5]]
-    assert all(len(set(epoch)) == 8 for epoch in epochs)
-    assert epochs[0] != epochs[1] != epochs[2]
+    [(seen, _)] = rows.as_numpy_iterator()
+    np.testing.assert_allclose(seen.mean((0, 1, 2)), np.zeros(3), atol=1e-5)
+    np.testing.assert_allclose(seen.std((0, 1, 2)), np.ones(3), atol=1e-5)
 
 
-def test_order_is_a_function_of_the_seed(numbered: ImageSet) -> None:
-    def labels(seed: int) -> list[int]:
-        data = batches.training_batches(numbered, 5, seed=seed, epochs=4)
-        return np.concatenate([y for _, y in data.as_numpy_iterator()]).tolist()
+@pytest.mark.parametrize(("normalization", "scale"), [("unit", 255), ("none", 1)])
+def test_normalisation_on_the_disk_measures_nothing(
+    tmp_path: Path, normalization: str, scale: float
+) -> None:
+    config = DataConfig(
+        name=str(write_numbered(tmp_path)), storage="disk", normalization=normalization
+    )
+    [(seen, _, _)] = batches.evaluation_batches(datasets.load(config), 3).as_numpy_iterator()
+    np.testing.assert_allclose(seen[:, 0, 0, 0], np.arange(3) / scale, atol=1e-6)
 
-    assert labels(1) == labels(1)
-    assert labels(1) != labels(2)
+
+def test_imagenet_constants_are_those_of_torchvision(tmp_path: Path) -> None:
+    config = DataConfig(
+        name=str(write_imagenet(tmp_path)),
+        test_split="validation",
+        image_size=24,
+        normalization="imagenet",
+    )
+    [(seen, _, _)] = batches.evaluation_batches(datasets.load(config), 5).as_numpy_iterator()
+    fractions = 20 * np.arange(5)[:, None] / 255
+    expected = (fractions - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(seen[:, 12, 12], expected, atol=1e-5)

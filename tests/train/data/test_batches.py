@@ -1,0 +1,211 @@
+"""Batches as functions of (seed, step, place in the global batch), from every kind of storage."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.train.data.sets import write_noise
+from train.config import DataConfig
+from train.data import batches, datasets
+from train.data.batches import Share
+from train.data.datasets import ImageSet
+from train.data.disk import IndexedSplit
+from train.errors import UserError
+
+BATCH = 4
+STEPS_PER_EPOCH = 5  # of 23 images
+
+KINDS = {
+    "memory": ("memory", {}),
+    "array_record": ("disk", {"file_format": "array_record", "files": 2}),
+    "tfrecord": ("disk", {"file_format": "tfrecord", "files": 3}),
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def config(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
+    storage, kind = KINDS[request.param]
+    folder = write_noise(tmp_path_factory.mktemp(request.param), **kind)
+    return DataConfig(
+        name=str(folder),
+        storage=storage,
+        normalization="none",
+        augmentation="pad_crop_flip",
+        pad=2,
+    )
+
+
+@pytest.fixture(scope="module")
+def images(config: DataConfig) -> ImageSet:
+    return datasets.load(config)
+
+
+def train(images: ImageSet, config: DataConfig, first: int, last: int, **options: Any) -> list:
+    options = {"batch_size": BATCH, "seed": 7} | options
+    dataset = batches.training_batches(images, config, first_step=first, last_step=last, **options)
+    return list(dataset.as_numpy_iterator())
+
+
+def plain(config: DataConfig) -> DataConfig:
+    return dataclasses.replace(config, augmentation="none")
+
+
+def numbers(batch: tuple) -> list[int]:
+    """Which images these are, if not augmented."""
+    return batch[0][:, 0, 0, 0].astype(int).tolist()
+
+
+def assert_same(one: list, other: list) -> None:
+    assert len(one) == len(other)
+    for batch, twin in zip(one, other, strict=True):
+        for part, twin_part in zip(batch, twin, strict=True):
+            np.testing.assert_array_equal(part, twin_part)
+
+
+def test_every_epoch_is_a_permutation_of_its_own(images: ImageSet, config: DataConfig) -> None:
+    seen = [numbers(batch) for batch in train(images, plain(config), 0, 3, batch_size=23)]
+    assert [sorted(epoch) for epoch in seen] == [list(range(23))] * 3
+    assert list(range(23)) != seen[0] != seen[1] != seen[2]
+
+
+def test_batches_are_whole_and_no_image_comes_twice_in_an_epoch(
+    images: ImageSet, config: DataConfig
+) -> None:
+    assert batches.steps_per_epoch(images, BATCH) == STEPS_PER_EPOCH
+    seen = [numbers(batch) for batch in train(images, plain(config), 0, 2 * STEPS_PER_EPOCH)]
+    assert [len(batch) for batch in seen] == [BATCH] * 10
+    left_over = []
+    for epoch in (seen[:STEPS_PER_EPOCH], seen[STEPS_PER_EPOCH:]):
+        images_seen = {number for batch in epoch for number in batch}
+        assert len(images_seen) == 20
+        left_over.append(set(range(23)) - images_seen)
+    assert left_over[0] != left_over[1]
+
+
+def test_labels_stay_with_their_images(images: ImageSet, config: DataConfig) -> None:
+    for batch in train(images, plain(config), 0, 4):
+        assert batch[0].dtype == np.float32
+        assert batch[1].dtype == np.int32
+        assert batch[1].tolist() == [number % 2 for number in numbers(batch)]
+
+
+def test_entering_at_a_step_gives_what_replaying_to_it_gives(
+    images: ImageSet, config: DataConfig
+) -> None:
+    replayed = train(images, config, 0, 14)
+    for first in (1, 5, 7, 12):  # in the first epoch, at the begin of one, in later ones
+        assert_same(replayed[first:], train(images, config, first, 14))
+
+
+def test_replicas_and_workers_share_the_rows_of_one_replica(
+    images: ImageSet, config: DataConfig
+) -> None:
+    def share(first: int, replicas: int, in_all: int) -> list:
+        return train(images, config, 3, 12, share=Share(first, replicas, in_all))
+
+    alone = share(0, 1, 1)
+    rows = [tuple(part[r : r + 2] for part in batch) for batch in alone for r in (0, 2)]
+    assert_same(rows, share(0, 2, 2))
+    assert_same(rows[0::2], share(0, 1, 2))
+    assert_same(rows[1::2], share(1, 1, 2))
+    single = [tuple(part[r : r + 1] for part in batch) for batch in alone for r in (2, 3)]
+    assert_same(single, share(2, 2, 4))  # the second of two workers of two replicas each
+
+
+def test_order_and_augmentation_are_functions_of_the_seed(
+    images: ImageSet, config: DataConfig
+) -> None:
+    one, again, other = (train(images, config, 0, 3, seed=seed) for seed in (1, 1, 2))
+    assert_same(one, again)
+    order, other_order = (train(images, plain(config), 0, 3, seed=seed) for seed in (1, 2))
+    assert [numbers(batch) for batch in order] != [numbers(batch) for batch in other_order]
+    assert any((x != z).any() for (x, _), (z, _) in zip(one, other, strict=True))
+
+
+def test_global_seed_of_tensorflow_changes_nothing(images: ImageSet, config: DataConfig) -> None:
+    tf.random.set_seed(0)
+    one = train(images, config, 0, 6)
+    tf.random.set_seed(1)
+    assert_same(one, train(images, config, 0, 6))
+
+
+def test_unshuffled_images_keep_their_order_and_change_their_crops(
+    images: ImageSet, config: DataConfig
+) -> None:
+    config = dataclasses.replace(config, shuffle=False)
+    order = [numbers(batch) for batch in train(images, plain(config), 0, 6)]
+    assert order == [list(range(k, k + 4)) for k in (0, 4, 8, 12, 16, 0)]
+    epochs = train(images, config, 0, 1) + train(images, config, 5, 6)
+    assert (epochs[0][0] != epochs[1][0]).any(axis=(1, 2, 3)).sum() >= 3  # of 4 images
+
+
+@pytest.mark.parametrize("batch_size", [2, 7, 8])
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_evaluation_counts_every_image_once_in_order(
+    images: ImageSet, batch_size: int, replicas: int
+) -> None:
+    batch_size *= replicas
+    steps = batches.evaluation_steps(images, batch_size)
+    assert steps == -(-7 // batch_size)
+    share = Share(0, replicas, replicas)
+    seen = list(batches.evaluation_batches(images, batch_size, share).as_numpy_iterator())
+    assert [len(x) for x, _, _ in seen] == [batch_size // replicas] * steps * replicas
+    assert [len(w) for _, _, w in seen] == [len(x) for x, _, _ in seen]
+    x, y, weight = (np.concatenate(part) for part in zip(*seen, strict=True))
+    assert weight.tolist() == [1] * 7 + [0] * (steps * batch_size - 7)
+    assert x[:7, 0, 0, 0].tolist() == list(range(23, 30))
+    assert y[:7].tolist() == [number % 2 for number in range(23, 30)]
+
+
+def test_second_worker_evaluates_the_other_rows(images: ImageSet) -> None:
+    workers = [
+        list(batches.evaluation_batches(images, 4, Share(k, 1, 2)).as_numpy_iterator())
+        for k in (0, 1)
+    ]
+    seen = [[x[:, 0, 0, 0][weight == 1].tolist() for x, _, weight in part] for part in workers]
+    assert seen == [[[23, 24], [27, 28]], [[25, 26], [29]]]
+
+
+def test_more_rows_than_images_are_refused(images: ImageSet, config: DataConfig) -> None:
+    with pytest.raises(UserError, match=r"batch_size is 24, but .* has 23 training images"):
+        train(images, config, 0, 1, batch_size=24)
+
+
+@pytest.mark.parametrize("file_format", ["array_record", "parquet"])
+def test_memory_and_indexed_files_give_the_same_bits(tmp_path: Path, file_format: str) -> None:
+    folder = write_noise(tmp_path, file_format=file_format)
+    seen = []
+    for storage in ("memory", "disk"):
+        config = DataConfig(
+            name=str(folder),
+            storage=storage,
+            normalization="imagenet",
+            augmentation="pad_crop_flip",
+            pad=2,
+        )
+        seen.append(train(datasets.load(config), config, 2, 9))
+    assert_same(*seen)
+
+
+def test_entering_indexed_files_late_reads_only_the_steps_asked_for(tmp_path: Path) -> None:
+    @dataclasses.dataclass
+    class Counting:
+        source: Any
+        read: int = 0
+
+        def __getitems__(self, indices: list[int]) -> Any:
+            self.read += len(indices)
+            return self.source.__getitems__(indices)
+
+    folder = write_noise(tmp_path, file_format="array_record")
+    config = DataConfig(name=str(folder), storage="disk", normalization="none")
+    images = datasets.load(config)
+    assert isinstance(images.train, IndexedSplit)
+    counting = Counting(images.train.source)
+    images = dataclasses.replace(images, train=dataclasses.replace(images.train, source=counting))
+    assert len(train(images, config, 10**9 + 3, 10**9 + 5)) == 2
+    assert counting.read == 2 * BATCH
