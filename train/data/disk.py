@@ -93,8 +93,8 @@ class StreamedSplit:
         """As `IndexedSplit.batches`; padding repeats the first images with weight 0."""
         per_epoch = plan.steps_per_epoch * plan.batch_size
         shape = (plan.share.replicas, plan.rows)
-        place = tf.reshape(tf.range(shape[0] * shape[1], dtype=tf.int64), shape)
-        place += plan.share.first_replica * plan.rows
+        first_row = plan.share.first_replica * plan.rows
+        place = (first_row + np.arange(shape[0] * shape[1])).reshape(shape)
 
         def shared_out(step: Any, records: Any) -> Example:
             position = step % plan.steps_per_epoch * plan.batch_size + place
@@ -102,7 +102,7 @@ class StreamedSplit:
                 image=tf.gather(records, place),
                 label=tf.zeros(shape, tf.int32),
                 step=tf.fill(shape, step),
-                place=place,
+                place=tf.constant(place),
                 weight=tf.cast(position < self.count, tf.float32),
             )
 

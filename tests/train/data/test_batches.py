@@ -72,6 +72,14 @@ def test_every_epoch_is_a_permutation_of_its_own(images: ImageSet, config: DataC
     assert list(range(23)) != seen[0] != seen[1] != seen[2]
 
 
+def test_training_on_the_images_taken_sees_the_first_and_no_others(config: DataConfig) -> None:
+    config = dataclasses.replace(plain(config), take=9, train_split="train[10%:]")
+    taken = datasets.load(config)
+    assert taken.train_count == 9
+    seen = [numbers(batch) for batch in train(taken, config, 0, 2, batch_size=9)]
+    assert [sorted(epoch) for epoch in seen] == [list(range(2, 11))] * 2
+
+
 def test_batches_are_whole_and_no_image_comes_twice_in_an_epoch(
     images: ImageSet, config: DataConfig
 ) -> None:
