@@ -124,9 +124,26 @@ def _pixel_statistics(train: Split, channels: int, config: DataConfig) -> Statis
                     f"data.normalization=standard measures all training images, but those of "
                     f"data.name={config.name} stay on the disk. Expected imagenet, unit or none."
                 )
-            mean = train.images.mean(axis=(0, 1, 2), dtype=np.float64)
-            std = np.maximum(train.images.std(axis=(0, 1, 2), dtype=np.float64), 1e-6)
+            mean, std = _mean_and_std(train.images)
         case "unit":
             # Not 255 where it can be measured: the digits' pixels end at 16.
             std *= float(train.images.max()) if isinstance(train, MemorySplit) else 255.0
     return mean.astype(np.float32), std.astype(np.float32)
+
+
+def _mean_and_std(images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Of every channel (channels,), float64, from exact counts of its values.
+
+    NumPy's own would hold all pixels as 8 bytes each: 1.2 GB and 7 s for CIFAR-10.
+    """
+    channels = images.shape[-1]
+    counts = np.zeros((channels, 256))
+    for begin in range(0, len(images), 1024):
+        chunk = images[begin : begin + 1024].reshape(-1, channels)
+        for channel in range(channels):
+            counts[channel] += np.bincount(chunk[:, channel], minlength=256)
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    values = np.arange(256.0)
+    mean = shares @ values
+    variance = (shares * (values - mean[:, None]) ** 2).sum(axis=1)
+    return mean, np.maximum(np.sqrt(variance), 1e-6)
