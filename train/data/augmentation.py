@@ -43,8 +43,8 @@ def random_flip(images: Any, place: Any, key: Any, *, batch_size: int) -> Any:
         key: Of the step.
         batch_size: Images in the global batch.
     """
-    flipped = _draws(place, key, batch_size)[:, 2] % 2 == 1
-    return tf.where(flipped[:, None, None, None], images[:, :, ::-1], images)
+    draws = _draws(place, key, batch_size)
+    return _crop(images, tf.zeros_like(draws[:, :2]), draws[:, 2] % 2 == 1, images.shape)
 
 
 def pad_crop_flip(images: Any, place: Any, key: Any, *, batch_size: int, pad: int) -> Any:
@@ -62,17 +62,10 @@ def pad_crop_flip(images: Any, place: Any, key: Any, *, batch_size: int, pad: in
     Returns:
         As `images`.
     """
-    rows, height, width, channels = images.shape
     draws = _draws(place, key, batch_size)
-    shift = draws[:, :2] % (2 * pad + 1)
-    flipped = draws[:, 2, None] % 2 == 1
-    y = shift[:, 0, None] + tf.range(height)
-    x = shift[:, 1, None] + tf.where(flipped, tf.range(width)[::-1], tf.range(width))
     padded = tf.pad(images, [[0, 0], [pad, pad], [pad, pad], [0, 0]])
-    # One gather of pixels for the whole batch: a third of the time of a slice for each image.
-    line = tf.range(rows)[:, None] * (height + 2 * pad) + y
-    pixel = line[:, :, None] * (width + 2 * pad) + x[:, None, :]
-    return tf.gather(tf.reshape(padded, (-1, channels)), pixel)
+    corners = draws[:, :2] % (2 * pad + 1)
+    return _crop(padded, corners, draws[:, 2] % 2 == 1, images.shape)
 
 
 def random_window(height: Any, width: Any, key: Any) -> Any:
@@ -143,3 +136,19 @@ def _draws(place: Any, key: Any, batch_size: int) -> Any:
         [batch_size, 3], key, minval=0, maxval=2**31 - 1, dtype=tf.int32, alg="philox"
     )
     return tf.gather(drawn, place)
+
+
+def _crop(images: Any, corners: Any, flipped: Any, shape: Any) -> Any:
+    """Crops of `shape` at `corners` (rows, 2), where `flipped` (rows,) left to right.
+
+    One gather of pixels for the whole batch. That takes a third of the time of a slice for each
+    image, and a ninth of that of a reversed copy.
+    """
+    _, lines, columns, channels = images.shape
+    rows, height, width, _ = shape
+    ahead, back = tf.range(width), tf.range(width)[::-1]
+    y = corners[:, 0, None] + tf.range(height)
+    x = corners[:, 1, None] + tf.where(flipped[:, None], back, ahead)
+    line = tf.range(rows)[:, None] * lines + y
+    pixel = line[:, :, None] * columns + x[:, None, :]
+    return tf.gather(tf.reshape(images, (-1, channels)), pixel)
