@@ -86,8 +86,10 @@ def free_ports(count: int) -> list[int]:
 
 
 def _forward(worker: subprocess.Popen[str], index: int) -> None:
-    for line in worker.stdout or ():
-        print(f"[worker {index}] {line}", end="", flush=True)
+    assert worker.stdout is not None
+    with worker.stdout:
+        for line in worker.stdout:
+            print(f"[worker {index}] {line}", end="", flush=True)
 
 
 if __name__ == "__main__":

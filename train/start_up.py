@@ -21,6 +21,8 @@ def load_tensorflow_quietly() -> None:
         import tensorflow as tf
 
         tf.config.list_physical_devices()
+        # Every run has compiled functions of its own, which TensorFlow takes for one traced anew.
+        tf.get_logger().addFilter(lambda record: "tf.function retracing" not in record.getMessage())
     finally:
         os.dup2(standard_error, 2)
         os.close(standard_error)

@@ -15,10 +15,13 @@ REPOSITORY = Path(__file__).parents[2]
 
 def one_process(out: Path, *arguments: str) -> dict[str, np.ndarray]:
     module = "tests.train.twenty_steps"
-    subprocess.run(
-        [sys.executable, "-m", module, str(out), *arguments], cwd=REPOSITORY, check=True
-    )
-    return dict(np.load(out))
+    subprocess.run([sys.executable, "-m", module, str(out), *arguments], cwd=REPOSITORY, check=True)
+    return arrays(out)
+
+
+def arrays(file: Path) -> dict[str, np.ndarray]:
+    with np.load(file) as content:
+        return dict(content)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +37,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, np.
         2, [str(folder / "workers.npz")], module="tests.train.twenty_steps", cwd=REPOSITORY
     )
     assert [worker.wait(timeout=300) for worker in workers] == [0, 0]
-    found["multi_worker"] = dict(np.load(folder / "workers.npz"))
+    found["multi_worker"] = arrays(folder / "workers.npz")
     return found
 
 

@@ -1,6 +1,6 @@
 """Twenty training steps under every rule, weights into a file: run by each strategy alike.
 
-    python -m tests.train.twenty_steps OUT.npz [arguments of `train fit`]
+python -m tests.train.twenty_steps OUT.npz [arguments of `train fit`]
 """
 
 import sys
@@ -38,26 +38,23 @@ def train_all(out: Path, arguments: list[str]) -> None:
     """Trains 2 epochs of 10 steps with every rule, and writes `<rule>/<weight number>`."""
     from train import fit as fit_module
     from train.command_line import parse
+    from train.strategy import place
 
     results: dict[str, np.ndarray] = {}
-    placement = None
+    first, _ = parse(["fit", *STEPS, *arguments])
+    placement = place(first)
+    fit_module.place = lambda _: placement  # a process can make its cluster once
     for rule, options in RULES.items():
-        place = [f"--run_directory={out.with_suffix('')}_{rule}"]
+        directory = f"--run_directory={out.with_suffix('')}_{rule}"
         config, _ = parse(
-            ["fit", *STEPS, f"--feedback.rule={rule}", *options, *place, *arguments]
+            ["fit", *STEPS, f"--feedback.rule={rule}", *options, directory, *arguments]
         )
-        if placement is None:
-            placement = fit_module.place(config)
-            fit_module.place = lambda _: placement  # one cluster for all rules
         finished = fit_module.fit(config)
         for number, weight in enumerate(finished.model.weights):
             results[f"{rule}/{number}"] = np.asarray(weight)
-        for name in ("loss", "val_loss", "val_accuracy"):
-            results[f"{rule}/{name}"] = np.asarray(finished.history[name])
         for name, values in finished.history.items():
-            if name.startswith("weight_angle"):
+            if name in ("loss", "val_loss", "val_accuracy") or name.startswith("weight_angle"):
                 results[f"{rule}/{name}"] = np.asarray(values)
-    assert placement is not None
     if placement.is_chief:
         np.savez(out, **results)
 
