@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import sys
-import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -122,7 +122,12 @@ def _from_tf_config(config: ClusterConfig) -> Any:
 def _from_slurm(config: ClusterConfig) -> Any:
     try:
         return tf.distribute.cluster_resolver.SlurmClusterResolver(
-            port_base=config.port, auto_set_gpu=False
+            port_base=config.port,
+            # Slurm gives each task its GPUs; the resolver would ask nvidia-smi, and leave out tasks
+            # for which it finds none.
+            gpus_per_node=2**10,
+            gpus_per_task=1,
+            auto_set_gpu=False,
         )
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         raise UserError(
@@ -171,28 +176,34 @@ def _address(task: str) -> str:
     return task.rpartition("//")[2]
 
 
-@contextlib.contextmanager
-def waiting_for(workers: Sequence[str], *, timeout_s: float) -> Iterator[None]:
-    """A context that ends the process with one sentence if it lasts longer than `timeout_s`.
+def wait_for_all(workers: Sequence[str], worker: int, *, timeout_s: float) -> None:
+    """Returns when every worker has been seen at its address.
 
     TensorFlow's strategy waits for all workers when it is made, up to an hour, and cannot be
-    interrupted.
+    interrupted then, so this process listens at its own address and knocks at the others' before.
+
+    Raises:
+        UserError: If one was not there within `timeout_s`.
     """
-
-    def give_up() -> None:
-        silent = [address for address in workers if not _answers(address)]
-        _leave(
-            f"The cluster did not come together within {timeout_s:g} s (cluster.timeout_s): "
-            f"{', '.join(silent) or 'no worker'} did not answer."
-        )
-
-    timer = threading.Timer(timeout_s, give_up)
-    timer.daemon = True
-    timer.start()
+    port = int(workers[worker].rpartition(":")[2])
+    silent = [address for index, address in enumerate(workers) if index != worker]
+    give_up = time.monotonic() + timeout_s
     try:
-        yield
-    finally:
-        timer.cancel()
+        listener = socket.create_server(("", port))
+    except OSError as error:
+        raise UserError(
+            f"This worker's port {port} cannot be listened at: {error.strerror}. Expected a free "
+            f"port of this machine."
+        ) from error
+    with listener:
+        while silent and time.monotonic() < give_up:
+            silent = [address for address in silent if not _answers(address)]
+            time.sleep(0.1 if silent else 0)
+    if silent:
+        raise UserError(
+            f"The cluster did not come together within {timeout_s:g} s (cluster.timeout_s): "
+            f"{', '.join(silent)} did not answer. Expected the same command on every worker."
+        )
 
 
 @contextlib.contextmanager

@@ -106,7 +106,7 @@ def fit(config: FitConfig, extra_callbacks: Sequence[Any] = ()) -> FinishedRun:
         tf.config.experimental.enable_op_determinism()
     placement = place(config)
     _check_named_directory(config, placement)
-    directory = RunDirectory.of(config)
+    directory = RunDirectory.of(config, writes=placement.is_chief)
     try:
         return _fit(config, placement, directory, extra_callbacks)
     finally:
@@ -292,7 +292,7 @@ class _Run:
     def _explain(self, error: NotFiniteError) -> str:
         model = self.loop.model
         rate = learning_rate_now(model.optimizer)
-        return explain_not_finite(model, self.state(), step=error.step, learning_rate=rate)
+        return explain_not_finite(error, model, self.state(), learning_rate=rate)
 
 
 def _metrics(num_classes: int) -> list[Any]:

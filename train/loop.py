@@ -21,14 +21,15 @@ from train.dropout import replica_seeds
 
 
 class NotFiniteError(Exception):
-    """The loss of a training step was not finite.
+    """A loss or weights that are not finite.
 
     Args:
-        step: The first such step, counted from 1 over the whole training.
+        step: The first training step after which it was seen, counted from 1 over the training.
+        what: Was seen: `The loss of training step 3 is`, `Weights after training step 3 are`.
     """
 
-    def __init__(self, step: int) -> None:
-        super().__init__(f"The loss of training step {step} is not finite.")
+    def __init__(self, step: int, what: str = "The loss of training step {step} is") -> None:
+        super().__init__(f"{what.format(step=step)} not finite")
         self.step = step
 
 

@@ -43,10 +43,10 @@ class RunDirectory:
         self._lock: int | None = None
 
     @classmethod
-    def of(cls, config: FitConfig) -> RunDirectory:
+    def of(cls, config: FitConfig, *, writes: bool = True) -> RunDirectory:
         """The folder the configuration names, or the last unfinished run's, or the next free one.
 
-        It is not made yet. A run that is to go on is locked.
+        It is not made yet. A run that is to go on is locked, unless this process only reads.
 
         Raises:
             UserError: If the folder holds a finished run, a run of another configuration, one that
@@ -61,7 +61,7 @@ class RunDirectory:
             return cls(next_free(stem))
         directory = cls(Path(config.run_directory))
         directory._check_may_use(config)
-        if directory.config_file.exists() and not directory.lock():
+        if writes and directory.config_file.exists() and not directory.lock():
             raise UserError(
                 f"run_directory={directory.path} is in use by another process. Wait for its end, "
                 f"or give another name."

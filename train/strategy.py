@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from train.cluster import resolve_cluster, waiting_for
+from train.cluster import resolve_cluster, wait_for_all
 from train.config import ClusterConfig, FitConfig
 from train.errors import UserError
 
@@ -135,8 +135,8 @@ def _multi_worker(config: FitConfig) -> Placement:
             f"GPU. Expected null: a worker without GPUs is one replica; start more workers."
         )
     resolver, workers, index = resolve_cluster(config.cluster)
-    with waiting_for(workers, timeout_s=config.cluster.timeout_s):
-        strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+    wait_for_all(workers, index, timeout_s=config.cluster.timeout_s)
+    strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
     return Placement("multi_worker", strategy, worker=index, workers=workers)
 
 

@@ -94,7 +94,10 @@ class Saver:
         """Writes a checkpoint, never one that holds what is no number."""
         state = self.state()
         if not_finite(state):
-            raise NotFiniteError(self._step(position))
+            # ReLU makes 0 of NaN: the loss may not show it.
+            raise NotFiniteError(
+                self._step(position), "The loss is finite; weights after training step {step} are"
+            )
         self.checkpoints.save(state, position, step=self._step(position), cuts=self.cuts)
         self._since = 0
 
@@ -103,7 +106,7 @@ class Saver:
 
 
 def explain_not_finite(
-    model: Any, state: Mapping[str, tf.Variable], *, step: int, learning_rate: float
+    error: NotFiniteError, model: Any, state: Mapping[str, tf.Variable], *, learning_rate: float
 ) -> str:
     """Where the numbers went: step, learning rate, layers."""
     layers = sorted({_layer_of(name) for name in not_finite(state) if name.startswith("model/")})
@@ -113,7 +116,7 @@ def explain_not_finite(
         if not 0 <= degrees <= 180  # false for NaN
     ]
     return (
-        f"The loss of training step {step} is not finite (learning rate {learning_rate:g}). "
+        f"{error} (learning rate {learning_rate:g}). "
         f"Weights that are not finite: {', '.join(layers) or 'none'}; weight angles: "
         f"{', '.join(angles) or 'none'}."
     )

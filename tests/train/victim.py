@@ -52,8 +52,12 @@ def arm(point: str, count: int) -> None:
         threading.Timer(0.05, kill).start()
 
     if point == "random":
-        delay_s = random.Random(count).uniform(0, 2.5)
-        before(loop.Loop, "_epochs", 1, lambda: threading.Timer(delay_s, kill).start())
+        # From the end of the first call on, so that most attempts come further than the last; one
+        # in five while the training begins.
+        draw = random.Random(count)
+        delay_s = draw.uniform(0, 1)
+        begin = (loop.Loop, "_epochs") if draw.random() < 0.2 else (survival.Saver, "after_call")
+        before(*begin, 1, lambda: threading.Timer(delay_s, kill).start())
         return
     owner, name, act = {
         "between_calls": (survival.Saver, "after_call", kill),

@@ -1,0 +1,124 @@
+"""Several processes: descriptions of clusters, and the loss of a worker."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from train.cluster import WORKER_LOST, resolve_cluster
+from train.config import ClusterConfig
+from train.local_cluster import free_ports, start
+
+REPOSITORY = Path(__file__).parents[2]
+
+RUN = [
+    "fit",
+    "--data.train_split=train[:256]",
+    "--data.test_split=test[:100]",
+    "--model.name=mlp",
+    "--model.mlp.units=[16]",
+    "--feedback.rule=kp",
+    "--optimizer.weight_decay=0.1",
+    "--training.progress=none",
+    "--checkpoint.every_steps=2",
+]
+
+
+def test_workers_by_hand() -> None:
+    addresses = ("localhost:1111", "localhost:1112")
+    resolver, workers, index = resolve_cluster(ClusterConfig(workers=addresses, index=1))
+    assert (workers, index) == (addresses, 1)
+    assert resolver.cluster_spec().as_dict() == {"worker": list(addresses)}
+
+
+@pytest.mark.parametrize(("task", "expected"), [("chief", 0), ("worker", 2)])
+def test_tf_config_with_a_chief(monkeypatch: pytest.MonkeyPatch, task: str, expected: int) -> None:
+    cluster = {"chief": ["a:1"], "worker": ["b:1", "c:1"]}
+    described = {"cluster": cluster, "task": {"type": task, "index": 0 if task == "chief" else 1}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(described))
+    _, workers, index = resolve_cluster(ClusterConfig())
+    assert workers == ("a:1", "b:1", "c:1")
+    assert index == expected
+
+
+def test_slurm_job_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What srun puts into the environment of the third of four tasks, two a node."""
+    step = {
+        "SLURM_PROCID": "2",
+        "SLURM_STEP_NUM_TASKS": "4",
+        "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
+        "SLURM_STEP_NODELIST": "n[1-2]",
+    }
+    for name, value in step.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    _, workers, index = resolve_cluster(ClusterConfig(port=7000))
+    assert workers == ("n1:7000", "n1:7001", "n2:7000", "n2:7001")
+    assert index == 2
+
+
+def finish(workers: list[subprocess.Popen[str]], within_s: float) -> list[tuple[int, str]]:
+    ended = [(worker.communicate(timeout=within_s)[0], worker) for worker in workers]
+    return [(worker.returncode, text) for text, worker in ended]
+
+
+def start_two(directory: Path, *arguments: str) -> list[subprocess.Popen[str]]:
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    command = [*RUN, f"--run_directory={directory}", *arguments]
+    return start(2, command, cwd=REPOSITORY, **pipes)
+
+
+def test_loss_of_a_worker_ends_the_others_and_the_cluster_goes_on_when_started_again(
+    tmp_path: Path,
+) -> None:
+    directory = tmp_path / "run"
+    workers = start_two(directory, "--training.epochs=500")
+    give_up = time.monotonic() + 120
+    while not list(directory.glob("checkpoints/step-*4")):
+        assert time.monotonic() < give_up
+        assert workers[0].poll() is None, workers[0].communicate()[0]
+        time.sleep(0.05)
+    workers[1].send_signal(signal.SIGKILL)
+    (status, said), (_, _) = finish(workers, within_s=60)
+    assert status == WORKER_LOST
+    assert "error: A worker is lost" in said
+    assert "Start the same command again on all workers" in said
+    assert "Traceback" not in said
+
+    # The same command, but for fewer epochs to come: the configuration's own file says so.
+    config = directory / "config.yaml"
+    config.write_text(config.read_text().replace("epochs: 500", "epochs: 8"))
+    ended = finish(start_two(directory, "--training.epochs=8"), within_s=240)
+    assert [status for status, _ in ended] == [0, 0], ended
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == list(range(1, 9))
+    assert (directory / "model.keras").is_file()
+
+
+def test_cluster_that_does_not_come_together_ends_in_the_stated_time(tmp_path: Path) -> None:
+    here, missing = free_ports(2)
+    process = start_worker(tmp_path, here, missing)
+    text = process.communicate(timeout=120)[0]
+    assert process.returncode == 2
+    assert "did not come together within 3 s" in text
+    assert f"localhost:{missing}" in text
+
+
+def start_worker(tmp_path: Path, here: int, missing: int) -> subprocess.Popen[str]:
+    """The first of two workers, alone."""
+    cluster = f"--cluster.workers=[localhost:{here},localhost:{missing}]"
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "train", *RUN, f"--run_directory={tmp_path / 'alone'}"),
+            *("--strategy=multi_worker", cluster, "--cluster.index=0", "--cluster.timeout_s=3"),
+        ],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
