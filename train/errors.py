@@ -10,6 +10,10 @@ class UserError(Exception):
     """Says what was received, what was expected and what to do."""
 
 
+class DivergedError(UserError):
+    """The loss of a training is no longer finite."""
+
+
 def did_you_mean(received: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?` for the nearest known name, or nothing if none is near."""
     near = difflib.get_close_matches(received, list(known), n=1)

@@ -19,7 +19,7 @@ from train.config import FitConfig
 from train.data import batches, datasets
 from train.data.batches import Share
 from train.data.datasets import ImageSet
-from train.errors import UserError
+from train.errors import DivergedError, UserError
 from train.initial_weights import take_weights
 from train.loop import Loop, NotFiniteError, Position
 from train.losses import build_loss
@@ -186,7 +186,7 @@ def build_model(
         model.compile(
             optimizer,
             build_loss(training.loss),
-            weighted_metrics=_metrics(images.num_classes),
+            weighted_metrics=measures(images.num_classes),
             jit_compile=False,  # the loop compiles
         )
     return model, callbacks
@@ -218,7 +218,7 @@ class _Run:
         """Trains to the last epoch.
 
         Raises:
-            UserError: If the loss is not finite and the learning rate is not to be lowered.
+            DivergedError: If the loss is not finite and the learning rate is not to be lowered.
             TerminatedError: After SIGTERM.
         """
         cuts = 0
@@ -242,7 +242,7 @@ class _Run:
                     print(f"{sentence} The learning rate is halved.", flush=True)
                     continue
                 kept = f"The last checkpoint is {found.folder}. " if found else ""
-                raise UserError(f"{sentence} {kept}{advice}.") from error
+                raise DivergedError(f"{sentence} {kept}{advice}.") from error
 
     def _train_from(self, found: Found | None, cuts: int, verbose: int) -> None:
         """One attempt. Without a checkpoint a second attempt has nothing to go back to."""
@@ -292,10 +292,12 @@ class _Run:
     def _explain(self, error: NotFiniteError) -> str:
         model = self.loop.model
         rate = learning_rate_now(model.optimizer)
-        return explain_not_finite(error, model, self.state(), learning_rate=rate)
+        # Callbacks have ended, and their state is gone.
+        weights = state_of(model, self.placement.strategy, (), {})
+        return explain_not_finite(error, model, weights, learning_rate=rate)
 
 
-def _metrics(num_classes: int) -> list[Any]:
+def measures(num_classes: int) -> list[Any]:
     """Accuracy, and for many classes the share of images whose class is among the best five."""
     top_5 = keras.metrics.SparseTopKCategoricalAccuracy(5, name="top_5_accuracy")
     return ["accuracy", top_5] if num_classes > 20 else ["accuracy"]
