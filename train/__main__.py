@@ -1,41 +1,73 @@
-"""`python -m train fit --config configs/quickstart.yaml`."""
+"""`python -m train fit --config configs/quickstart.yaml`; `python -m train --help` has the rest."""
 
 from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Mapping, Sequence
 
-from train.command_line import parse
-from train.config_file import to_yaml
+from train.annotated_yaml import to_annotated_yaml
+from train.command_line import DEBUG, Command, read_command, with_source
 from train.errors import UserError
 from train.start_up import load_tensorflow_quietly
 
+USER_ERROR = 2
 ENDED_BY_SIGTERM = 128 + signal.SIGTERM
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    sources: Mapping[str, str] = {}
     try:
-        config, only_print = parse(arguments)
-        if only_print:
-            print(to_yaml(config), end="")
-            return 0
-        # TensorFlow takes seconds to load: not before the configuration is known to be right.
-        load_tensorflow_quietly()
-        from train.fit import fit
-        from train.survival import TerminatedError
-
-        try:
-            fit(config)
-        except TerminatedError as end:
-            print(f"{end}: the same command goes on from there", file=sys.stderr)
-            return ENDED_BY_SIGTERM
+        command = read_command(arguments)
+        sources = command.sources
+        return _run(command)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        if DEBUG in arguments:
+            traceback.print_exc()
+        print(f"error: {with_source(str(error), sources)}", file=sys.stderr)
+        return USER_ERROR
+
+
+def _run(command: Command) -> int:
+    if command.only_print:
+        print(to_annotated_yaml(command.config), end="")
+        return 0
+    # TensorFlow takes seconds to load: not before the configuration is known to be right.
+    load_tensorflow_quietly()
+    from train.survival import TerminatedError
+
+    try:
+        _do(command)
+    except TerminatedError as end:
+        print(f"{end}: the same command goes on from there", file=sys.stderr)
+        return ENDED_BY_SIGTERM
     return 0
+
+
+def _do(command: Command) -> None:
+    if command.name == "fit":
+        from train.seeds import fit_seeds
+
+        fit_seeds(command.config, command.seeds)
+    elif command.name == "evaluate":
+        from train.evaluate import evaluate
+
+        evaluate(command.model, command.config)
+    elif command.name == "export":
+        from train.export import export
+
+        export(command.model, command.out)
+    elif command.name == "list":
+        from train.listing import print_all
+
+        print_all()
+    else:
+        from train.sweep import sweep
+
+        sweep(command)
 
 
 if __name__ == "__main__":

@@ -27,27 +27,39 @@ def read_config_file(path: Path, config_class: type) -> dict[str, Any]:
         UserError: If a file is not there or not YAML, bases form a circle, a key is not known, or
             a value has the wrong type.
     """
+    merged: dict[str, Any] = {}
+    for _, layer in reversed(_chain(path, config_class)):
+        for name, value in layer.items():
+            free_keys = isinstance(value, dict)
+            merged[name] = {**merged.get(name, {}), **value} if free_keys else value
+    return merged
+
+
+def sources_of(path: Path, config_class: type) -> dict[str, str]:
+    """Dotted name to the file of the chain that sets it."""
+    sources: dict[str, str] = {}
+    for file, layer in reversed(_chain(path, config_class)):
+        sources |= dict.fromkeys(layer, str(file))
+    return sources
+
+
+def _chain(path: Path, config_class: type) -> list[tuple[Path, dict[str, Any]]]:
+    """A file and its bases, the last base last, each with the values it sets itself."""
     chain = [path]
     layers: list[dict[str, Any]] = []
-    while chain[-1]:
+    while True:
         current = chain[-1]
         tree = _read_yaml(current, chain[-2] if len(chain) > 1 else None)
         base = tree.pop("base", None)
         layers.append(flatten(tree, config_class, source=str(current)))
         if base is None:
-            break
+            return list(zip(chain, layers, strict=True))
         if not isinstance(base, str):
             raise UserError(f"{current}: base is {base!r}. Expected the path of a YAML file.")
         following = current.parent / base
         if following.resolve() in {file.resolve() for file in chain}:
             raise UserError(f"{current}: base {base} leads back to itself.")
         chain.append(following)
-    merged: dict[str, Any] = {}
-    for layer in reversed(layers):
-        for name, value in layer.items():
-            free_keys = isinstance(value, dict)
-            merged[name] = {**merged.get(name, {}), **value} if free_keys else value
-    return merged
 
 
 def flatten(
@@ -118,6 +130,13 @@ def type_name(hint: Any) -> str:
 
 def wrong_type(name: str, value: Any, hint: Any) -> str:
     """The sentence about a value of the wrong type."""
+    plain = str(value).lower().replace("_", "")
+    if name == "strategy" and (plain.startswith("parameterserver") or plain == "ps"):
+        return (
+            f"strategy is {value!r}, which is not supported: Keras 3 has no parameter servers "
+            f"(keras issue 18624), and feedback weights would meet gradients of other weights. "
+            f"Expected {type_name(hint)}."
+        )
     choices = [choice for choice in get_args(hint) if get_origin(hint) is Literal]
     near = did_you_mean(str(value), choices) if choices else ""
     return f"{name} is {value!r}. Expected {type_name(hint)}.{near}"

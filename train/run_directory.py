@@ -53,8 +53,8 @@ class RunDirectory:
                 is running, or something else.
         """
         if config.run_directory is None:
-            stem = _stem(config)
-            for path in reversed(_numbered(stem)):
+            stem = stem_of(config)
+            for path in reversed(numbered(stem)):
                 directory = cls(path)
                 if directory._is_unfinished(config) and directory.lock():
                     return directory
@@ -67,6 +67,16 @@ class RunDirectory:
                 f"or give another name."
             )
         return directory
+
+    @classmethod
+    def finished(cls, config: FitConfig) -> RunDirectory | None:
+        """Where this very configuration has been trained to its end; None if nowhere."""
+        path = config.run_directory
+        paths = [Path(path)] if path is not None else reversed(numbered(stem_of(config)))
+        for directory in map(cls, paths):
+            if directory.model_file.exists() and directory._is_of(config):
+                return directory
+        return None
 
     def create(self, config: FitConfig, setup: dict[str, Any]) -> None:
         """Makes the folder and writes the resolved configuration into it, unless they are there.
@@ -141,7 +151,10 @@ class RunDirectory:
             )
 
     def _is_unfinished(self, config: FitConfig) -> bool:
-        if not self.config_file.is_file() or self.model_file.exists():
+        return not self.model_file.exists() and self._is_of(config)
+
+    def _is_of(self, config: FitConfig) -> bool:
+        if not self.config_file.is_file():
             return False
         with contextlib.suppress(UserError):
             return not differences(self.config_file, config)
@@ -193,11 +206,11 @@ def write_model(model: keras.Model, path: Path) -> None:
 
 def next_free(stem: Path) -> Path:
     """The path `stem-<n>` with the smallest n, from 1, that is larger than every one there."""
-    numbers = [_number(path, stem) for path in _numbered(stem)]
+    numbers = [_number(path, stem) for path in numbered(stem)]
     return stem.with_name(f"{stem.name}-{max(numbers, default=0) + 1}")
 
 
-def _numbered(stem: Path) -> list[Path]:
+def numbered(stem: Path) -> list[Path]:
     paths = [path for path in stem.parent.glob(f"{stem.name}-*") if _number(path, stem) >= 0]
     return sorted(paths, key=lambda path: _number(path, stem))
 
@@ -207,7 +220,7 @@ def _number(path: Path, stem: Path) -> int:
     return int(suffix) if suffix.isdigit() else -1
 
 
-def _stem(config: FitConfig) -> Path:
+def stem_of(config: FitConfig) -> Path:
     """`runs/<data>-<model>-<rule>`; of a builder folder .../name/version, the name."""
     parts = Path(config.data.name).parts
     data = parts[-2] if len(parts) > 1 else config.data.name.partition(":")[0]
@@ -238,5 +251,11 @@ class RunFiles(keras.callbacks.Callback):
         seconds = round(time.perf_counter() - self.begin_s, 3)
         line = {"epoch": epoch + 1, "seconds": seconds}
         line |= {name: float(value) for name, value in (logs or {}).items()}
-        with self.directory.metrics_file.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        try:
+            with self.directory.metrics_file.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"{self.directory.metrics_file} cannot be written: {error.strerror or error}. The "
+                f"checkpoints are kept: make room or give rights, and start the same command again."
+            ) from error

@@ -47,7 +47,7 @@ def place(config: FitConfig) -> Placement:
         UserError: If the machine has not what the configuration asks for, or a batch does not
             divide among the replicas.
     """
-    name = config.strategy if config.strategy != "auto" else _what_there_is(config.cluster)
+    name = strategy_name(config)
     trains_on = {"one_device": "one device", "tpu": "all cores of the TPU"}.get(name)
     if trains_on and config.replicas is not None:
         raise UserError(
@@ -69,6 +69,11 @@ def place(config: FitConfig) -> Placement:
             f"XLA has no collective operations. Expected false, or strategy=one_device."
         )
     return placement
+
+
+def strategy_name(config: FitConfig) -> str:
+    """The strategy that the configuration names, or that the machine has; never `auto`."""
+    return config.strategy if config.strategy != "auto" else _what_there_is(config.cluster)
 
 
 def _what_there_is(cluster: ClusterConfig) -> str:

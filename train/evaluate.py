@@ -1,0 +1,85 @@
+"""Loss and accuracy of a trained model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from train.config import FitConfig
+from train.data import datasets
+from train.errors import UserError
+from train.fit import RunBatches, measures
+from train.initial_weights import load_model
+from train.loop import Loop
+from train.losses import build_loss
+from train.run_directory import RunDirectory
+from train.strategy import place
+
+
+def evaluate(model_or_run: str, config: FitConfig) -> dict[str, float]:
+    """Prints loss, accuracy and, for more than 20 classes, top-5 accuracy over every test image.
+
+    Args:
+        model_or_run: A run directory, or a .keras file.
+        config: Names data, loss, batch size and device; the model itself comes from the file.
+
+    Returns:
+        The same by name.
+
+    Raises:
+        UserError: If the file cannot be loaded, the run has not finished, or the data do not fit.
+    """
+    file = model_file(model_or_run)
+    placement = place(config)
+    images = datasets.load(config.data)
+    with placement.strategy.scope():
+        model = load_model(file, "model")
+        _check_fits(file, model, images)
+        model.compile(
+            loss=build_loss(config.training.loss),
+            weighted_metrics=measures(images.num_classes),
+            jit_compile=False,
+        )
+    loop = Loop(model, placement.strategy, RunBatches(images, config), seed=config.seed)
+    loop.prepare()
+    results = loop.evaluate()
+    print(f"{file} on {images.name}, {config.data.test_split}: {images.test_count} images")
+    for name, value in results.items():
+        print(f"{name.replace('_', ' '):<15} {value:.4f}")
+    return results
+
+
+def model_file(model_or_run: str) -> Path:
+    """The .keras file that is meant.
+
+    Raises:
+        UserError: If there is none.
+    """
+    path = Path(model_or_run)
+    if not path.is_dir():
+        if not path.exists():
+            raise UserError(f"{path} does not exist. Expected a run directory or a .keras file.")
+        return path
+    directory = RunDirectory(path)
+    if not directory.config_file.is_file():
+        raise UserError(f"{path} holds no run: it has no {directory.config_file.name}.")
+    if not directory.model_file.exists():
+        raise UserError(
+            f"{path} holds a run that has not finished: it has no {directory.model_file.name}. "
+            f"Start its command again: it goes on from the last checkpoint."
+        )
+    return directory.model_file
+
+
+def _check_fits(file: Path, model: Any, images: Any) -> None:
+    """Raises UserError if the model was made for other images or classes."""
+    takes, gives = tuple(model.input_shape[1:]), tuple(model.output_shape[1:])
+    fits = len(takes) == len(images.image_shape) and all(
+        want in (None, have) for want, have in zip(takes, images.image_shape, strict=True)
+    )
+    if not fits or gives != (images.num_classes,):
+        raise UserError(
+            f"{file} takes images {takes} and gives {gives}, but {images.name} has images "
+            f"{tuple(images.image_shape)} and {images.num_classes} classes. Expected the data "
+            f"that the model was trained on."
+        )
