@@ -4,21 +4,26 @@
 VENV := .venv
 STAMP := $(VENV)/installed
 BIN := $(VENV)/bin
+# The TPU compiler has an environment of its own, so that what jax wants can neither change nor break
+# what TensorFlow and the tests of `make test` run with. The two never share a process either.
+TPU_VENV := .venv-tpu
+TPU_STAMP := $(TPU_VENV)/installed
 
 # Keeps TensorFlow's start-up messages, not its warnings and errors, out of the way.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test slow lint types bench clean
+.PHONY: help setup quickstart test slow tpu-check lint types bench clean
 
 help:
 	@echo 'make setup       .venv with everything the project needs (the other targets do it too)'
 	@echo 'make quickstart  five ways of learning on real digits, in under two minutes'
 	@echo 'make test        the test suite without the slow tests'
 	@echo 'make slow        the slow tests'
+	@echo 'make tpu-check   train and mirror steps compiled for a TPU (none is needed; x86 Linux)'
 	@echo 'make lint types  ruff; mypy --strict'
 	@echo 'make bench       step time of every rule over plain Keras'
-	@echo 'make clean       remove .venv and caches; runs/ stays'
+	@echo 'make clean       remove .venv, .venv-tpu and caches; runs/ stays'
 
 setup: $(STAMP)
 
@@ -35,6 +40,11 @@ test: $(STAMP)
 slow: $(STAMP)
 	@$(BIN)/python -m pytest -q -m slow
 
+# One program at a time. With the compiler named, its absence is a failure, not a reason to skip.
+tpu-check: export TPU_CHECK_PYTHON = $(TPU_VENV)/bin/python
+tpu-check: $(STAMP) $(TPU_STAMP)
+	@$(BIN)/python -m pytest -q -n 0 -m '' tests/tpu
+
 lint: $(STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -46,7 +56,7 @@ bench: $(STAMP)
 	@$(BIN)/python -m benchmarks.step_time
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(TPU_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last, so an interrupted set-up is done again and a finished one is not.
@@ -71,3 +81,12 @@ $(STAMP): pyproject.toml
 	$$python -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[train,dev]'
 	@touch $(STAMP)
+
+# Only the packages of the extra: TensorFlow stays out.
+$(TPU_STAMP): pyproject.toml | $(STAMP)
+	@echo 'Setting up $(TPU_VENV) with the TPU compiler (about 1.2 GB; once)'
+	@$(BIN)/python -m venv $(TPU_VENV)
+	@$(BIN)/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	    print(*project["optional-dependencies"]["tpu-check"], sep="\n")' > $(TPU_VENV)/packages.txt
+	@$(TPU_VENV)/bin/python -m pip install -qq --disable-pip-version-check -r $(TPU_VENV)/packages.txt
+	@touch $(TPU_STAMP)
