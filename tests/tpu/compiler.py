@@ -10,6 +10,7 @@ answer is a JSON object; the compiled program's text is written to a file beside
 """
 
 import json
+import math
 import os
 import pathlib
 import sys
@@ -70,6 +71,11 @@ def compile_program(path: pathlib.Path, replicas: int, devices: tuple[Any, ...])
             [str(ir.RankedTensorType(operand.type).element_type) for operand in product.operands]
             for product in operations(module, PRODUCTS)
         ]
+        sums = [
+            ir.RankedTensorType(operand.type).shape
+            for total in operations(module, ("stablehlo.all_reduce",))
+            for operand in total.operands
+        ]
         start = time.perf_counter()
         executable = devices[0].client.compile(module, _jax.DeviceList(devices), options)
         seconds = time.perf_counter() - start
@@ -79,6 +85,7 @@ def compile_program(path: pathlib.Path, replicas: int, devices: tuple[Any, ...])
     return {
         "seconds": seconds,
         "products": products,
+        "summed": sum(math.prod(shape) for shape in sums),
         "text": str(text),
         "flops": cost["flops"],
         "bytes_accessed": cost["bytes accessed"],

@@ -4,6 +4,7 @@
 """
 
 import functools
+import math
 from typing import Any
 
 import keras
@@ -13,6 +14,7 @@ import tensorflow as tf
 import tfweightmirror as tfwm
 from tests.layers.kinds import RULES
 from tests.tpu.conftest import Compile
+from tests.tpu.replicas import in_replica, strategy_of
 from tests.tpu.steps import mirror_alone, resnet, small, train_step, trainable
 from tests.tpu.target import RefusedError, Target, TpuProgram, compiler_python, host_operations
 from tfweightmirror.callbacks import FeedbackMonitor, KolenPollack, WeightMirror
@@ -169,6 +171,46 @@ def test_a_balanced_sweep_is_in_float32_only_where_tensorflow_is_told_so(
         assert found.convolutions == 2 * 4
     assert "bf16[" in by_default.text
     assert "bf16[" not in exact.text
+
+
+# --- data parallelism ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def in_four_replicas(compiled: Compile) -> Any:
+    """`in_four_replicas(rule, *callbacks)`: program and model of one replica's whole step."""
+
+    def compile_replica(rule: str | None, *callbacks: Any) -> tuple[TpuProgram, keras.Model]:
+        strategy = strategy_of(4)
+        with strategy.scope():
+            model = trainable(small, rule)
+        step, specs = train_step(model, *callbacks)
+        names = ", ".join([rule or "plain", *(type(c).__name__ for c in callbacks)])
+        found = compiled(f"4 x small {names}", (in_replica(strategy, step), specs), replicas=4)
+        assert found.host_operations == []
+        assert found.operations["all-reduce"] > 0
+        return found, model
+
+    return compile_replica
+
+
+def test_replicas_send_what_backprop_sends_and_independent_noise_its_b(
+    in_four_replicas: Any,
+) -> None:
+    by_backprop, model = in_four_replicas(None)
+    assert by_backprop.summed == sum(math.prod(v.shape) for v in model.trainable_variables)
+    # Warm-up would run here and now, where there are no other replicas.
+    cold = Schedule(warm_up_steps=0)
+    balanced, _ = in_four_replicas("wm", WeightMirror(schedule=cold))
+    assert balanced.summed == by_backprop.summed
+    independent, model = in_four_replicas("wm", WeightMirror("gaussian", schedule=cold))
+    b = sum(math.prod(pathway.kernel.shape) for pathway in tfwm.pathways(model))
+    assert independent.summed == by_backprop.summed + b
+    assert independent.operations["replica-id"] > 0  # each fires its own noise
+    shared, _ = in_four_replicas("kp", KolenPollack())
+    assert shared.summed == by_backprop.summed
+    # The callback's doing: without it dB is sent beside dW.
+    assert in_four_replicas("kp")[0].summed == by_backprop.summed + b
 
 
 # --- that the check can fail --------------------------------------------------------------------
