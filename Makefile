@@ -4,8 +4,8 @@
 VENV := .venv
 STAMP := $(VENV)/installed
 BIN := $(VENV)/bin
-# The TPU compiler has an environment of its own, so that what jax wants can neither change nor break
-# what TensorFlow and the tests of `make test` run with. The two never share a process either.
+# The TPU compiler has an environment of its own, so that what jax wants can neither change nor
+# break what `make test` runs with. TensorFlow and the compiler never share a process either.
 TPU_VENV := .venv-tpu
 TPU_STAMP := $(TPU_VENV)/installed
 
@@ -86,7 +86,9 @@ $(STAMP): pyproject.toml
 $(TPU_STAMP): pyproject.toml | $(STAMP)
 	@echo 'Setting up $(TPU_VENV) with the TPU compiler (about 1.2 GB; once)'
 	@$(BIN)/python -m venv $(TPU_VENV)
-	@$(BIN)/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-	    print(*project["optional-dependencies"]["tpu-check"], sep="\n")' > $(TPU_VENV)/packages.txt
-	@$(TPU_VENV)/bin/python -m pip install -qq --disable-pip-version-check -r $(TPU_VENV)/packages.txt
+	@$(BIN)/python -c 'import tomllib; settings = tomllib.load(open("pyproject.toml", "rb")); \
+	    print(*settings["project"]["optional-dependencies"]["tpu-check"], sep="\n")' \
+	    > $(TPU_VENV)/packages.txt
+	@$(TPU_VENV)/bin/python -m pip install -qq --disable-pip-version-check \
+	    -r $(TPU_VENV)/packages.txt
 	@touch $(TPU_STAMP)

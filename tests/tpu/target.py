@@ -7,6 +7,7 @@ that its shapes are static and that it fits the chip; the counts are the compile
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -162,8 +163,10 @@ class Target:
 
     def _ask(self, request: list[Any]) -> dict[str, Any]:
         requests, answers = self._pipes()
-        print(json.dumps(request), file=requests, flush=True)
-        line = answers.readline()
+        line = ""
+        with contextlib.suppress(BrokenPipeError):  # it has ended, and says below why
+            print(json.dumps(request), file=requests, flush=True)
+            line = answers.readline()
         if not line:
             self._log.seek(0)
             raise RuntimeError(f"The TPU compiler's process ended. It wrote:\n{self._log.read()}")
@@ -178,7 +181,8 @@ class Target:
     def close(self) -> None:
         """End the process."""
         for pipe in self._pipes():
-            pipe.close()
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
         self._process.wait()
         self._log.close()
 
