@@ -25,8 +25,11 @@ def small() -> keras.Model:
 
 
 def resnet() -> keras.Model:
-    """ResNet-18 with 16 filters in its first stage, on 32x32 images."""
-    return resnet18(ResNetConfig(width=16), (32, 32, 3), num_classes=10)
+    """ResNet-18 with 16 filters in its first stage.
+
+    Images of 16x16: the same operations as of CIFAR's 32x32, compiled in a quarter of the time.
+    """
+    return resnet18(ResNetConfig(width=16), (16, 16, 3), num_classes=10)
 
 
 def trainable(

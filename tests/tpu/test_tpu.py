@@ -1,6 +1,7 @@
 """The train and mirror steps compile, whole, for a real TPU target. Nothing here runs on a TPU.
 
-`make tpu-check` runs these; each step takes the TPU compiler between one second and two minutes.
+`make tpu-check` runs these; each step takes the TPU compiler a second, with mirror mode
+up to half a minute.
 """
 
 import functools
@@ -19,6 +20,7 @@ from tests.tpu.steps import mirror_alone, resnet, small, train_step, trainable
 from tests.tpu.target import RefusedError, Target, TpuProgram, compiler_python, host_operations
 from tfweightmirror.callbacks import FeedbackMonitor, KolenPollack, WeightMirror
 from tfweightmirror.mirror import Schedule
+from tfweightmirror.mirror.noise import Orthogonal
 
 if compiler_python() is None:
     reason = "needs the TPU compiler, the packages of the extra `tpu-check`: run `make tpu-check`"
@@ -128,7 +130,14 @@ def test_a_train_step_of_resnet18(rule: str, compiled: Compile, plain: Any) -> N
     # 20 convolutions and the head, each with three products; the first layer sends no error back.
     mirrored = 2 * 21 if rule == "wm" else 0
     assert found.convolutions - mirrored == expected.convolutions == 62
-    assert found.flops == pytest.approx(expected.flops, rel=0.01)
+    if rule == "wm":  # a sweep as documented, 4 b n_in n_out, and the draws for it
+        sweep = sum(
+            4 * math.prod(Orthogonal().plan(pathway).shape) * pathway.fan_out
+            for pathway in tfwm.pathways(model)
+        )
+        assert sweep < found.flops - expected.flops < 1.5 * sweep
+    else:
+        assert found.flops == pytest.approx(expected.flops, rel=0.01)
     stored = stored_feedback(model, expected)
     assert found.argument_bytes - expected.argument_bytes == pytest.approx(stored, rel=0.01)
     # The rest depends on what the compiler keeps in scratch memory.
@@ -178,15 +187,16 @@ def test_a_balanced_sweep_is_in_float32_only_where_tensorflow_is_told_so(
 
 @pytest.fixture(scope="session")
 def in_four_replicas(compiled: Compile) -> Any:
-    """`in_four_replicas(rule, *callbacks)`: program and model of one replica's whole step."""
+    """`in_four_replicas(name, rule, *callbacks)`: one replica's whole step, and its model."""
 
-    def compile_replica(rule: str | None, *callbacks: Any) -> tuple[TpuProgram, keras.Model]:
+    def compile_replica(
+        name: str, rule: str | None, *callbacks: Any
+    ) -> tuple[TpuProgram, keras.Model]:
         strategy = strategy_of(4)
         with strategy.scope():
             model = trainable(small, rule)
         step, specs = train_step(model, *callbacks)
-        names = ", ".join([rule or "plain", *(type(c).__name__ for c in callbacks)])
-        found = compiled(f"4 x small {names}", (in_replica(strategy, step), specs), replicas=4)
+        found = compiled(f"4 x small {name}", (in_replica(strategy, step), specs), replicas=4)
         assert found.host_operations == []
         assert found.operations["all-reduce"] > 0
         return found, model
@@ -197,20 +207,21 @@ def in_four_replicas(compiled: Compile) -> Any:
 def test_replicas_send_what_backprop_sends_and_independent_noise_its_b(
     in_four_replicas: Any,
 ) -> None:
-    by_backprop, model = in_four_replicas(None)
+    by_backprop, model = in_four_replicas("plain", None)
     assert by_backprop.summed == sum(math.prod(v.shape) for v in model.trainable_variables)
     # Warm-up would run here and now, where there are no other replicas.
     cold = Schedule(warm_up_steps=0)
-    balanced, _ = in_four_replicas("wm", WeightMirror(schedule=cold))
+    balanced, _ = in_four_replicas("wm balanced", "wm", WeightMirror(schedule=cold))
     assert balanced.summed == by_backprop.summed
-    independent, model = in_four_replicas("wm", WeightMirror("gaussian", schedule=cold))
+    gaussian = WeightMirror("gaussian", schedule=cold)
+    independent, model = in_four_replicas("wm gaussian", "wm", gaussian)
     b = sum(math.prod(pathway.kernel.shape) for pathway in tfwm.pathways(model))
     assert independent.summed == by_backprop.summed + b
     assert independent.operations["replica-id"] > 0  # each fires its own noise
-    shared, _ = in_four_replicas("kp", KolenPollack())
+    shared, _ = in_four_replicas("kp", "kp", KolenPollack())
     assert shared.summed == by_backprop.summed
     # The callback's doing: without it dB is sent beside dW.
-    assert in_four_replicas("kp")[0].summed == by_backprop.summed + b
+    assert in_four_replicas("kp, no callback", "kp")[0].summed == by_backprop.summed + b
 
 
 # --- that the check can fail --------------------------------------------------------------------
