@@ -297,12 +297,17 @@ class Loop:
                 first_bad, seconds = one_step(iterator, first_step + done, first_bad)
                 return done + 1, first_bad, waited_s + seconds
 
-            _, first_bad, waited_s = tf.while_loop(
-                lambda done, *_: done < steps,
-                body,
-                (tf.constant(0, tf.int64), tf.constant(-1, tf.int64), tf.constant(0.0, tf.float64)),
-                parallel_iterations=1,
+            start = (
+                tf.constant(0, tf.int64),
+                tf.constant(-1, tf.int64),
+                tf.constant(0.0, tf.float64),
             )
+            if self.steps_per_call == 1:
+                _, first_bad, waited_s = body(*start)  # without what a loop costs
+            else:
+                _, first_bad, waited_s = tf.while_loop(
+                    lambda done, *_: done < steps, body, start, parallel_iterations=1
+                )
             return model.get_metrics_result(), first_bad, waited_s
 
         return run

@@ -1,0 +1,126 @@
+"""Images per second of the launcher's loop over those of `model.fit`, on one device.
+
+    python -m benchmarks.loop_speed
+
+One process; loop and fit take turns at epochs of their own model, with the same batches, the same
+steps a call (`steps_per_execution`) and the same callbacks; the ratio is of the medians. Tracing
+is outside: every epoch is timed from its begin to the end of its last batch.
+"""
+
+import argparse
+import statistics
+import time
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+import tfweightmirror as tfwm
+from train import feedback, models
+from train.config import DataConfig, FeedbackConfig, FitConfig, ModelConfig, TrainingConfig
+from train.data import batches, datasets
+from train.fit import RunBatches
+from train.loop import Loop
+
+EPOCHS = 8
+
+
+class EpochTimes(keras.callbacks.Callback):
+    """Seconds of every epoch, evaluation left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+        self._begin_s = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._begin_s = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if batch + 1 == self.params["steps"]:
+            self.seconds.append(time.perf_counter() - self._begin_s)
+
+
+def compiled(config: FitConfig, run_batches: RunBatches) -> Any:
+    keras.utils.set_random_seed(0)
+    images = run_batches.images
+    model = models.build(config.model, images.image_shape, num_classes=images.num_classes)
+    feedback.convert(model, config.feedback, seed=0)
+    model.compile(
+        keras.optimizers.SGD(0.05, momentum=0.9),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        weighted_metrics=["accuracy"],
+        steps_per_execution=config.training.steps_per_call,
+        jit_compile=False,
+    )
+    return model
+
+
+def callbacks(rule: str) -> list[Any]:
+    return [tfwm.callbacks.WeightMirror()] if rule == "weight_mirror" else []
+
+
+def by_loop(config: FitConfig, run_batches: RunBatches) -> list[float]:
+    times = EpochTimes()
+    model = compiled(config, run_batches)
+    loop = Loop(
+        model,
+        tf.distribute.get_strategy(),
+        run_batches,
+        seed=0,
+        steps_per_call=config.training.steps_per_call,
+    )
+    loop.prepare()
+    loop.run([*callbacks(config.feedback.rule), times], epochs=EPOCHS)
+    return times.seconds[1:]
+
+
+def by_fit(config: FitConfig, run_batches: RunBatches) -> list[float]:
+    times = EpochTimes()
+    model = compiled(config, run_batches)
+    model.fit(
+        run_batches.training(0, batches.Share()),
+        steps_per_epoch=run_batches.steps_per_epoch,
+        epochs=EPOCHS,
+        callbacks=[*callbacks(config.feedback.rule), times],
+        shuffle=False,
+        verbose=0,
+    )
+    return times.seconds[1:]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--models", nargs="+", default=["mlp", "small_conv"])
+    options = parser.parse_args()
+    turns = options.turns
+    # Every turn has compiled functions of its own, which TensorFlow takes for one traced anew.
+    tf.get_logger().addFilter(lambda record: "tf.function retracing" not in record.getMessage())
+    print("| model | rule | steps a call | loop, images/s | fit, images/s | ratio |")
+    print("|---|---|---|---|---|---|")
+    for model in options.models:
+        for rule in ("backprop", "weight_mirror"):
+            for steps_per_call in (1, 11):  # an epoch of the digits has 22
+                config = FitConfig(
+                    data=DataConfig(),
+                    model=ModelConfig(name=model),
+                    feedback=FeedbackConfig(rule=rule),
+                    training=TrainingConfig(epochs=EPOCHS, steps_per_call=steps_per_call),
+                )
+                run_batches = RunBatches(datasets.load(config.data), config)
+                seconds: dict[str, list[float]] = {"loop": [], "fit": []}
+                for _ in range(turns):
+                    seconds["loop"] += by_loop(config, run_batches)
+                    seconds["fit"] += by_fit(config, run_batches)
+                images = run_batches.steps_per_epoch * config.training.batch_size
+                speed = {name: images / statistics.median(s) for name, s in seconds.items()}
+                print(
+                    f"| {model} | {rule} | {steps_per_call} | {speed['loop']:.0f} | "
+                    f"{speed['fit']:.0f} | {speed['loop'] / speed['fit']:.2f} |",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
