@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import traceback
@@ -27,7 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         if DEBUG in arguments:
             traceback.print_exc()
-        print(f"error: {with_source(str(error), sources)}", file=sys.stderr)
+        # One line, although what others wrote (Keras, an API server) may have several.
+        sentence = re.sub(r"\s*\n\s*", " ", with_source(str(error), sources))
+        print(f"error: {sentence}", file=sys.stderr)
         return USER_ERROR
 
 

@@ -156,6 +156,8 @@ def _read_yaml(path: Path, named_by: Path | None) -> dict[str, Any]:
         raise UserError(
             f"Configuration file {path}{where} cannot be read: {error.strerror}."
         ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not a text in UTF-8. Expected a YAML file.") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import tfweightmirror as tfwm
@@ -34,7 +35,8 @@ def export(model_or_run: str, out: str) -> Path:
         model.save(aside)
         aside.rename(path)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            aside.unlink()
         raise UserError(f"out={path} cannot be written: {error.strerror or error}.") from error
     print(f"{path}: {model.name}, {model.count_params()} weights, plain Keras")
     return path

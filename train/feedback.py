@@ -15,10 +15,22 @@ from train.errors import UserError, did_you_mean
 
 def convert(model: Any, config: FeedbackConfig, *, seed: int) -> None:
     """Converts `model` in place. Under backprop alone it stays the stock Keras model."""
+    _check_rules(config)
     if not config.layers and isinstance(tfwm.rules.get(config.rule), tfwm.rules.Backprop):
         return
     rule = {**config.layers, "*": config.rule} if config.layers else config.rule
     tfwm.convert_model(model, rule, last_layer=config.last_layer, seed=seed)
+
+
+def _check_rules(config: FeedbackConfig) -> None:
+    """Raises UserError, which names the key, if a rule is not known."""
+    layers = {f"feedback.layers.{pattern}": rule for pattern, rule in config.layers.items()}
+    named = {"feedback.rule": config.rule, "feedback.last_layer": config.last_layer, **layers}
+    for key, rule in named.items():
+        try:
+            tfwm.rules.get(rule if rule is not None else config.rule)
+        except ValueError as error:
+            raise UserError(f"{key}: {error}") from error
 
 
 def build_callbacks(model: Any, config: MirrorConfig, *, seed: int) -> list[Any]:

@@ -171,7 +171,11 @@ def differences(config_file: Path, config: FitConfig) -> list[str]:
         tree = yaml.safe_load(config_file.read_text())
         there = flatten(tree, FitConfig, source=str(config_file))
     except (OSError, yaml.YAMLError, AttributeError) as error:
-        raise UserError(f"{config_file} is damaged: {error}.") from error
+        reason = getattr(error, "problem", None) or error
+        raise UserError(
+            f"{config_file} is damaged: {reason}. Expected the configuration that the run was "
+            f"started with: restore it, or give another name."
+        ) from error
     here = flatten(yaml.safe_load(to_yaml(config)), FitConfig, source="")
     return [
         f"{key} is {there.get(key)!r} there and {value!r} here"
@@ -188,6 +192,12 @@ def write_whole(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     aside.rename(path)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Adds a line to a file."""
+    with path.open("a") as file:
+        file.write(f"{line}\n")
 
 
 def write_model(model: keras.Model, path: Path) -> None:
@@ -252,8 +262,7 @@ class RunFiles(keras.callbacks.Callback):
         line = {"epoch": epoch + 1, "seconds": seconds}
         line |= {name: float(value) for name, value in (logs or {}).items()}
         try:
-            with self.directory.metrics_file.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+            append_line(self.directory.metrics_file, json.dumps(line))
         except OSError as error:
             raise UserError(
                 f"{self.directory.metrics_file} cannot be written: {error.strerror or error}. The "

@@ -100,7 +100,9 @@ def sweep(command: Command) -> dict[str, Any]:
         "seeds": list(seeds),
     }
     folder = _folder(command.config, description)
-    cells = list(_cells(command, base, folder))  # all values are checked before any training
+    cells = list(_cells(command, base, folder))  # all values are checked before anything is made
+    if not (folder / RESULT_FILE).exists():
+        _write(folder, description)
     diverged = _diverged_before(folder)
     accuracies: dict[Path, float | None] = {}
     runs = [(cell, run) for cell in cells for run in seed_configs(cell.config, seeds)]
@@ -200,10 +202,10 @@ def _cells(command: Command, base: FitConfig, folder: Path) -> Iterator[Cell]:
 
 
 def _folder(config: FitConfig, description: Mapping[str, Any]) -> Path:
-    """The sweep's folder, made with its description if it is new.
+    """The sweep's folder, which may not be there yet.
 
     Raises:
-        UserError: If it holds another sweep or something else, or cannot be made.
+        UserError: If it holds another sweep or something else.
     """
     if config.run_directory is None:
         stem = stem_of(config)
@@ -219,8 +221,6 @@ def _folder(config: FitConfig, description: Mapping[str, Any]) -> Path:
                 f"run_directory={folder} {'; '.join(differing)}. Nothing is overwritten: give "
                 f"another name, or the sweep's own values."
             )
-        return folder
-    _write(folder, description)
     return folder
 
 

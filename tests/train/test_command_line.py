@@ -1,15 +1,17 @@
 """The command line and its configuration files."""
 
 import dataclasses
+import typing
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.train import option_list
 from train.__main__ import main
 from train.command_line import parse
 from train.config import FitConfig, OptimizerConfig
-from train.config_file import read_config_file, to_yaml
+from train.config_file import dotted_names, read_config_file, to_yaml
 from train.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -146,6 +148,31 @@ def test_printed_config_holds_every_value() -> None:
     assert yaml.safe_load(to_yaml(FitConfig())).keys() == {
         field.name for field in dataclasses.fields(FitConfig)
     }
+
+
+def test_printed_config_explains_every_value(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--print_config", "--optimizer.weight_decay=1e-5"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= 100 for line in lines)
+    keys = [number for number, line in enumerate(lines) if not line.lstrip().startswith("#")]
+    assert len(keys) == len(dotted_names(FitConfig)) + len(tables(FitConfig))
+    assert all(lines[number - 1].lstrip().startswith("# ") for number in keys)
+    assert "  # Images in a training batch, over all replicas of all workers." in lines
+    assert yaml.safe_load("\n".join(lines))["optimizer"]["weight_decay"] == 1e-5
+
+
+def tables(config_class: type) -> list[type]:
+    """All dataclasses below one."""
+    below = [h for h in typing.get_type_hints(config_class).values() if dataclasses.is_dataclass(h)]
+    return [*below, *(table for one in below for table in tables(one))]
+
+
+def test_options_are_those_of_the_list() -> None:
+    assert option_list.FILE.read_text() == option_list.text(), (
+        "The options of `python -m train fit` have changed. If that is meant: run `python -m "
+        "tests.train.option_list`, look at the diff of tests/train/option_list.txt, and tell users "
+        "in CHANGELOG.md."
+    )
 
 
 def test_help_names_every_table_and_its_units(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,575 @@
+"""Whatever a user gets wrong ends with one sentence, status 2, and nothing lost."""
+
+import dataclasses
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import pytest
+import tensorflow as tf
+
+from train.__main__ import main
+
+TINY = [
+    "--data.train_split=train[:256]",
+    "--data.test_split=test[:100]",
+    "--model.name=mlp",
+    "--model.mlp.units=[8]",
+    "--feedback.rule=fa",
+    "--training.epochs=1",
+    "--training.progress=none",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """What a case is prepared with: its own folder, and a finished run to copy from."""
+
+    folder: Path
+    finished: Path
+    patch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest
+
+    def file(self, name: str, text: str) -> None:
+        (self.folder / name).write_text(text)
+
+    def run(self) -> Path:
+        return Path(shutil.copytree(self.finished, self.folder / "run"))
+
+
+Prepare = Callable[[Scene], object]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A mistake. `{tmp}` in texts is the case's own folder.
+
+    Args:
+        expected: What distinguishes its sentence from all others.
+        arguments: Behind those of a tiny `fit`, or, with `command`, behind that alone.
+        prepare: Sets the scene.
+        command: Another command than `fit`, with its operands.
+        trains: Whether the mistake shows only when training has begun, so that files may come.
+    """
+
+    expected: str
+    arguments: tuple[str, ...] = ()
+    prepare: Prepare = lambda scene: None
+    command: str = ""
+    trains: bool = False
+
+    def line(self, folder: Path) -> list[str]:
+        tiny = ["fit", *TINY, "--run_directory={tmp}/run"]
+        parts = [*(self.command.split() or tiny), *self.arguments]
+        return [part.replace("{tmp}", str(folder)) for part in parts]
+
+
+def fit(expected: str, *arguments: str, prepare: Prepare = lambda scene: None) -> Case:
+    return Case(expected, arguments, prepare)
+
+
+def training(expected: str, *arguments: str, prepare: Prepare = lambda scene: None) -> Case:
+    return Case(expected, arguments, prepare, trains=True)
+
+
+def other(command: str, expected: str, *, prepare: Prepare = lambda scene: None) -> Case:
+    return Case(expected, (), prepare, command)
+
+
+def file(text: str, expected: str, **more: str) -> Case:
+    """A configuration file a.yaml, and others by keyword."""
+
+    def prepare(scene: Scene) -> None:
+        for name, content in {"a": text, **more}.items():
+            scene.file(f"{name}.yaml", content)
+
+    return Case(expected, ("--config={tmp}/a.yaml",), prepare)
+
+
+def environment(expected: str, *arguments: str, **variables: str) -> Case:
+    def prepare(scene: Scene) -> None:
+        for name, value in variables.items():
+            scene.patch.setenv(name, value)
+
+    return Case(expected, arguments, prepare)
+
+
+def tf_config(expected: str, *, index: int = 0, kind: str = "worker", **cluster: list[str]) -> Case:
+    tree = {"cluster": cluster, "task": {"type": kind, "index": index}}
+    return environment(expected, "--strategy=multi_worker", TF_CONFIG=json.dumps(tree))
+
+
+def unfinished(scene: Scene) -> Path:
+    """A run that was killed in its first epoch: its first checkpoint is there."""
+    run = scene.run()
+    for name in ("model.keras", "metrics.jsonl"):
+        (run / name).unlink()
+    *_, last = sorted((run / "checkpoints").iterdir())
+    shutil.rmtree(last)
+    return run
+
+
+def locked(scene: Scene) -> None:
+    """Another process trains there."""
+    run = unfinished(scene)
+    code = (
+        "import fcntl, sys\n"
+        "file = open(sys.argv[1], 'w')\n"
+        "fcntl.flock(file, fcntl.LOCK_EX)\n"
+        "print('locked', flush=True)\n"
+        "sys.stdin.read()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(run / ".lock")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"locked\n"
+    scene.request.addfinalizer(lambda: process.communicate())
+
+
+def full_disk(function: str) -> Prepare:
+    """An unfinished run on a disk that is full when `function` writes."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def prepare(scene: Scene) -> None:
+        unfinished(scene)
+        scene.patch.setattr(function, fail)
+
+    return prepare
+
+
+def edited_config(scene: Scene) -> None:
+    """The same run by name, but with another model than its checkpoint."""
+    config = unfinished(scene) / "config.yaml"
+    config.write_text(config.read_text().replace("units: [8]", "units: [9]"))
+
+
+def damaged_config(scene: Scene) -> None:
+    (scene.run() / "config.yaml").write_text("seed: [")
+
+
+def no_tpu(scene: Scene) -> None:
+    def fail(**_: object) -> None:
+        raise ValueError("Please provide a TPU Name to connect to.")
+
+    scene.patch.setattr(tf.distribute.cluster_resolver, "TPUClusterResolver", fail)
+
+
+def no_kubernetes(scene: Scene) -> None:
+    scene.patch.setitem(sys.modules, "kubernetes", None)
+
+
+def no_slurm(scene: Scene) -> None:
+    for name in [name for name in os.environ if name.startswith("SLURM_")]:
+        scene.patch.delenv(name)
+
+
+def other_layers(scene: Scene) -> None:
+    model = keras.Sequential([keras.Input((5, 5, 1)), keras.layers.Flatten()])
+    model.add(keras.layers.Dense(10, name="head"))
+    model.save(scene.folder / "other.keras")
+
+
+def other_sweep(scene: Scene) -> None:
+    (scene.folder / "sweep").mkdir()
+    grid = "--grid=optimizer.learning_rate=0.1"
+    line = [*TINY, grid, "--seed=1", f"--run_directory={scene.folder / 'sweep'}"]
+    scene.patch.setattr("train.sweep.fit", lambda config: pytest.skip())
+    with pytest.raises(pytest.skip.Exception):
+        main(["sweep", *line])
+
+
+SWEEP = "sweep " + " ".join(TINY) + " --run_directory={tmp}/sweep --grid optimizer.learning_rate="
+WORKERS = ("--strategy=multi_worker", "--cluster.source=workers")
+
+CASES = {
+    # configuration files
+    "file has an unknown key": file(
+        "trainin: {epochs: 1}",
+        "{tmp}/a.yaml: trainin is not a known key. Did you mean 'training'?",
+    ),
+    "file has a key in the wrong table": file(
+        "epochs: 1", "{tmp}/a.yaml: epochs is not a known key. Did you mean 'training.epochs'?"
+    ),
+    "file has a wrong type": file(
+        "training: {epochs: x}",
+        "{tmp}/a.yaml: training.epochs is 'x'. Expected a whole number.",
+    ),
+    "file has a value out of range": file(
+        "mirror: {}\ndata: {take: 0}",
+        "{tmp}/a.yaml: data.take has the value 0. Expected 1 or more.",
+    ),
+    "base of the file has a value out of range": file(
+        "base: b.yaml",
+        "{tmp}/b.yaml: optimizer.learning_rate is -1.0. Expected a number above 0.",
+        b="optimizer: {learning_rate: -1}",
+    ),
+    "file names what the data refuse": file(
+        "model: {mlp: {activation: rellu}}",
+        "{tmp}/a.yaml: model.mlp.activation=rellu is not known.",
+    ),
+    "file is not YAML": file("a: [", "{tmp}/a.yaml is not YAML at line 1"),
+    "file is no table": file("- 1", "a.yaml holds [1]. Expected a table of keys and values."),
+    "file is no text": fit(
+        "{tmp}/a.yaml is not a text in UTF-8.",
+        "--config={tmp}/a.yaml",
+        prepare=lambda scene: (scene.folder / "a.yaml").write_bytes(b"\xff\xfe"),
+    ),
+    "file is missing": fit("nowhere.yaml cannot be read: No such file", "--config=nowhere.yaml"),
+    "file is a folder": fit("cannot be read: Is a directory.", "--config={tmp}"),
+    "base is missing": file("base: b.yaml", "b.yaml, the base of {tmp}/a.yaml, cannot be read"),
+    "bases form a circle": file("base: a.yaml", "base a.yaml leads back to itself."),
+    "file asks for parameter servers": file(
+        "strategy: parameter_server", "Keras 3 has no parameter servers (keras issue 18624)"
+    ),
+    # command line
+    "unknown command": other("fti", "'fti' is not a command. Expected one of 'fit', 'evaluate',"),
+    "key before the command": other("--seed=1 fit", "--seed=1 stands before fit."),
+    "unknown key": fit("command line: sed is not a known key. Did you mean 'seed'?", "--sed=1"),
+    "wrong type": fit(
+        "command line: replicas is 'x'. Expected a whole number or null.", "--replicas=x"
+    ),
+    "value of a choice": fit("Did you mean 'gaussian'?", "--mirror.noise=gausian"),
+    "key without a value": fit("expected one argument", "--training.epochs"),
+    "stray word": fit("command line: unrecognized arguments: extra.", "extra"),
+    "parameter servers": fit(
+        "command line: strategy is 'parameter_server', which is not supported: Keras 3 has no "
+        "parameter servers (keras issue 18624)",
+        "--strategy=parameter_server",
+    ),
+    "seeds are no numbers": fit("seeds is '0,x'. Expected different whole numbers", "--seeds=0,x"),
+    "seed twice": fit("seeds is '1,1'. Expected different whole numbers", "--seeds=1,1"),
+    "seed and seeds": fit("seed and seeds are both given.", "--seed=1", "--seeds=0,1"),
+    "seeds without a value": fit("seeds has no value.", "--seeds"),
+    "list with a key": other("list --seed=1", "command line: seed is not a known key."),
+    # data
+    "unknown data": fit("command line: data.name=digts is not known.", "--data.name=digts"),
+    "nearest name of data": fit("Did you mean 'mnist'?", "--data.name=mnits"),
+    "unknown split": fit("has no split 'tets'. Expected train or test", "--data.test_split=tets"),
+    "no images": fit("split 'train[:0]'", "--data.train_split=train[:0]"),
+    "folder without a data set": fit("without a dataset_info.json", "--data.name={tmp}"),
+    "fewer images than a batch": fit(
+        "training.batch_size is 500, but digits has 256 training images.",
+        "--training.batch_size=500",
+    ),
+    "crop without a size": fit(
+        "data.augmentation=random_resized_crop needs data.image_size",
+        "--data.augmentation=random_resized_crop",
+    ),
+    # model, feedback, optimizer
+    "unknown model": fit("Did you mean 'resnet18'?", "--model.name=resnet8"),
+    "strides unlike filters": fit("1 filters and 3 strides.", "--model.small_conv.filters=[3]"),
+    "unknown rule": fit(
+        "command line: feedback.rule: feedback rule 'wmm' is not known.", "--feedback.rule=wmm"
+    ),
+    "unknown rule of a layer": fit(
+        "feedback.layers.head: feedback rule 'x' is not known.", "--feedback.layers.head=x"
+    ),
+    "pattern without a layer": fit("'hed' matches no layer", "--feedback.layers.hed=fa"),
+    "Kolen-Pollack without decay": fit("needs weight decay, without which", "--feedback.rule=kp"),
+    "option of another noise": fit(
+        "mirror.noise_options.blok is not an option of orthogonal noise.",
+        *("--feedback.rule=wm", "--mirror.noise_options.blok=3"),
+    ),
+    "unknown optimizer": fit("Did you mean 'sgd'?", "--optimizer.name=sdg"),
+    "unknown option of the optimizer": fit(
+        "Did you mean 'momentum'?", "--optimizer.options.momentun=0.9"
+    ),
+    "boundaries without piecewise": fit(
+        "optimizer.schedule.name is constant and boundaries_epochs is [1.0].",
+        "--optimizer.schedule.boundaries_epochs=[1]",
+    ),
+    "warm-up as long as the training": fit(
+        "Expected a warm-up that ends before the training.",
+        "--optimizer.schedule.warm_up_epochs=1",
+    ),
+    "XLA and deterministic": fit(
+        "training.jit_compile and training.deterministic are both true.",
+        *("--training.jit_compile=true", "--training.deterministic=true"),
+    ),
+    # devices
+    "batch does not divide": fit(
+        "training.batch_size is 63, which does not divide among 2 replicas",
+        *("--strategy=mirrored", "--replicas=2", "--training.batch_size=63"),
+    ),
+    "test batch does not divide": fit(
+        "training.test_batch_size is 99, which does not divide among 2 replicas",
+        *("--strategy=mirrored", "--replicas=2", "--training.test_batch_size=99"),
+    ),
+    "replicas on one device": fit(
+        "replicas is 2 and the strategy is one_device, which trains on one device.",
+        *("--strategy=one_device", "--replicas=2"),
+    ),
+    "XLA on two replicas of a processor": fit(
+        "training.jit_compile is true on 2 replicas of a processor",
+        *("--strategy=mirrored", "--replicas=2", "--training.jit_compile=true"),
+    ),
+    "mirrored without GPU": fit(
+        "strategy=mirrored found no GPU. Expected GPUs, or replicas=2", "--strategy=mirrored"
+    ),
+    "more replicas than devices": fit(
+        "used TensorFlow before with 2 logical processors", "--strategy=mirrored", "--replicas=3"
+    ),
+    "no TPU": fit(
+        "strategy=tpu cannot use cluster.tpu=mine: Please provide a TPU Name",
+        *("--strategy=tpu", "--cluster.tpu=mine"),
+        prepare=no_tpu,
+    ),
+    "replicas on a TPU": fit(
+        "the strategy is tpu, which trains on all cores of the TPU.",
+        *("--strategy=tpu", "--replicas=2"),
+    ),
+    # several workers
+    "TF_CONFIG is no JSON": environment(
+        "TF_CONFIG is '{\"cluster\":'. Expected JSON such as",
+        "--strategy=multi_worker",
+        TF_CONFIG='{"cluster":',
+    ),
+    "TF_CONFIG without a task": environment(
+        "Expected JSON such as", TF_CONFIG='{"cluster": {"worker": ["a:1"]}}'
+    ),
+    "TF_CONFIG with parameter servers": tf_config(
+        "The cluster has tasks of type ps. Parameter servers are not supported",
+        worker=["a:1"],
+        ps=["b:1"],
+    ),
+    "TF_CONFIG with an evaluator": tf_config(
+        "The cluster has tasks of type evaluator.", worker=["a:1"], evaluator=["b:1"]
+    ),
+    "TF_CONFIG index out of range": tf_config(
+        "This process is worker 3, but the cluster has 1, counted from 0: a:1.",
+        worker=["a:1"],
+        index=3,
+    ),
+    "no cluster described": fit(
+        "strategy=multi_worker found no description of the cluster.",
+        "--strategy=multi_worker",
+        prepare=no_slurm,
+    ),
+    "no Slurm": fit(
+        "cluster.source=slurm: ",
+        *("--strategy=multi_worker", "--cluster.source=slurm"),
+        prepare=no_slurm,
+    ),
+    "no selector for Kubernetes": fit(
+        "cluster.source is kubernetes and cluster.kubernetes_selector is null.",
+        *("--strategy=multi_worker", "--cluster.source=kubernetes"),
+    ),
+    "no package for Kubernetes": fit(
+        "needs the Python package kubernetes: pip install kubernetes.",
+        *("--strategy=multi_worker", "--cluster.kubernetes_selector=job-name=a"),
+        *("--cluster.source=kubernetes",),
+        prepare=no_kubernetes,
+    ),
+    "workers without an index": fit(
+        "cluster.workers is ['a:1'] and cluster.index is None. Expected both",
+        *(*WORKERS, "--cluster.workers=[a:1]"),
+    ),
+    "worker without a port": fit(
+        "cluster.workers has 'a'. Expected host:port.",
+        *(*WORKERS, "--cluster.workers=[a]", "--cluster.index=0"),
+    ),
+    "index behind the last worker": fit(
+        "cluster.index is 1, but cluster.workers has 1 entries.",
+        *(*WORKERS, "--cluster.workers=['a:1']", "--cluster.index=1"),
+    ),
+    "replicas of a worker without GPU": fit(
+        "replicas is 2 under strategy=multi_worker, but this machine has no GPU.",
+        *("--strategy=multi_worker", "--replicas=2"),
+    ),
+    "port out of range": fit("cluster.port is 70000. Expected 1 to 65535.", "--cluster.port=70000"),
+    "several seeds on several workers": fit(
+        "strategy=multi_worker trains one run a command.", "--strategy=multi_worker", "--seeds=0,1"
+    ),
+    # run directories
+    "run of another configuration": fit(
+        "holds a run of another configuration: seed is 0 there and 7 here; optimizer.learning_rate "
+        "is 0.05 there and 0.1 here. Give another name",
+        *("--seed=7", "--optimizer.learning_rate=0.1"),
+        prepare=Scene.run,
+    ),
+    "finished run": fit("holds this run, and it has finished.", prepare=Scene.run),
+    "run of another process": fit("is in use by another process.", prepare=locked),
+    "folder that is no run": fit(
+        "run_directory={tmp}/run exists and holds no run. Nothing is overwritten",
+        prepare=lambda scene: (scene.folder / "run").mkdir() or scene.file("run/notes.txt", "mine"),
+    ),
+    "file where the run should be": fit(
+        "run_directory={tmp}/run exists and holds no run.",
+        prepare=lambda scene: scene.file("run", "mine"),
+    ),
+    "run directory below a file": fit(
+        "run_directory={tmp}/notes/run cannot be made: Not a directory.",
+        "--run_directory={tmp}/notes/run",
+        prepare=lambda scene: scene.file("notes", "mine"),
+    ),
+    "damaged configuration in the run": fit("config.yaml is damaged: ", prepare=damaged_config),
+    "checkpoint of another model": training(
+        "checkpoints/step-000000000000 is of another model: model/0/hidden_1/kernel is [[64, 8], "
+        "'float32'] there and [[64, 9], 'float32'] here.",
+        "--model.mlp.units=[9]",
+        prepare=edited_config,
+    ),
+    # the disk
+    "no room for a checkpoint": training(
+        "The checkpoint of step 4 cannot be written to {tmp}/run/checkpoints: No space left on "
+        "device. The last checkpoint is {tmp}/run/checkpoints/step-000000000000. Make room",
+        prepare=full_disk("train.checkpoint._write_state_file"),
+    ),
+    "no room for metrics": training(
+        "metrics.jsonl cannot be written: No space left on device.",
+        prepare=full_disk("train.run_directory.append_line"),
+    ),
+    "no room for the model": training(
+        "The model cannot be written to {tmp}/run/model.keras: No space left on device. The "
+        "checkpoints are kept",
+        prepare=full_disk("keras.Model.save"),
+    ),
+    # weights to begin with
+    "init_from is missing": fit(
+        "init_from={tmp}/a.keras cannot be loaded: ", "--init_from={tmp}/a.keras"
+    ),
+    "init_from is no model": fit(
+        "init_from={tmp}/a.keras cannot be loaded: ",
+        "--init_from={tmp}/a.keras",
+        prepare=lambda scene: scene.file("a.keras", "mine"),
+    ),
+    "init_from has other layers": fit(
+        "other.keras has other weights than this model: hidden_1/kernel is missing there",
+        "--init_from={tmp}/other.keras",
+        prepare=other_layers,
+    ),
+    # numbers that are none
+    "loss is not finite": training(
+        "The loss of training step 2 is not finite (learning rate 1e+30). Weights that are not "
+        "finite: head, hidden_1; weight angles: hidden_1, head. The last checkpoint is "
+        "{tmp}/run/checkpoints/step-000000000000. Lower optimizer.learning_rate, or set "
+        "on_nan=rollback.",
+        "--optimizer.learning_rate=1e30",
+    ),
+    "loss is not finite after every rollback": training(
+        "(learning rate 1.25e+29). Weights that are not finite: head, hidden_1; weight angles: "
+        "hidden_1, head. The last checkpoint is {tmp}/run/checkpoints/step-000000000000. The "
+        "learning rate was halved 3 times: lower it.",
+        *("--optimizer.learning_rate=1e30", "--on_nan=rollback"),
+    ),
+    # evaluate
+    "evaluate nothing": other("evaluate", "evaluate needs a run directory or a .keras file."),
+    "evaluate what is not there": other(
+        "evaluate {tmp}/run", "{tmp}/run does not exist. Expected a run directory or a .keras file."
+    ),
+    "evaluate a folder that is no run": other("evaluate {tmp}", "{tmp} holds no run"),
+    "evaluate an unfinished run": other(
+        "evaluate {tmp}/run",
+        "{tmp}/run holds a run that has not finished: it has no model.keras.",
+        prepare=unfinished,
+    ),
+    "evaluate a file without a configuration": other(
+        "evaluate {tmp}/run/model.keras", "model.keras needs --config", prepare=Scene.run
+    ),
+    "evaluate a run with a configuration": other(
+        "evaluate {tmp}/run --config={tmp}/run/config.yaml",
+        "is a run directory and has its own config.yaml.",
+        prepare=Scene.run,
+    ),
+    "evaluate a model of other images": other(
+        "evaluate {tmp}/other.keras --config={tmp}/run/config.yaml",
+        "takes images (5, 5, 1) and gives (10,), but digits has images (8, 8, 1) and 10 classes.",
+        prepare=lambda scene: (scene.run(), other_layers(scene)),
+    ),
+    # export
+    "export without a file": other("export {tmp}/run", "export needs --out", prepare=Scene.run),
+    "export over a file": other(
+        "export {tmp}/run --out {tmp}/mine.keras",
+        "out={tmp}/mine.keras exists. Nothing is overwritten",
+        prepare=lambda scene: (scene.run(), scene.file("mine.keras", "mine")),
+    ),
+    "export to another format": other(
+        "export {tmp}/run --out={tmp}/a.h5", "a.h5 does not end in .keras", prepare=Scene.run
+    ),
+    "export below a file": other(
+        "export {tmp}/run --out={tmp}/notes/a.keras",
+        "notes/a.keras cannot be written: ",
+        prepare=lambda scene: (scene.run(), scene.file("notes", "mine")),
+    ),
+    "export an unfinished run": other(
+        "export {tmp}/run --out={tmp}/a.keras", "has not finished", prepare=unfinished
+    ),
+    # sweep
+    "sweep without a grid": other("sweep", "sweep needs --grid KEY=VALUE,VALUE"),
+    "sweep of an unknown key": other(
+        "sweep --grid optimizer.learning_rat=0.1",
+        "optimizer.learning_rat is not a known key. Did you mean 'optimizer.learning_rate'?",
+    ),
+    "sweep without values": other("sweep --grid seed", "grid is 'seed'. Expected KEY=VALUE,VALUE"),
+    "sweep of a wrong type": other(
+        SWEEP + "0.1,x", "optimizer.learning_rate is 'x'. Expected a number."
+    ),
+    "sweep of the seed": other("sweep --grid seed=0,1", "grid has the key seed. Expected --seeds"),
+    "sweep with a share above 1": other(
+        SWEEP + "0.1 --validation 2", "validation is '2'. Expected a share between 0 and 1"
+    ),
+    "sweep over a split it cannot cut": other(
+        SWEEP + "0.1 --data.train_split=train[100:]",
+        "data.train_split is 'train[100:]', a part of a split that sweep cannot cut.",
+    ),
+    "sweep into another sweep's folder": other(
+        SWEEP + "0.1 --optimizer.name=adam",
+        "holds a sweep of another configuration: optimizer.name is 'sgd' there and 'adam' here.",
+        prepare=other_sweep,
+    ),
+    "sweep into a folder of something else": other(
+        SWEEP + "0.1",
+        "exists and holds no sweep (sweep.json).",
+        prepare=lambda scene: (scene.folder / "sweep").mkdir() or scene.file("sweep/a", "mine"),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("finished") / "run"
+    assert main(["fit", *TINY, f"--run_directory={directory}"]) == 0
+    return directory
+
+
+def files(folder: Path) -> dict[Path, bytes]:
+    return {
+        path: path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".lock" and not path.is_symlink()
+    }
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=[name.replace(" ", "_") for name in CASES])
+def test_mistake_is_told_in_one_sentence_and_nothing_is_lost(
+    case: Case,
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+) -> None:
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    case.prepare(Scene(tmp_path, finished, monkeypatch, request))
+    before = files(tmp_path)
+    capsys.readouterr()
+    assert main(case.line(tmp_path)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert case.expected.replace("{tmp}", str(tmp_path)) in error
+    assert error.count("\n") == 1, error
+    after = files(tmp_path)
+    assert {path: after.get(path) for path in before} == before
+    if not case.trains:
+        assert after.keys() == before.keys()
