@@ -278,9 +278,8 @@ class Loop:
             return tf.math.is_finite(tf.cast(logs["loss"], tf.float32))
 
         def timed_next(iterator: Any) -> Any:
-            asked = tf.timestamp()
-            with tf.control_dependencies([asked]):
-                data = next(iterator)
+            # Iterations run one after another, so both begin when the step before has ended.
+            asked, data = tf.timestamp(), next(iterator)
             with tf.control_dependencies(_tensors(strategy, data)):
                 return data, tf.timestamp() - asked
 
