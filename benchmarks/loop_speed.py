@@ -17,9 +17,9 @@ import tensorflow as tf
 
 import tfweightmirror as tfwm
 from train import feedback, models
+from train.build import RunBatches
 from train.config import DataConfig, FeedbackConfig, FitConfig, ModelConfig, TrainingConfig
 from train.data import batches, datasets
-from train.fit import RunBatches
 from train.loop import Loop
 
 EPOCHS = 8

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from train.build import RunBatches, measures
 from train.config import FitConfig
 from train.data import datasets
 from train.errors import UserError
-from train.fit import RunBatches, measures
 from train.initial_weights import load_model
 from train.loop import Loop
 from train.losses import build_loss

@@ -17,7 +17,7 @@ import keras
 import tensorflow as tf
 
 from train.data.batches import Share
-from train.dropout import replica_seeds
+from train.replicas import averaging_of_replicas, replica_seeds
 
 
 class NotFiniteError(Exception):
@@ -115,6 +115,7 @@ class Loop:
         self.training_s = 0.0
         self.waiting_s = 0.0
         self._evaluate: Any = None
+        self._average_statistics = averaging_of_replicas(model, strategy)
 
     def prepare(self) -> None:
         """Makes the variables of optimizer and metrics, which no compiled step may make.
@@ -271,11 +272,16 @@ class Loop:
         if self.jit_compile:
             train_step = tf.function(train_step, jit_compile=True, autograph=False)
         reseed = replica_seeds(model, seed=self.seed)
+        several_workers = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
         def replica_step(step: tf.Tensor, data: Any) -> tf.Tensor:
             reseed(step)
-            logs = train_step(data)
-            return tf.math.is_finite(tf.cast(logs["loss"], tf.float32))
+            loss = train_step(data)["loss"]
+            bad = tf.cast(tf.math.logical_not(tf.math.is_finite(loss)), tf.int32)
+            if several_workers:  # they must stop at the same step
+                context = tf.distribute.get_replica_context()
+                bad = context.all_reduce(tf.distribute.ReduceOp.SUM, bad)
+            return bad
 
         def timed_next(iterator: Any) -> Any:
             # Iterations run one after another, so both begin when the step before has ended.
@@ -285,9 +291,9 @@ class Loop:
 
         def one_step(iterator: Any, step: tf.Tensor, first_bad: tf.Tensor) -> Any:
             data, waited_s = timed_next(iterator) if self.times_input else (next(iterator), 0.0)
-            finite = strategy.run(replica_step, args=(step, data))
-            all_finite = tf.reduce_all(tf.stack(strategy.experimental_local_results(finite)))
-            is_first = tf.logical_and(first_bad < 0, tf.logical_not(all_finite))
+            bad = strategy.run(replica_step, args=(step, data))
+            some_bad = tf.add_n(strategy.experimental_local_results(bad)) > 0
+            is_first = tf.logical_and(first_bad < 0, some_bad)
             return tf.where(is_first, step, first_bad), waited_s
 
         @tf.function(autograph=False)
@@ -314,10 +320,13 @@ class Loop:
     def _evaluation_function(self) -> Any:
         model, strategy = self.model, self.strategy
 
+        def replica_step(data: Any) -> None:
+            model.test_step(data)
+
         @tf.function(autograph=False)
         def run(iterator: Any, steps: tf.Tensor) -> Any:
             def body(done: tf.Tensor) -> Any:
-                strategy.run(lambda data: model.test_step(data) and None, args=(next(iterator),))
+                strategy.run(replica_step, args=(next(iterator),))
                 return (done + 1,)
 
             tf.while_loop(lambda done: done < steps, body, (tf.constant(0),))
@@ -332,36 +341,6 @@ class Loop:
                 lambda context: self.batches.training(first_step, _share(context))
             )
         )
-
-    def _average_statistics(self) -> None:
-        """Gives all replicas the mean of what each has gathered, such as BatchNorm's statistics.
-
-        Keras lets every replica keep its own, so that the saved model would know a part of the
-        images only.
-        """
-        if self.strategy.num_replicas_in_sync == 1:
-            return
-        own = [
-            variable.value
-            for variable in self.model.non_trainable_variables
-            if variable.aggregation == "none" and variable.dtype.startswith("float")
-        ]
-        if own:
-            _average(self.strategy, own)
-
-
-def _average(strategy: tf.distribute.Strategy, variables: Sequence[tf.Variable]) -> None:
-    @tf.function(autograph=False)
-    def run() -> None:
-        means = strategy.run(
-            lambda: tf.distribute.get_replica_context().all_reduce(
-                tf.distribute.ReduceOp.MEAN, [tf.convert_to_tensor(v) for v in variables]
-            )
-        )
-        for variable, mean in zip(variables, means, strict=True):
-            strategy.extended.update(variable, lambda copy, new: copy.assign(new), args=(mean,))
-
-    run()
 
 
 def _share(context: tf.distribute.InputContext) -> Share:

@@ -20,8 +20,8 @@ RUN = [
     "fit",
     "--data.train_split=train[:256]",
     "--data.test_split=test[:100]",
-    "--model.name=mlp",
-    "--model.mlp.units=[16]",
+    "--model.small_conv.filters=[4]",
+    "--model.small_conv.strides=[2]",
     "--feedback.rule=kp",
     "--optimizer.weight_decay=0.1",
     "--training.progress=none",
@@ -98,6 +98,16 @@ def test_loss_of_a_worker_ends_the_others_and_the_cluster_goes_on_when_started_a
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == list(range(1, 9))
     assert (directory / "model.keras").is_file()
+
+
+def test_loss_that_is_not_finite_ends_all_workers_at_the_same_step(tmp_path: Path) -> None:
+    """Each sees the loss of its own images; one that went on alone would wait for ever."""
+    options = ["--training.epochs=2", "--optimizer.learning_rate=1e30"]
+    ended = finish(start_two(tmp_path / "run", *options), within_s=120)
+    for status, said in ended:
+        assert status == 2, said
+        assert "error: The loss" in said
+        assert "training step 2" in said
 
 
 def test_cluster_that_does_not_come_together_ends_in_the_stated_time(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Dropout as a function of (seed, step, replica)."""
+"""What every replica has of its own: the seeds of dropout, and BatchNorm's statistics."""
 
 from __future__ import annotations
 
@@ -40,3 +40,28 @@ def replica_seeds(model: keras.Model, *, seed: int) -> Callable[[tf.Tensor], Non
             state.assign(key)
 
     return reseed
+
+
+def averaging_of_replicas(
+    model: keras.Model, strategy: tf.distribute.Strategy
+) -> Callable[[], None]:
+    """A function that gives all replicas the mean of what each has gathered.
+
+    Keras lets every replica keep statistics of its own (BatchNorm), so that a saved model would
+    know a part of the images only.
+    """
+    own: list[Any] = [
+        variable.value
+        for variable in model.non_trainable_variables
+        if variable.aggregation == "none" and variable.dtype.startswith("float")
+    ]
+    if strategy.num_replicas_in_sync == 1 or not own:
+        return lambda: None
+
+    @tf.function(autograph=False)
+    def average() -> None:
+        copies = strategy.run(lambda: [tf.convert_to_tensor(variable) for variable in own])
+        for variable, values in zip(own, copies, strict=True):
+            variable.assign(strategy.reduce(tf.distribute.ReduceOp.MEAN, values, axis=None))
+
+    return average

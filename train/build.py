@@ -1,0 +1,89 @@
+"""What a run is made of: its batches and its compiled model."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from train import feedback, models
+from train.config import FitConfig
+from train.data import batches
+from train.data.batches import Share
+from train.data.datasets import ImageSet
+from train.initial_weights import take_weights
+from train.losses import build_loss
+from train.optimizers import build_optimizer
+from train.strategy import Placement
+
+
+@dataclasses.dataclass(frozen=True)
+class RunBatches:
+    """The batches of one run, as the loop asks for them."""
+
+    images: ImageSet
+    config: FitConfig
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return batches.steps_per_epoch(self.images, self.config.training.batch_size)
+
+    @property
+    def evaluation_steps(self) -> int:
+        return batches.evaluation_steps(self.images, self.config.training.test_batch_size)
+
+    @property
+    def evaluation_padding(self) -> float:
+        rows = self.evaluation_steps * self.config.training.test_batch_size
+        return rows / self.images.test_count
+
+    def training(self, first_step: int, share: Share) -> Any:
+        return batches.training_batches(
+            self.images,
+            self.config.data,
+            batch_size=self.config.training.batch_size,
+            seed=self.config.seed,
+            first_step=first_step,
+            last_step=self.config.training.epochs * self.steps_per_epoch,
+            share=share,
+        )
+
+    def evaluation(self, share: Share) -> Any:
+        return batches.evaluation_batches(self.images, self.config.training.test_batch_size, share)
+
+
+def build_model(
+    config: FitConfig, placement: Placement, run_batches: RunBatches
+) -> tuple[Any, list[Any]]:
+    """The compiled model on its devices, and the library's callbacks for it."""
+    training, images = config.training, run_batches.images
+    keras.utils.set_random_seed(config.seed)
+    keras.config.set_dtype_policy(training.precision)
+    models.check_name(config.model)
+    with placement.strategy.scope():
+        optimizer = build_optimizer(
+            config.optimizer,
+            batch_size=training.batch_size,
+            steps_per_epoch=run_batches.steps_per_epoch,
+            epochs=training.epochs,
+        )
+        model = models.build(config.model, images.image_shape, num_classes=images.num_classes)
+        feedback.convert(model, config.feedback, seed=config.seed)
+        if config.init_from is not None:
+            take_weights(model, Path(config.init_from))
+        callbacks = feedback.build_callbacks(model, config.mirror, seed=config.seed)
+        model.compile(
+            optimizer,
+            build_loss(training.loss),
+            weighted_metrics=measures(images.num_classes),
+            jit_compile=False,  # the loop compiles
+        )
+    return model, callbacks
+
+
+def measures(num_classes: int) -> list[Any]:
+    """Accuracy, and for many classes the share of images whose class is among the best five."""
+    top_5 = keras.metrics.SparseTopKCategoricalAccuracy(5, name="top_5_accuracy")
+    return ["accuracy", top_5] if num_classes > 20 else ["accuracy"]
