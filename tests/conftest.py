@@ -33,3 +33,8 @@ def two_replicas() -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy(
         ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a minute begin first, so that the two workers end together."""
+    items.sort(key=lambda item: item.get_closest_marker("first") is None)

@@ -73,6 +73,7 @@ def start_two(directory: Path, *arguments: str) -> list[subprocess.Popen[str]]:
     return start(2, command, cwd=REPOSITORY, **pipes)
 
 
+@pytest.mark.first
 def test_loss_of_a_worker_ends_the_others_and_the_cluster_goes_on_when_started_again(
     tmp_path: Path,
 ) -> None:

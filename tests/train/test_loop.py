@@ -247,13 +247,15 @@ def test_training_entered_in_mid_epoch_takes_the_batches_that_are_left(
     assert int(loop.model.optimizer.iterations) == 1
 
 
-def test_mixed_precision_trains_under_every_rule(batches: ArrayBatches) -> None:
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("rule", ["bp", "fa", "usf", "frsf", "brsf", "kp", "urfb", "wm"])
+def test_mixed_precision_trains_under_every_rule(
+    batches: ArrayBatches, rule: str, policy: str
+) -> None:
+    keras.config.set_dtype_policy(policy)
     strategy = tf.distribute.get_strategy()
-    for policy in ("mixed_bfloat16", "mixed_float16"):
-        keras.config.set_dtype_policy(policy)
-        for rule in ("bp", "fa", "usf", "frsf", "brsf", "kp", "urfb", "wm"):
-            mirror = [tfwm.callbacks.WeightMirror()] if rule == "wm" else []
-            model = compiled(strategy, rule=rule)
-            history = trained(strategy, model, batches, mirror)
-            assert history["loss"][-1] < history["loss"][0], (policy, rule)
-            assert all(weight.dtype == "float32" for weight in model.trainable_weights)
+    mirror = [tfwm.callbacks.WeightMirror()] if rule == "wm" else []
+    model = compiled(strategy, rule=rule)
+    history = trained(strategy, model, batches, mirror)
+    assert history["loss"][-1] < history["loss"][0]
+    assert all(weight.dtype == "float32" for weight in model.trainable_weights)

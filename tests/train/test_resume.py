@@ -35,6 +35,7 @@ POINTS = [
 ]
 
 
+@pytest.mark.first
 def test_run_killed_at_every_weak_point_ends_with_the_same_bits(tmp_path: Path) -> None:
     assert killing.run(tmp_path / "never_killed") == 0
     for point, count, status in POINTS:
@@ -45,11 +46,10 @@ def test_run_killed_at_every_weak_point_ends_with_the_same_bits(tmp_path: Path) 
 
 @pytest.mark.slow
 def test_two_replicas_killed_end_with_the_same_bits(tmp_path: Path) -> None:
-    mirrored = ("--strategy=mirrored", "--replicas=2")
-    assert killing.run(tmp_path / "never_killed", *mirrored) == 0
+    assert killing.run(tmp_path / "never_killed", *MIRRORED) == 0
     for point, count, status in POINTS[:4]:
-        assert killing.run(tmp_path / "killed", *mirrored, trap=(point, count)) == status, point
-    assert killing.run(tmp_path / "killed", *mirrored) == 0
+        assert killing.run(tmp_path / "killed", *MIRRORED, trap=(point, count)) == status, point
+    assert killing.run(tmp_path / "killed", *MIRRORED) == 0
     killing.assert_same_bits(tmp_path / "never_killed", tmp_path / "killed")
 
 
@@ -66,24 +66,42 @@ class EndAfter(keras.callbacks.Callback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.parametrize(
-    "rule",
-    [
-        ["--feedback.rule=brsf"],
-        ["--feedback.rule=urfb", "--optimizer.name=adam"],
-        ["--feedback.rule=kp", "--optimizer.weight_decay=0.1", "--optimizer.options.momentum=0.9"],
-        ["--feedback.rule=wm", "--mirror.mode=akrout2019", "--training.precision=mixed_bfloat16"],
-        ["--feedback.rule=fa", "--training.precision=mixed_float16"],
+RULES = {
+    "brsf": ["--feedback.rule=brsf"],
+    "urfb": ["--feedback.rule=urfb", "--optimizer.name=adam"],
+    "kp": [
+        "--feedback.rule=kp",
+        "--optimizer.weight_decay=0.1",
+        "--optimizer.options.momentum=0.9",
     ],
-    ids=lambda arguments: arguments[0].partition("=")[2],
+    "wm": [
+        "--feedback.rule=wm",
+        "--mirror.mode=akrout2019",
+        "--training.precision=mixed_bfloat16",
+    ],
+    "fa": ["--feedback.rule=fa", "--training.precision=mixed_float16"],
+}
+MIRRORED = ["--strategy=mirrored", "--replicas=2"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "strategy"),
+    [
+        *[pytest.param(rule, [], id=f"{rule}-1") for rule in RULES],
+        *[pytest.param(rule, MIRRORED, id=f"{rule}-2") for rule in ("kp", "wm")],
+        *[
+            pytest.param(rule, MIRRORED, id=f"{rule}-2", marks=pytest.mark.slow)
+            for rule in ("brsf", "urfb", "fa")
+        ],
+    ],
 )
-@pytest.mark.parametrize("strategy", [[], ["--strategy=mirrored", "--replicas=2"]], ids=["1", "2"])
 def test_run_asked_to_end_in_mid_epoch_goes_on_to_the_same_bits(
-    tmp_path: Path, rule: list[str], strategy: list[str]
+    tmp_path: Path, rule: str, strategy: list[str]
 ) -> None:
     whole, ended = tmp_path / "whole", tmp_path / "ended"
-    assert main(["fit", *SMALL, *rule, *strategy, f"--run_directory={whole}"]) == 0
-    config, _ = parse(["fit", *SMALL, *rule, *strategy, f"--run_directory={ended}"])
+    arguments = ["fit", *SMALL, *RULES[rule], *strategy]
+    assert main([*arguments, f"--run_directory={whole}"]) == 0
+    config, _ = parse([*arguments, f"--run_directory={ended}"])
     with pytest.raises(TerminatedError, match="after training step 6"):
         fit(config, extra_callbacks=[EndAfter(6)])
     finished = fit(config)

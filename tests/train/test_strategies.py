@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.train.twenty_steps import RULES
 from train.local_cluster import start
@@ -23,6 +24,7 @@ def arrays(file: Path) -> dict[str, np.ndarray]:
         return dict(content)
 
 
+@pytest.mark.first
 def test_twenty_steps_give_the_same_weights_under_every_strategy(tmp_path: Path) -> None:
     """One device, two mirrored replicas, two worker processes on loopback."""
     one = one_process(tmp_path / "one.npz", "--strategy=one_device")
