@@ -83,6 +83,8 @@ def by_fit(config: FitConfig, run_batches: RunBatches) -> list[float]:
         steps_per_epoch=run_batches.steps_per_epoch,
         epochs=EPOCHS,
         callbacks=[*callbacks(config.feedback.rule), times],
+        # The loop evaluates after every epoch, too.
+        validation_data=run_batches.evaluation(batches.Share()),
         shuffle=False,
         verbose=0,
     )

@@ -283,35 +283,49 @@ class Loop:
                 bad = context.all_reduce(tf.distribute.ReduceOp.SUM, bad)
             return bad
 
-        def timed_next(iterator: Any) -> Any:
-            # Iterations run one after another, so both begin when the step before has ended.
-            asked, data = tf.timestamp(), next(iterator)
-            with tf.control_dependencies(_tensors(strategy, data)):
-                return data, tf.timestamp() - asked
-
-        def one_step(iterator: Any, step: tf.Tensor, first_bad: tf.Tensor) -> Any:
-            data, waited_s = timed_next(iterator) if self.times_input else (next(iterator), 0.0)
+        def some_bad(step: tf.Tensor, data: Any) -> tf.Tensor:
             bad = strategy.run(replica_step, args=(step, data))
-            some_bad = tf.add_n(strategy.experimental_local_results(bad)) > 0
-            is_first = tf.logical_and(first_bad < 0, some_bad)
-            return tf.where(is_first, step, first_bad), waited_s
+            return tf.add_n(strategy.experimental_local_results(bad)) > 0
+
+        def now(*behind: tf.Tensor) -> tf.Tensor:
+            with tf.control_dependencies(behind):
+                return tf.timestamp() if self.times_input else tf.constant(0.0, tf.float64)
 
         @tf.function(autograph=False)
         def run(iterator: Any, first_step: tf.Tensor, steps: tf.Tensor) -> Any:
-            def body(done: tf.Tensor, first_bad: tf.Tensor, waited_s: tf.Tensor) -> Any:
-                first_bad, seconds = one_step(iterator, first_step + done, first_bad)
-                return done + 1, first_bad, waited_s + seconds
-
             start = (
                 tf.constant(0, tf.int64),
                 tf.constant(-1, tf.int64),
                 tf.constant(0.0, tf.float64),
             )
+
+            def in_turn(done: Any, first_bad: Any, waited_s: Any) -> Any:
+                asked, data = now(), next(iterator)
+                waited_s += now(*_tensors(strategy, data)) - asked
+                is_first = tf.logical_and(first_bad < 0, some_bad(first_step + done, data))
+                return done + 1, tf.where(is_first, first_step + done, first_bad), waited_s
+
+            def ahead(done: Any, first_bad: Any, waited_s: Any, data: Any) -> Any:
+                """Fetches the next batch while the step runs on this one."""
+                following = tf.cond(done + 1 < steps, lambda: next(iterator), lambda: data)
+                bad = some_bad(first_step + done, data)
+                late_s = now(*tf.nest.flatten(following)) - now(bad)
+                waited_s += tf.maximum(late_s, tf.zeros_like(late_s))
+                is_first = tf.logical_and(first_bad < 0, bad)
+                first_bad = tf.where(is_first, first_step + done, first_bad)
+                return done + 1, first_bad, waited_s, following
+
             if self.steps_per_call == 1:
-                _, first_bad, waited_s = body(*start)  # without what a loop costs
+                _, first_bad, waited_s = in_turn(*start)  # without what a loop costs
+            elif strategy.num_replicas_in_sync == 1:
+                asked, data = now(), next(iterator)
+                first_wait_s = now(*tf.nest.flatten(data)) - asked
+                _, first_bad, waited_s, _ = tf.while_loop(
+                    lambda done, *_: done < steps, ahead, (*start[:2], first_wait_s, data)
+                )
             else:
                 _, first_bad, waited_s = tf.while_loop(
-                    lambda done, *_: done < steps, body, start, parallel_iterations=1
+                    lambda done, *_: done < steps, in_turn, start, parallel_iterations=1
                 )
             return model.get_metrics_result(), first_bad, waited_s
 
