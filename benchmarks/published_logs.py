@@ -9,27 +9,36 @@ accuracy on the test images after the epoch, and the angle between W and B of th
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-# Cell: label, test accuracy in % by epoch, weight angle of the head in degrees by epoch.
-PUBLISHED: dict[str, tuple[str, dict[int, float], dict[int, float]]] = {
-    "mnist_mlp_bp": (
+
+class Log(NamedTuple):
+    """One released log: label, test accuracy in % by epoch, the head's weight angle in degrees."""
+
+    label: str
+    accuracy: dict[int, float]
+    angle_deg: dict[int, float]
+
+
+PUBLISHED = {
+    "mnist_mlp_bp": Log(
         "backprop",
         {1: 88.00, 10: 94.12, 20: 96.23, 50: 97.70, 100: 98.25, 400: 98.50},
         {},
     ),
-    "mnist_mlp_fa": (
+    "mnist_mlp_fa": Log(
         "feedback alignment",
         {1: 85.49, 10: 90.86, 20: 92.25, 50: 94.62, 100: 96.34, 400: 97.80},
         {1: 40, 10: 29, 100: 41, 400: 40},
     ),
-    "mnist_mlp_wm": (
+    "mnist_mlp_wm": Log(
         "weight mirror, the released code's",
         {1: 78.48, 10: 90.49, 20: 92.62, 50: 96.51, 100: 97.97, 400: 98.49},
         {1: 61, 10: 27.5, 100: 9.3, 400: 3.8},
     ),
-    "mnist_mlp_kp": (
+    "mnist_mlp_kp": Log(
         "Kolen-Pollack, the released code's (decay 0: updated random feedback)",
         {1: 88.90, 10: 95.41, 20: 97.00, 50: 97.95, 100: 98.28, 400: 98.45},
         {1: 19.8, 10: 11.2, 100: 4.9, 400: 3.6},
@@ -52,16 +61,20 @@ def epochs_of(run: Path) -> dict[int, dict[str, Any]]:
 
 
 def table(
-    runs: dict[str, dict[int, dict[str, Any]]], measure: str, *, column: int, scale: float
+    runs: dict[str, dict[int, dict[str, Any]]],
+    measure: str,
+    published_of: Callable[[Log], dict[int, float]],
+    *,
+    scale: float = 1.0,
 ) -> str:
-    """One row a cell: `ours / published` by epoch, and the largest difference."""
-    columns = sorted({epoch for cell in PUBLISHED.values() for epoch in cell[column]})
+    """One row a cell: `ours / published` by epoch."""
+    columns = sorted({epoch for log in PUBLISHED.values() for epoch in published_of(log)})
     rows = [
         f"| rule | {' | '.join(f'epoch {epoch}' for epoch in columns)} |",
         f"|{'---|' * (len(columns) + 1)}",
     ]
-    for name, cell in PUBLISHED.items():
-        published: dict[int, float] = cell[column]  # type: ignore[assignment]
+    for name, log in PUBLISHED.items():
+        published = published_of(log)
         if not published:
             continue
         pairs = [
@@ -70,7 +83,7 @@ def table(
             else ""
             for epoch in columns
         ]
-        rows.append(f"| {cell[0]} | {' | '.join(pairs)} |")
+        rows.append(f"| {log.label} | {' | '.join(pairs)} |")
     return "\n".join(rows)
 
 
@@ -81,9 +94,9 @@ def main() -> None:
     runs = {name: epochs_of(folder / name) for name in PUBLISHED}
     print(HEAD)
     print("## Test accuracy, % (ours / published)\n")
-    print(table(runs, "val_accuracy", column=1, scale=100))
+    print(table(runs, "val_accuracy", lambda log: log.accuracy, scale=100))
     print("\n## Angle between W and B of the output layer, degrees (ours / published)\n")
-    print(table(runs, "weight_angle/head", column=2, scale=1))
+    print(table(runs, "weight_angle/head", lambda log: log.angle_deg))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ compiled call, and tells Keras' callbacks what `fit` would tell them.
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -381,8 +380,3 @@ def _tensors(strategy: tf.distribute.Strategy, data: Any) -> list[tf.Tensor]:
 
 def _floats(logs: dict[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in logs.items()}
-
-
-def share_of(part_s: float, whole_s: float) -> float:
-    """A share that is 0 where there is no whole."""
-    return part_s / whole_s if whole_s > 0 and math.isfinite(whole_s) else 0.0

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 import tfweightmirror as tfwm
-from train.loop import Loop, share_of
+from train.loop import Loop
 from train.schedules import learning_rate_now
 
 MEASURES = ("images_per_second", "input_wait_share", "mirror_seconds")
@@ -49,9 +49,9 @@ class Telemetry(keras.callbacks.Callback):
             return
         images = self.loop.steps_trained * self.batch_size
         logs["learning_rate"] = learning_rate_now(self.model.optimizer)
-        logs["images_per_second"] = share_of(images, self.loop.training_s)
+        logs["images_per_second"] = _share_of(images, self.loop.training_s)
         if self.loop.times_input:
-            logs["input_wait_share"] = share_of(self.loop.waiting_s, self.loop.training_s)
+            logs["input_wait_share"] = _share_of(self.loop.waiting_s, self.loop.training_s)
         timed = [mirror.mirror_step_s for mirror in self._mirrors if mirror.mirror_step_s]
         if timed:
             logs["mirror_seconds"] = (self._mirror_steps() - self._steps_before) * timed[0]
@@ -59,3 +59,8 @@ class Telemetry(keras.callbacks.Callback):
 
     def _mirror_steps(self) -> int:
         return sum(int(mirror.mirror_steps.numpy()) for mirror in self._mirrors)
+
+
+def _share_of(part: float, whole_s: float) -> float:
+    """0 where there is no whole: no step was trained."""
+    return part / whole_s if whole_s > 0 else 0.0
