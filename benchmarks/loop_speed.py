@@ -3,8 +3,9 @@
     python -m benchmarks.loop_speed
 
 One process; loop and fit take turns at epochs of their own model, with the same batches, the same
-steps a call (`steps_per_execution`) and the same callbacks; the ratio is of the medians. Tracing
-is outside: every epoch is timed from its begin to the end of its last batch.
+steps a call (`steps_per_execution`) and the same callbacks. Tracing is outside: every epoch is
+timed from its begin to the end of its last batch. A turn's figure is its median epoch; speeds are
+medians over the turns, the ratio is the mean of the turns' ratios with its standard error.
 """
 
 import argparse
@@ -93,7 +94,7 @@ def by_fit(config: FitConfig, run_batches: RunBatches) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=10)
     parser.add_argument("--models", nargs="+", default=["mlp", "small_conv"])
     options = parser.parse_args()
     turns = options.turns
@@ -112,14 +113,18 @@ def main() -> None:
                 )
                 run_batches = RunBatches(datasets.load(config.data), config)
                 seconds: dict[str, list[float]] = {"loop": [], "fit": []}
-                for _ in range(turns):
-                    seconds["loop"] += by_loop(config, run_batches)
-                    seconds["fit"] += by_fit(config, run_batches)
+                ways = [("loop", by_loop), ("fit", by_fit)]
+                for turn in range(turns):
+                    # Whoever is second finds a warm machine, or a tired one.
+                    for name, way in ways if turn % 2 == 0 else reversed(ways):
+                        seconds[name].append(statistics.median(way(config, run_batches)))
                 images = run_batches.steps_per_epoch * config.training.batch_size
                 speed = {name: images / statistics.median(s) for name, s in seconds.items()}
+                ratios = [f / one for one, f in zip(seconds["loop"], seconds["fit"], strict=True)]
+                error = statistics.stdev(ratios) / len(ratios) ** 0.5
                 print(
                     f"| {model} | {rule} | {steps_per_call} | {speed['loop']:.0f} | "
-                    f"{speed['fit']:.0f} | {speed['loop'] / speed['fit']:.2f} |",
+                    f"{speed['fit']:.0f} | {statistics.mean(ratios):.3f} ({error:.3f}) |",
                     flush=True,
                 )
 
