@@ -15,6 +15,7 @@ if keras.backend.backend() != "tensorflow":
 from tfweightmirror import callbacks, layers, mirror, rules
 from tfweightmirror.asymmetric import asymmetric
 from tfweightmirror.convert import convert_model, strip_feedback
+from tfweightmirror.deltas import delta_angles, gradient_angles
 from tfweightmirror.diagnostics import norm_ratios, weight_angles
 from tfweightmirror.mirror import mirror_model
 from tfweightmirror.pathway import Pathway
@@ -28,6 +29,8 @@ __all__ = [
     "asymmetric",
     "callbacks",
     "convert_model",
+    "delta_angles",
+    "gradient_angles",
     "layers",
     "mirror",
     "mirror_model",

@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 
 import tensorflow as tf
 
+from tfweightmirror.probe import errors_travel_on_w
 from tfweightmirror.rules import FeedbackRule
 
 LinearMap: TypeAlias = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -61,7 +62,10 @@ def asymmetric(
         @tf.custom_gradient
         def forward(x: tf.Tensor, kernel: tf.Tensor, *feedback: tf.Tensor) -> Any:
             def backward(dy: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
-                carrier = rule.backward_kernel(kernel, feedback[0] if feedback else None, seed)
+                if errors_travel_on_w():  # a measurement; no update comes of it
+                    carrier = kernel
+                else:
+                    carrier = rule.backward_kernel(kernel, feedback[0] if feedback else None, seed)
                 take = tf.function(products, jit_compile=True) if jit_compile else products
                 dx, kernel_gradient = take(x, kernel, carrier, dy)
                 if not feedback:

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfweightmirror import attendance, rules
 from tfweightmirror.asymmetric import LinearMap, asymmetric
 from tfweightmirror.pathway import KernelView, Pathway, record_call
+from tfweightmirror.probe import record_output
 from tfweightmirror.rules import FeedbackRule
 
 register = keras.saving.register_keras_serializable(package="tfweightmirror")
@@ -192,7 +193,9 @@ class FeedbackLayer(CarriesRule):
         # update of B wait for this read (a race, seen under Kolen-Pollack): so W's read waits.
         with tf.control_dependencies([tensor for tensor in (carrier, drawn) if tensor is not None]):
             kernel = tf.convert_to_tensor(getattr(self, site.kernel))
-        return f(inputs, kernel, carrier, drawn)
+        outputs = f(inputs, kernel, carrier, drawn)
+        record_output(self, site.kernel, outputs)
+        return outputs
 
     def _rule_at(self, site: Site) -> FeedbackRule:
         return self.rule.for_fans(self.kernel_view(site).fans)
