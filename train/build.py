@@ -70,10 +70,21 @@ def build_model(
             epochs=training.epochs,
         )
         model = models.build(config.model, images.image_shape, num_classes=images.num_classes)
-        feedback.convert(model, config.feedback, seed=config.seed)
+        feedback.convert(
+            model,
+            config.feedback,
+            seed=config.seed,
+            measures_backprop=config.monitor.backprop,
+        )
         if config.init_from is not None:
             take_weights(model, Path(config.init_from))
-        callbacks = feedback.build_callbacks(model, config.mirror, seed=config.seed)
+        callbacks = feedback.build_callbacks(
+            model,
+            config.mirror,
+            seed=config.seed,
+            monitor=config.monitor,
+            probe=lambda: next(iter(run_batches.training(0, Share()))),
+        )
         model.compile(
             optimizer,
             build_loss(training.loss),

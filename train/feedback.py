@@ -5,21 +5,40 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tfweightmirror as tfwm
-from train.config import FeedbackConfig, MirrorConfig
+from train.config import FeedbackConfig, MirrorConfig, MonitorConfig
 from train.errors import UserError, did_you_mean
 
 
-def convert(model: Any, config: FeedbackConfig, *, seed: int) -> None:
-    """Converts `model` in place. Under backprop alone it stays the stock Keras model."""
+def convert(
+    model: Any, config: FeedbackConfig, *, seed: int, measures_backprop: bool = False
+) -> None:
+    """Converts `model` in place. Under backprop alone it stays the stock Keras model.
+
+    Args:
+        model: Built.
+        config: Rules, and what is frozen.
+        seed: Of feedback weights.
+        measures_backprop: Whether it is converted nevertheless, to be measured.
+    """
     _check_rules(config)
-    if not config.layers and isinstance(tfwm.rules.get(config.rule), tfwm.rules.Backprop):
-        return
-    rule = {**config.layers, "*": config.rule} if config.layers else config.rule
-    tfwm.convert_model(model, rule, last_layer=config.last_layer, seed=seed)
+    last = _last_layer_with_weights(model)
+    stock = not config.layers and isinstance(tfwm.rules.get(config.rule), tfwm.rules.Backprop)
+    if not stock or measures_backprop:
+        rule = {**config.layers, "*": config.rule} if config.layers else config.rule
+        tfwm.convert_model(model, rule, last_layer=config.last_layer, seed=seed)
+    if config.only_last_layer_learns:
+        learn = {id(variable) for variable in last.variables}
+        for variable in model.trainable_variables:
+            # The variables, not the layers: a frozen BatchNorm would stop following the data.
+            variable.trainable = id(variable) in learn
+
+
+def _last_layer_with_weights(model: Any) -> Any:
+    return [layer for layer in model.layers if layer.trainable_variables][-1]
 
 
 def _check_rules(config: FeedbackConfig) -> None:
@@ -33,8 +52,18 @@ def _check_rules(config: FeedbackConfig) -> None:
             raise UserError(f"{key}: {error}") from error
 
 
-def build_callbacks(model: Any, config: MirrorConfig, *, seed: int) -> list[Any]:
-    """The callbacks that the rules of a converted model need, in their order, monitor last."""
+def build_callbacks(
+    model: Any,
+    config: MirrorConfig,
+    *,
+    seed: int,
+    monitor: MonitorConfig = MonitorConfig(),
+    probe: Callable[[], tuple[Any, Any]] | None = None,
+) -> list[Any]:
+    """The callbacks that the rules of a converted model need, in their order, monitor last.
+
+    `probe` gives the batch on which delta angles are measured, if they are.
+    """
     rules = [pathway.rule for pathway in tfwm.pathways(model)]
     callbacks: list[Any] = []
     if any(rule.learns_by == "mirror" for rule in rules):
@@ -42,7 +71,17 @@ def build_callbacks(model: Any, config: MirrorConfig, *, seed: int) -> list[Any]
     if any(isinstance(rule, tfwm.rules.KolenPollack) for rule in rules):
         callbacks.append(tfwm.callbacks.KolenPollack())
     if rules:
-        callbacks.append(tfwm.callbacks.FeedbackMonitor())
+        probes = monitor.delta_angles or monitor.gradient_angles
+        try:
+            watcher = tfwm.callbacks.FeedbackMonitor(
+                measures=monitor.measures,
+                probe=probe() if probe is not None and probes else None,
+                delta_angles=monitor.delta_angles,
+                gradient_angles=monitor.gradient_angles,
+            )
+        except ValueError as error:
+            raise UserError(f"monitor.measures: {error}") from error
+        callbacks.append(watcher)
     return callbacks
 
 

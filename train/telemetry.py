@@ -24,6 +24,11 @@ class Telemetry(keras.callbacks.Callback):
     steps of the epoch times the time of one in the last mirror run outside the training step, where
     there was one: inside the compiled step it cannot be told from the rest.
 
+    What mirror mode would cost where noise takes time, in a brain or on a chip:
+    `mirror_samples_per_image/<layer>` are the noise samples fired on a layer in this epoch over its
+    training images (a balanced sweep after every batch of m: fan-in / m), and
+    `mirror_samples_per_image` their sum, layers firing one after another.
+
     Args:
         loop: The loop that trains.
         batch_size: Images in a global batch.
@@ -55,7 +60,19 @@ class Telemetry(keras.callbacks.Callback):
         timed = [mirror.mirror_step_s for mirror in self._mirrors if mirror.mirror_step_s]
         if timed:
             logs["mirror_seconds"] = (self._mirror_steps() - self._steps_before) * timed[0]
+        if images and self._mirrors:
+            logs |= self._samples_per_image(images)
         self.restart()
+
+    def _samples_per_image(self, images: int) -> dict[str, float]:
+        steps = self._mirror_steps() - self._steps_before
+        fired = {
+            name: steps * samples / images
+            for mirror in self._mirrors
+            for name, samples in mirror.samples_per_step(self.model).items()
+        }
+        total = {"mirror_samples_per_image": sum(fired.values())}
+        return {f"mirror_samples_per_image/{name}": n for name, n in fired.items()} | total
 
     def _mirror_steps(self) -> int:
         return sum(int(mirror.mirror_steps.numpy()) for mirror in self._mirrors)

@@ -19,10 +19,14 @@ from tests.callbacks.training import (
     convolutional,
     dense,
     fit,
+    images,
     kernels,
     own_train_step,
+    same,
+    weights,
 )
-from tfweightmirror.callbacks import FeedbackMonitor, WeightMirror, feedback_monitor
+from tfweightmirror.callbacks import FeedbackMonitor, WeightMirror
+from tfweightmirror.diagnostics import WEIGHT_MEASURES
 from tfweightmirror.mirror import Schedule
 
 PATHWAYS = ["first", "second", "head"]  # of `convolutional`, from input to output
@@ -90,11 +94,116 @@ def test_each_epoch_is_measured_at_its_own_end() -> None:
     assert len({round(angle, 4) for angle in angles}) == 3
 
 
-def test_norm_ratios_can_be_left_out() -> None:
+def test_measures_are_chosen_by_name_and_are_those_of_numpy() -> None:
+    model = compiled(convolutional("feedback_alignment"))
+    names = list(WEIGHT_MEASURES)
+    history = fit(model, FeedbackMonitor(measures=names))
+    assert [k for k in history if "/" in k] == [key for name in names for key in tagged(name)]
+    for pathway in tfwm.pathways(model):
+        w, b = (
+            v.numpy().astype("float64").ravel() for v in (pathway.kernel, pathway.feedback_kernel)
+        )
+        centred = w - w.mean()
+        expected = {
+            "sign_angle": np.degrees(angle_between(w, np.sign(w))),
+            "sign_agreement": np.mean(np.sign(w) == np.sign(b)),
+            "correlation": np.corrcoef(w, b)[0, 1],
+            "kurtosis": np.mean(centred**4) / np.mean(centred**2) ** 2,
+            "magnitude": np.abs(w).mean(),
+            "sparsity": np.mean(np.abs(w) < 0.01 * np.sqrt(np.mean(w**2))),
+        }
+        for name, value in expected.items():
+            found = history[f"{name}/{pathway.name}"]
+            assert found == pytest.approx([value], rel=1e-4, abs=1e-6), name
+
+
+def test_a_measure_of_ones_own() -> None:
+    def largest(pathway: tfwm.Pathway) -> tf.Tensor:
+        return tf.reduce_max(tf.abs(tf.convert_to_tensor(pathway.kernel)))
+
+    model = compiled(dense("feedback_alignment"))
+    history = fit(model, FeedbackMonitor(measures={"largest": largest}), batches=1)
+    assert [k for k in history if "/" in k] == tagged("largest", ["hidden", "head"])
+    assert history["largest/head"] == [pytest.approx(np.abs(kernels(model)["head"]).max())]
+
+
+def test_measures_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"'curtosis'\]. Expected a list of names out of"):
+        FeedbackMonitor(measures=["weight_angle", "curtosis"])
+    with pytest.raises(ValueError, match=r"is 'kurtosis'\. Expected a list"):
+        FeedbackMonitor(measures="kurtosis")
+    with pytest.raises(ValueError, match=r"pass probe=\(x, y\) as well"):
+        FeedbackMonitor(gradient_angles=True)
+
+
+def test_delta_and_gradient_angles_on_a_probe_change_no_training() -> None:
+    probe = images(1)
+    plain, watched = (compiled(convolutional("feedback_alignment")) for _ in range(2))
+    fit(plain)
+    history = fit(watched, FeedbackMonitor(measures=[], probe=probe, gradient_angles=True))
+    expected = {
+        **{f"delta_angle/{k}": v for k, v in tfwm.delta_angles(watched, *probe).items()},
+        **{f"gradient_angle/{k}": v for k, v in tfwm.gradient_angles(watched, *probe).items()},
+    }
+    assert [k for k in history if "/" in k] == list(expected)
+    for key, value in expected.items():
+        if "bias" not in key:  # before BatchNorm a bias has rounding for a gradient
+            assert history[key] == pytest.approx([value], abs=1e-3), key
+    assert history["delta_angle/first"][0] > 1
+    assert same(weights(plain), weights(watched))
+
+
+def test_what_cannot_be_probed_is_refused_before_the_training() -> None:
+    class Remat(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.below = tfwm.layers.FeedbackDense(6, rule="fa", name="recomputed")
+            self.head = tfwm.layers.FeedbackDense(4, rule="fa")
+
+        def call(self, inputs: tf.Tensor) -> tf.Tensor:
+            flat = keras.ops.reshape(inputs, (-1, 64))
+            return self.head(keras.remat(self.below)(flat))
+
+    model = Remat()
+    x, y = images(1)
+    model(x)
+    before = [v.numpy() for v in model.weights]
+    with pytest.raises(ValueError, match="'recomputed' cannot be seen"):
+        fit(compiled(model), FeedbackMonitor(probe=(x, y)))
+    assert all(np.array_equal(one, v.numpy()) for one, v in zip(before, model.weights, strict=True))
+
+
+def test_the_law_of_the_mirror_is_told_beside_the_angle() -> None:
+    measures = ["weight_angle", "predicted_weight_angle"]
+    noise = tfwm.mirror.noise.Gaussian(samples=64, decay=0.1)
+    model = compiled(dense("weight_mirror"), SGD(0.0))
     history = fit(
-        compiled(dense("feedback_alignment")), FeedbackMonitor(norm_ratios=False), batches=1
+        model,
+        WeightMirror(noise, schedule=Schedule(steps=20)),
+        FeedbackMonitor(measures=measures),
     )
-    assert [k for k in history if "/" in k] == tagged("weight_angle", ["hidden", "head"])
+    for name, fan_in in (("hidden", 64), ("head", 6)):
+        law = np.degrees(np.arctan(np.sqrt((fan_in + 1) / (64 * 1.9 / 0.1))))
+        assert history[f"predicted_weight_angle/{name}"] == [pytest.approx(law)]
+        # W stands still, so the measured angle scatters around the law's.
+        assert history[f"weight_angle/{name}"][0] == pytest.approx(law, rel=0.5)
+    balanced = fit(
+        compiled(dense("weight_mirror")), WeightMirror(), FeedbackMonitor(measures=measures)
+    )
+    assert balanced["predicted_weight_angle/hidden"] == [0.0]
+    paper = WeightMirror.akrout2019(activations={"head": "linear"})
+    unlawful = fit(compiled(dense("weight_mirror")), paper, FeedbackMonitor(measures=measures))
+    assert not any("predicted" in key for key in unlawful)
+
+
+def test_the_law_of_the_gap_is_told_beside_the_angle() -> None:
+    model = compiled(dense("kolen_pollack"), SGD(0.05, momentum=0.9, weight_decay=0.5))
+    monitor = FeedbackMonitor(measures=["weight_angle", "predicted_weight_angle"])
+    history = fit(model, tfwm.callbacks.KolenPollack(), monitor, epochs=3)
+    for name in ("hidden", "head"):
+        measured = history[f"weight_angle/{name}"]
+        assert history[f"predicted_weight_angle/{name}"] == pytest.approx(measured, abs=0.05)
+        assert measured[-1] > 5
 
 
 def test_what_carries_the_error_under_sign_symmetry_is_measured() -> None:
@@ -238,14 +347,14 @@ def test_all_pathways_are_measured_in_one_call_traced_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     measured: list[str] = []
-    measure = feedback_monitor.weight_angle_deg
+    measure = WEIGHT_MEASURES["weight_angle"]
 
     def listed(pathway: tfwm.Pathway) -> tf.Tensor:
         assert not tf.executing_eagerly()
         measured.append(pathway.name)
         return measure(pathway)
 
-    monkeypatch.setattr(feedback_monitor, "weight_angle_deg", listed)
+    monkeypatch.setitem(WEIGHT_MEASURES, "weight_angle", listed)
     history = fit(compiled(convolutional("feedback_alignment")), FeedbackMonitor(), epochs=3)
     assert len(history["weight_angle/head"]) == 3
     assert measured == PATHWAYS

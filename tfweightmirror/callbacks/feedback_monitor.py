@@ -1,18 +1,24 @@
 """Callback that measures how well feedback follows forward weights."""
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tfweightmirror.callbacks.train_step import TrainStep
-from tfweightmirror.diagnostics import norm_ratio, weight_angle_deg
+from tfweightmirror.deltas import Probe
+from tfweightmirror.diagnostics import WEIGHT_MEASURES
 from tfweightmirror.pathway import Pathway
 from tfweightmirror.walk import pathways
 
+Measure = Callable[[Pathway], tf.Tensor]
+
+PREDICTED = "predicted_weight_angle"
+
 
 class FeedbackMonitor(keras.callbacks.Callback):
-    """Puts weight angles and norm ratios of every pathway into `logs` at each epoch's end.
+    """Puts weight angles and other measures of every pathway into `logs` at each epoch's end.
 
     `weight_angle/<pathway>` (degrees) is the angle between W and what carries the error, as the
     next error will flow; `norm_ratio/<pathway>` is `|carrier| / |W|`. Under `WeightMirror` there is
@@ -23,17 +29,56 @@ class FeedbackMonitor(keras.callbacks.Callback):
     Args:
         log_dir: Folder for event files with these scalars under their own names; None: no files
             (Keras' TensorBoard callback writes them as `epoch_...`).
-        norm_ratios: Whether to measure norm ratios.
+        measures: What to measure of each pathway: names of
+            `tfweightmirror.diagnostics.WEIGHT_MEASURES`, of which all together are one compiled
+            call; `"predicted_weight_angle"`: what the angle law of mirror mode (for a W that stands
+            still) or Kolen-Pollack's gap law (at the present norms) predicts, where one holds; or
+            `{name: function}` with functions of your own, from a `Pathway` to a scalar tensor.
+        probe: A batch (x, y) or (x, y, sample_weight) to measure delta angles on:
+            `delta_angle/<pathway>` (degrees) as `tfweightmirror.delta_angles`, one training step's
+            cost each time. None: no delta angles.
+        delta_angles: Whether to measure them, where there is a `probe`.
+        gradient_angles: Whether to measure `gradient_angle/<variable>` on `probe`, too.
 
     Raises:
-        ValueError: At the begin of training: the model has no feedback layer, or is not built.
+        ValueError: A measure is not known, or gradient angles were asked for without a probe. At
+            the begin of training: the model has no feedback layer or is not built, or its errors
+            cannot be seen (`tfweightmirror.delta_angles`).
     """
 
-    def __init__(self, log_dir: str | None = None, *, norm_ratios: bool = True) -> None:
+    def __init__(
+        self,
+        log_dir: str | None = None,
+        *,
+        measures: Sequence[str] | Mapping[str, Measure] = ("weight_angle", "norm_ratio"),
+        probe: Sequence[Any] | None = None,
+        delta_angles: bool = True,
+        gradient_angles: bool = False,
+    ) -> None:
         super().__init__()
+        known = [*WEIGHT_MEASURES, PREDICTED]
+        own = isinstance(measures, Mapping)
+        if isinstance(measures, str) or not (own or set(measures) <= set(known)):
+            raise ValueError(
+                f"measures of FeedbackMonitor is {measures!r}. Expected a list of names out of "
+                f"{', '.join(known)}, or a dict of functions of your own."
+            )
+        if gradient_angles and probe is None:
+            raise ValueError(
+                "gradient_angles=True needs a batch to measure on: pass probe=(x, y) as well."
+            )
         self.log_dir = log_dir
-        self.norm_ratios = norm_ratios
+        self.predicts = PREDICTED in measures
+        self.measures: dict[str, Measure] = (
+            dict(measures)
+            if isinstance(measures, Mapping)
+            else {name: WEIGHT_MEASURES[name] for name in measures if name != PREDICTED}
+        )
+        self.probe = None if probe is None else (*probe, None, None)[:3]
+        self.delta_angles = delta_angles
+        self.gradient_angles = gradient_angles
         self._measured: list[Pathway] = []
+        self._probe: Probe | None = None
         self._writer: Any = None
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -44,16 +89,19 @@ class FeedbackMonitor(keras.callbacks.Callback):
                 f"FeedbackMonitor found no feedback layer in '{self.model.name}': convert the "
                 "model first, or leave the callback out."
             )
+        if self.probe is not None:
+            self._probe = Probe(self.model, self.probe)
+            self._angles_on_probe()  # what cannot be measured is refused before the training
         TrainStep.of(self.model).monitored = True
         if self.log_dir is not None:
             self._writer = tf.summary.create_file_writer(str(self.log_dir))
 
         @tf.function(autograph=False)
         def measure() -> dict[str, tf.Tensor]:
-            readings = {"weight_angle": tf.stack([weight_angle_deg(p) for p in self._measured])}
-            if self.norm_ratios:
-                readings["norm_ratio"] = tf.stack([norm_ratio(p) for p in self._measured])
-            return readings
+            return {
+                name: tf.stack([measure(pathway) for pathway in self._measured])
+                for name, measure in self.measures.items()
+            }
 
         self._measure = measure
 
@@ -70,6 +118,9 @@ class FeedbackMonitor(keras.callbacks.Callback):
             mirrored, angles = step.angles_before_mirror
             for name, value in zip(mirrored, angles.numpy(), strict=True):
                 readings[f"weight_angle_before_mirror/{name}"] = float(value)
+        for predicted in step.predicted_angles.values() if self.predicts else ():
+            readings |= {f"{PREDICTED}/{name}": angle for name, angle in predicted().items()}
+        readings |= self._angles_on_probe()
         if logs is not None:
             logs.update(readings)
         if self._writer is not None:
@@ -87,3 +138,15 @@ class FeedbackMonitor(keras.callbacks.Callback):
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+    def _angles_on_probe(self) -> dict[str, float]:
+        if self._probe is None:
+            return {}
+        angles: dict[str, float] = {}
+        if self.delta_angles:
+            deltas = self._probe.delta_angles()
+            angles |= {f"delta_angle/{k}": float(v) for k, v in deltas.items()}
+        if self.gradient_angles:
+            gradients = self._probe.gradient_angles()
+            angles |= {f"gradient_angle/{k}": float(v) for k, v in gradients.items()}
+        return angles

@@ -1,6 +1,7 @@
 """What updates make of the gap B - W under Kolen-Pollack: a linear recursion."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import keras
@@ -72,3 +73,15 @@ def first_velocities(optimizer: keras.optimizers.Optimizer, pairs: Sequence[Path
         along = tf.reduce_sum(gap * velocity)
         ratios.append(tf.cast(tf.math.divide_no_nan(along, tf.reduce_sum(gap**2)), tf.float32))
     return tf.stack(ratios)
+
+
+def angle_at_gap_deg(gap: float, w: float, b: float) -> float:
+    """The angle between two vectors of norms `w` and `b`, `gap` apart, in degrees.
+
+    The law of cosines for half the angle, which keeps its digits where the angle is small. Rounding
+    may leave no triangle: the nearest angle then. NaN if a norm is 0.
+    """
+    if w <= 0 or b <= 0:
+        return math.nan
+    sine = math.sqrt(max(gap**2 - (w - b) ** 2, 0.0) / (4 * w * b))
+    return math.degrees(2 * math.asin(min(sine, 1.0)))

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfweightmirror import optimizer_internals
-from tfweightmirror.callbacks.gap_law import GapLaw, first_velocities
+from tfweightmirror.callbacks.gap_law import GapLaw, angle_at_gap_deg, first_velocities
 from tfweightmirror.callbacks.train_step import TrainStep
 from tfweightmirror.mirror.mirror_model import assign_on_replicas
 from tfweightmirror.pathway import Pathway
@@ -97,7 +97,9 @@ class KolenPollack(keras.callbacks.Callback):
             )
         twins = [(p.kernel, p.feedback_kernel) for p in self._pairs]
         undo = optimizer_internals.share_gradients(optimizer, twins)
-        TrainStep.of(self.model).add("kolen_pollack", self._around_step, undo)
+        step = TrainStep.of(self.model)
+        step.add("kolen_pollack", self._around_step, undo)
+        step.predicted_angles["kolen_pollack"] = self._predicted_angles
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Report the gap, measured and predicted."""
@@ -126,6 +128,21 @@ class KolenPollack(keras.callbacks.Callback):
         step = TrainStep.existing(self.model)
         if step is not None:
             step.remove("kolen_pollack")
+
+    def _predicted_angles(self) -> dict[str, float]:
+        """The weight angles at the predicted gaps and the norms that W and B have now."""
+        gaps = abs(self._predicted.numpy()) * self._first_gaps.numpy()
+        norms = (
+            [
+                float(tf.norm(tf.convert_to_tensor(kernel)))
+                for kernel in (p.kernel, p.feedback_kernel)
+            ]
+            for p in self._pairs
+        )
+        return {
+            pathway.name: angle_at_gap_deg(float(gap), w, b)
+            for pathway, gap, (w, b) in zip(self._pairs, gaps, norms, strict=True)
+        }
 
     def _gaps(self) -> tf.Tensor:
         return tf.stack(

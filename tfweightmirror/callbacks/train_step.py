@@ -21,6 +21,7 @@ class TrainStep:
         monitored: Whether somebody reads `angles_before_mirror`.
         angles_before_mirror: Pathway names and a float32 vector variable of their weight angles in
             degrees just before the last mirror step; None if no mirror runs.
+        predicted_angles: By stage: gives the weight angles in degrees that a law predicts now.
     """
 
     # Where in the step a kind of work stands: the later number ends first.
@@ -30,6 +31,7 @@ class TrainStep:
         self.model = model
         self.monitored = False
         self.angles_before_mirror: Any = None
+        self.predicted_angles: dict[str, Callable[[], dict[str, float]]] = {}
         self._around: dict[str, Around] = {}
         self._cleanups: list[Callable[[], None]] = []
         self._extended = False
@@ -76,6 +78,7 @@ class TrainStep:
     def remove(self, stage: str) -> None:
         """Take it out again; undo everything if nothing is left."""
         self._around.pop(stage, None)
+        self.predicted_angles.pop(stage, None)
         self.undo_if_unused()
 
     def undo_if_unused(self) -> None:

@@ -141,6 +141,7 @@ class WeightMirror(keras.callbacks.Callback):
         step = TrainStep.of(self.model)
         step.angles_before_mirror = ([p.name for p in self._pathways], angles)
         step.add("mirror", self._around_step)
+        step.predicted_angles["mirror"] = self._predicted_angles
         self._run(self.schedule.warm_up_steps)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -156,6 +157,12 @@ class WeightMirror(keras.callbacks.Callback):
         step = TrainStep.existing(self.model)
         if step is not None:
             step.remove("mirror")
+
+    def _predicted_angles(self) -> dict[str, float]:
+        """Where the angles settle while W stands still, for pathways with a law."""
+        replicas = self.model.distribute_strategy.num_replicas_in_sync
+        angles = {p.name: self.mode.predicted_angle_deg(p, replicas) for p in self._pathways}
+        return {name: angle for name, angle in angles.items() if angle is not None}
 
     def _run(self, steps: int) -> None:
         """`steps` mirror steps now, outside the train step."""

@@ -91,6 +91,34 @@ class MirrorMode:
         """Noise samples that one mirror step fires on `pathway`."""
         return self.noise.plan(pathway).samples * (2 if self.sign_pairs else 1)
 
+    def predicted_angle_deg(self, pathway: Pathway, replicas: int = 1) -> float | None:
+        """The weight angle at which B settles while W stands still, in degrees, by the angle law.
+
+        Independent noise: `tan^2 = (n + kurtosis - 2) / N`, `N = m (2 - d) / d` on every replica
+        (docs/science.md, "The angle law"); balanced noise: 0. None where no law is known to hold:
+        through an activation, with noisy, rounded or missing answers, with a step size or a norm of
+        its own, or behind another response.
+        """
+        noise = self.noise
+        lawful = not (
+            self.through_activation
+            or self.centre
+            or self.response_noise_std
+            or self.response_bits is not None
+            or self.dead_cells
+            or self.respond is not None
+        )
+        bias = pathway.bias is not None and not self.bias_blocking
+        if not lawful or bias or self.norm != "decay" or self.eta is not None:
+            return None
+        if noise.balanced:
+            return 0.0
+        if not isinstance(noise, noises.IndependentNoise):
+            return None
+        decay = noise.plan(pathway).decay
+        samples = replicas * noise.samples * (2.0 - decay) / decay
+        return noise.angle_law_deg(pathway.fan_in, samples)
+
     def mirrored(
         self,
         pathway: Pathway,

@@ -4,7 +4,7 @@ A file under `configs/` says only how it differs from these defaults, or from it
 """
 
 from train.config.data import DataConfig
-from train.config.feedback import FeedbackConfig, MirrorConfig
+from train.config.feedback import FeedbackConfig, MirrorConfig, MonitorConfig
 from train.config.model import MlpConfig, ModelConfig, ResNetConfig, SmallConvConfig
 from train.config.optimizer import OptimizerConfig, ScheduleConfig
 from train.config.run import CheckpointConfig, ClusterConfig, FitConfig, TrainingConfig
@@ -18,6 +18,7 @@ __all__ = [
     "MirrorConfig",
     "MlpConfig",
     "ModelConfig",
+    "MonitorConfig",
     "OptimizerConfig",
     "ResNetConfig",
     "ScheduleConfig",

@@ -17,11 +17,43 @@ class FeedbackConfig:
             weight_mirror (wm), kolen_pollack (kp) or updated_random_feedback (urfb).
         layers: Layer-name pattern to rule, for layers that differ from `rule`.
         last_layer: Rule of the classifier; null: as the others.
+        only_last_layer_learns: Freezes all weights below the classifier at their initial values
+            (BatchNorm's statistics still follow the data): the baseline that a rule must beat,
+            because angles alone can flatter a deep network.
     """
 
     rule: str = "backprop"
     layers: dict[str, str] = dataclasses.field(default_factory=dict)
     last_layer: str | None = None
+    only_last_layer_learns: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class MonitorConfig:
+    """What is measured at the end of every epoch, per layer.
+
+    Args:
+        measures: Out of weight_angle (degrees), norm_ratio, predicted_weight_angle (degrees, by the
+            mirror's or Kolen-Pollack's law, where one holds), sign_angle (of W to its signs,
+            degrees), sign_agreement, correlation, kurtosis, magnitude and sparsity.
+        delta_angles: Whether to measure the angle between the error that each layer receives and
+            backprop's, in degrees, on the first training batch, at a training step's cost.
+        gradient_angles: Whether to measure the same of every variable's gradient.
+        backprop: Whether a network without feedback weights is measured, too: its layers become
+            feedback layers of rule backprop then, and its saved model needs the library.
+    """
+
+    measures: tuple[str, ...] = (
+        "weight_angle",
+        "norm_ratio",
+        "predicted_weight_angle",
+        "kurtosis",
+        "magnitude",
+        "sparsity",
+    )
+    delta_angles: bool = False
+    gradient_angles: bool = False
+    backprop: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from train.config.checks import at_least_one, positive
 from train.config.data import DataConfig
-from train.config.feedback import FeedbackConfig, MirrorConfig
+from train.config.feedback import FeedbackConfig, MirrorConfig, MonitorConfig
 from train.config.model import ModelConfig
 from train.config.optimizer import OptimizerConfig
 from train.errors import UserError
@@ -121,6 +121,7 @@ class FitConfig:
         model: The network.
         feedback: How errors travel back.
         mirror: Mirror mode.
+        monitor: What is measured.
         optimizer: The optimizer.
         training: Length and arithmetic.
         checkpoint: What lets a killed run go on.
@@ -137,6 +138,7 @@ class FitConfig:
     model: ModelConfig = ModelConfig()
     feedback: FeedbackConfig = FeedbackConfig()
     mirror: MirrorConfig = MirrorConfig()
+    monitor: MonitorConfig = MonitorConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

@@ -1,0 +1,129 @@
+"""What a run measures of its feedback, and the baseline that it is compared with."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tfweightmirror as tfwm
+from tests.train.test_fit import SMALL, run
+from train.__main__ import main
+from train.command_line import parse
+from train.fit import fit
+
+
+def lines(directory: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def keys(line: dict[str, Any], measure: str) -> list[str]:
+    return [key for key in line if key.startswith(f"{measure}/")]
+
+
+def test_delta_and_gradient_angles_of_a_run(tmp_path: Path) -> None:
+    options = [
+        "--feedback.rule=fa",
+        "--monitor.delta_angles=true",
+        "--monitor.gradient_angles=true",
+    ]
+    watched, plain = run(tmp_path / "watched", *options), run(tmp_path / "plain", *options[:1])
+    for line in lines(watched):
+        assert line["delta_angle/hidden_1"] > 1
+        assert line["delta_angle/head"] == 0
+        assert line["gradient_angle/whole_network"] > 1
+    for one, other in zip(lines(watched), lines(plain), strict=True):
+        assert one["loss"] == other["loss"]  # measuring moved nothing
+        assert one["val_loss"] == other["val_loss"]
+    assert not keys(lines(plain)[0], "delta_angle")
+
+
+def test_two_replicas_have_delta_angles(tmp_path: Path) -> None:
+    options = ["--feedback.rule=fa", "--monitor.delta_angles=true"]
+    two = run(tmp_path / "two", *options, "--strategy=mirrored", "--replicas=2")
+    one = run(tmp_path / "one", *options)
+    for line, other in zip(lines(two), lines(one), strict=True):
+        for key in keys(line, "delta_angle"):
+            assert line[key] == pytest.approx(other[key], abs=0.05)
+
+
+def test_every_measure_of_a_rule_and_of_backprop(tmp_path: Path) -> None:
+    measures = [
+        "weight_angle",
+        "norm_ratio",
+        "predicted_weight_angle",
+        "sign_angle",
+        "sign_agreement",
+        "correlation",
+        "kurtosis",
+        "magnitude",
+        "sparsity",
+    ]
+    chosen = f"--monitor.measures=[{','.join(measures)}]"
+    mirror = lines(run(tmp_path / "wm", "--feedback.rule=wm", chosen))[-1]
+    for measure in measures:
+        assert keys(mirror, measure) == [f"{measure}/hidden_1", f"{measure}/head"]
+    assert mirror["predicted_weight_angle/hidden_1"] == 0
+    backprop = lines(run(tmp_path / "bp", chosen, "--monitor.backprop=true"))[-1]
+    assert backprop["weight_angle/hidden_1"] == 0
+    assert 20 < backprop["sign_angle/hidden_1"] < 60
+    stock = lines(run(tmp_path / "stock"))
+    assert not keys(stock[-1], "kurtosis")
+    # Measured or not, backprop is backprop.
+    assert [line["loss"] for line in stock] == pytest.approx(
+        [line["loss"] for line in lines(tmp_path / "bp")], rel=1e-6
+    )
+
+
+def test_a_measure_that_does_not_exist_is_the_users_mistake(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--feedback.rule=fa", "--monitor.measures=[curtosis]"]
+    assert main(["fit", *SMALL, f"--run_directory={tmp_path / 'run'}", *arguments]) == 2
+    assert "monitor.measures: measures of FeedbackMonitor is" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_mirror_cost_is_fan_in_over_batch_for_a_sweep_after_every_batch(tmp_path: Path) -> None:
+    (*_, line) = lines(run(tmp_path / "run", "--feedback.rule=wm", "--training.batch_size=32"))
+    # Digits have 8x8 pixels; balanced noise fires every input cell of a layer once a sweep.
+    expected = {"hidden_1": 64 / 32, "head": 16 / 32}
+    for name, samples in expected.items():
+        assert line[f"mirror_samples_per_image/{name}"] == pytest.approx(samples)
+    assert line["mirror_samples_per_image"] == pytest.approx(sum(expected.values()))
+
+
+@pytest.mark.parametrize("rule", ["backprop", "feedback_alignment", "kolen_pollack"])
+def test_the_baseline_trains_the_last_layer_alone(tmp_path: Path, rule: str) -> None:
+    def weights(*arguments: str) -> dict[str, np.ndarray]:
+        config = parse(
+            [
+                *("fit", *SMALL, "--model.name=small_conv", f"--feedback.rule={rule}"),
+                *("--optimizer.weight_decay=0.1", *arguments),
+            ]
+        )[0]
+        model = fit(config).model
+        return {v.path.split("/", 1)[-1]: v.numpy() for v in model.weights}
+
+    frozen = "--feedback.only_last_layer_learns=true"
+    first = weights(f"--run_directory={tmp_path / 'a'}", frozen, "--training.epochs=1")
+    last = weights(f"--run_directory={tmp_path / 'b'}", frozen, "--training.epochs=2")
+    moved = {
+        name for name in first if not np.array_equal(first[name], last[name]) and "seed" not in name
+    }
+    still = set(first) - moved
+    assert any("kernel" in name for name in still)
+    learnt = {name for name in moved if "moving" not in name}
+    assert learnt
+    assert all("head" in name for name in learnt), learnt
+
+
+def test_the_baseline_has_pathways_for_its_feedback(tmp_path: Path) -> None:
+    directory = run(
+        tmp_path / "run", "--feedback.rule=fa", "--feedback.only_last_layer_learns=true"
+    )
+    first, last = lines(directory)
+    assert first["weight_angle/hidden_1"] == last["weight_angle/hidden_1"]
+    assert first["weight_angle/head"] != last["weight_angle/head"]
+    assert tfwm.__version__
