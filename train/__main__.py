@@ -38,6 +38,16 @@ def _run(command: Command) -> int:
     if command.only_print:
         print(to_annotated_yaml(command.config), end="")
         return 0
+    if command.name == "report":
+        from train.report.write import report
+
+        report(command.runs, command.out)
+        return 0
+    if command.name == "compare":
+        from train.compare import compare
+
+        compare(*command.runs)
+        return 0
     # TensorFlow takes seconds to load: not before the configuration is known to be right.
     load_tensorflow_quietly()
     from train.survival import TerminatedError
@@ -63,6 +73,10 @@ def _do(command: Command) -> None:
         from train.export import export
 
         export(command.model, command.out)
+    elif command.name == "angles":
+        from train.angles import angles
+
+        angles(command.model)
     elif command.name == "list":
         from train.listing import print_all
 

@@ -23,7 +23,16 @@ from train.errors import UserError, did_you_mean
 
 PRINT_CONFIG = "--print_config"
 DEBUG = "--debug"
-OPERAND = "model_or_run"
+OPERANDS = {
+    "evaluate": ("model_or_run", "run directory, or .keras file"),
+    "export": ("model_or_run", "run directory, or .keras file"),
+    "angles": ("model_or_run", "run directory, or .keras file"),
+    "compare": ("runs", "two run directories"),
+    "report": ("runs", "run directories, or folders that hold several"),
+}
+COUNTS = {"evaluate": 1, "export": 1, "angles": 1, "compare": 2}
+"""How many operands a command has; `report` as many as it likes, the others none."""
+WITH_CONFIG = ("fit", "evaluate", "sweep")
 FLAGS = ("help", "config", "print_config")
 
 STATUSES = """\
@@ -42,6 +51,9 @@ EXAMPLES = {
     "list": "python -m train list",
     "sweep": "python -m train sweep --config configs/quickstart.yaml "
     "--grid optimizer.learning_rate=0.1,0.05 --grid optimizer.weight_decay=0.1,0.01 --seeds 0,1",
+    "report": "python -m train report runs/quickstart-1 runs/digits-mlp-backprop-1 --out report",
+    "compare": "python -m train compare runs/digits-mlp-backprop-1 runs/digits-mlp-backprop-2",
+    "angles": "python -m train angles runs/digits-mlp-weight_mirror-1",
 }
 
 SUMMARIES = {
@@ -50,6 +62,9 @@ SUMMARIES = {
     "export": "Write a trained model as a plain Keras model, which needs nothing of this library.",
     "list": "Show the models, data sets, rules, noises, optimizers and configurations there are.",
     "sweep": "Choose values on a part of the training images; test images are never looked at.",
+    "report": "Tables, curves and angles of finished runs, beside the papers' numbers.",
+    "compare": "What differs between two runs: configuration, set-up, results.",
+    "angles": "Weight angle and norm ratio of every layer of a trained model.",
 }
 
 # Keys that a sweep sets itself, and how to set them instead.
@@ -66,14 +81,15 @@ class Command:
     """What the command line asks for.
 
     Args:
-        name: fit, evaluate, export, list or sweep.
-        config: The configuration, of all but `export` and `list`.
+        name: fit, evaluate, export, list, sweep, report, compare or angles.
+        config: The configuration, of `fit`, `evaluate` and `sweep`.
         keys: The part of the line that makes the configuration: `--config=...`, `--key=value`.
         sources: Key to where it was set: a file, or `command line`.
         only_print: Whether the configuration is only to be printed.
         seeds: Of `fit` and `sweep`; empty: that of the configuration.
-        model: Of `evaluate` and `export`: a run directory or a .keras file.
-        out: Of `export`: the file to write.
+        model: Of `evaluate`, `export` and `angles`: a run directory or a .keras file.
+        runs: Of `report` and `compare`: run directories.
+        out: Of `export`: the file to write; of `report`: the folder.
         grid: Of `sweep`: key to values, as they were written.
         validation: Of `sweep`: the share of the training split to choose on.
     """
@@ -85,6 +101,7 @@ class Command:
     only_print: bool = False
     seeds: tuple[int, ...] = ()
     model: str = ""
+    runs: tuple[str, ...] = ()
     out: str = ""
     grid: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     validation: float = 0.1
@@ -112,19 +129,10 @@ def read_command(arguments: Sequence[str]) -> Command:
         raise UserError(f"command line: {arguments[0]} stands before {name}. Expected it behind.")
     own = _own_flags(name)
     given, keys, operands = _sorted_out(arguments[1:], own)
-    if operands[1 if name in ("evaluate", "export") else 0 :]:
-        raise UserError(
-            f"command line: unrecognized arguments: {' '.join(operands)}. A key is written "
-            f"--key=value."
-        )
-    options: dict[str, Any] = {"name": name}
-    if name in ("evaluate", "export"):
-        if not operands:
-            raise UserError(f"command line: {name} needs a run directory or a .keras file.")
-        options["model"] = operands[0]
-    if name == "export":
+    options: dict[str, Any] = {"name": name, **_operands(name, operands)}
+    if name in ("export", "report"):
         if "out" not in given:
-            raise UserError("command line: export needs --out, the .keras file to write.")
+            raise UserError(f"command line: {name} needs --out, {own['out']}.")
         options["out"] = given["out"][-1]
     if "seeds" in given:
         options["seeds"] = _seeds(given["seeds"][-1])
@@ -132,7 +140,7 @@ def read_command(arguments: Sequence[str]) -> Command:
         options["validation"] = _share(given["validation"][-1])
     if name == "sweep":
         options["grid"] = _grid(given.get("grid", []))
-    if name in ("export", "list"):
+    if name not in WITH_CONFIG:
         _check_keys(keys, own=own, config=False)
         return Command(**options)
     _check_keys(keys, own=own)
@@ -186,7 +194,7 @@ def _parser_of(name: str, defaults: Mapping[str, Any]) -> jsonargparse.ArgumentP
     overrides = (
         "Every value below can stand in a configuration file, and the command line overrides it."
     )
-    has_config = name in ("fit", "evaluate", "sweep")
+    has_config = name in WITH_CONFIG
     parser = jsonargparse.ArgumentParser(
         description=f"{SUMMARIES[name]} {overrides if has_config else ''}\n\n  {EXAMPLES[name]}",
         epilog=STATUSES,
@@ -194,8 +202,10 @@ def _parser_of(name: str, defaults: Mapping[str, Any]) -> jsonargparse.ArgumentP
         exit_on_error=False,
         allow_abbrev=False,
     )
-    if name in ("evaluate", "export"):
-        parser.add_argument(OPERAND, type=str, help="run directory, or .keras file")
+    if name in OPERANDS:
+        operand, text = OPERANDS[name]
+        several = {"report": {"nargs": "+"}, "compare": {"nargs": 2}}.get(name, {})
+        parser.add_argument(operand, type=str, help=text, **several)
     for flag, text in _own_flags(name).items():
         parser.add_argument(f"--{flag}", type=str, help=text)
     if has_config:
@@ -208,7 +218,8 @@ def _parser_of(name: str, defaults: Mapping[str, Any]) -> jsonargparse.ArgumentP
         parser.add_class_arguments(FitConfig)
         parser.set_defaults(dict(defaults))
         for action in parser._actions:
-            if action.dest not in (*dotted_names(FitConfig), *FLAGS, *_own_flags(name), OPERAND):
+            offered = (*dotted_names(FitConfig), *FLAGS, *_own_flags(name), "model_or_run")
+            if action.dest not in offered:
                 action.help = jsonargparse.SUPPRESS  # a whole table at once: not offered
     return parser
 
@@ -230,7 +241,28 @@ def _own_flags(command: str) -> dict[str, str]:
             **seeds,
             "validation": "share of the training split, its last part, to choose on; default 0.1",
         },
+        "report": {"out": "the folder to write; must be new or empty"},
+        "compare": {},
+        "angles": {},
     }[command]
+
+
+def _operands(name: str, operands: Sequence[str]) -> dict[str, Any]:
+    """The options that operands make, if there are as many as the command takes."""
+    count = COUNTS.get(name, len(operands) if name == "report" else 0)
+    if operands[count:]:
+        raise UserError(
+            f"command line: unrecognized arguments: {' '.join(operands[count:])}. A key is written "
+            f"--key=value."
+        )
+    if name == "compare" and len(operands) < 2:
+        raise UserError("command line: compare needs two run directories.")
+    if name in OPERANDS and not operands:
+        what = "run directories" if name == "report" else "a run directory or a .keras file"
+        raise UserError(f"command line: {name} needs {what}.")
+    if name not in OPERANDS:
+        return {}
+    return {"runs": tuple(operands)} if name in ("report", "compare") else {"model": operands[0]}
 
 
 def _configuration(keys: Sequence[str]) -> tuple[FitConfig, dict[str, str]]:
