@@ -204,8 +204,8 @@ def _parser_of(name: str, defaults: Mapping[str, Any]) -> jsonargparse.ArgumentP
     )
     if name in OPERANDS:
         operand, text = OPERANDS[name]
-        several = {"report": {"nargs": "+"}, "compare": {"nargs": 2}}.get(name, {})
-        parser.add_argument(operand, type=str, help=text, **several)
+        nargs: Any = {"report": "+", "compare": 2}.get(name)
+        parser.add_argument(operand, type=str, help=text, nargs=nargs)
     for flag, text in _own_flags(name).items():
         parser.add_argument(f"--{flag}", type=str, help=text)
     if has_config:

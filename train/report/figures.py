@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from train.report.groups import TEST_ERROR, TRAIN_ERROR, Group
+from train.report.groups import TEST_ERROR, TRAIN_ERROR, Estimate, Group
 from train.report.published import OUTPUT_ANGLE, Published
 
-COLUMNS = 3
+COLUMNS = 4
 MAX_IN_LEGEND = 8
 LONG = 100  # epochs from which their axis is logarithmic
 
@@ -35,6 +35,11 @@ class LayerMeasure:
     text: str
 
     @property
+    def stem(self) -> str:
+        """Of the picture's files."""
+        return self.title.lower().replace(" ", "_")
+
+    @property
     def is_angle(self) -> bool:
         return self.name.endswith("angle")
 
@@ -53,7 +58,7 @@ LAYER_MEASURES = (
         "delta_angle",
         "Delta angles",
         "delta angle (degrees)",
-        "Angle between the errors that arrive at a layer and those of backprop in the same network.",
+        "Angle between a layer's error and that of backprop in the same network, same images.",
     ),
     LayerMeasure("norm_ratio", "Norm ratios", "norm ratio", "Norm of B over norm of W."),
     LayerMeasure("kurtosis", "Kurtosis", "kurtosis of W", "Kurtosis of a layer's weights."),
@@ -71,17 +76,21 @@ def draw_learning_curves(groups: Sequence[Group], beside: Beside, stem: Path) ->
     )
     for row, task in zip(axes, tasks, strict=True):
         members = [group for group in groups if group.task == task]
-        colours = _shades(len(members))
+        # Dashed and solid in turn, so that lines on top of each other are both seen.
+        styles = [
+            {"color": colour, "linestyle": ("-", (0, (4, 1.5)))[number % 2], "linewidth": 1.8}
+            for number, colour in enumerate(_shades(len(members)))
+        ]
         for axis, measure, title in zip(
             row, (TEST_ERROR, TRAIN_ERROR), ("test", "training"), strict=True
         ):
-            for group, colour in zip(members, colours, strict=True):
-                _draw_errors(axis, group, measure, colour, beside[group.label])
+            for group, style in zip(members, styles, strict=True):
+                _draw_errors(axis, group, measure, style, beside[group.label])
             axis.set_title(f"{task}: {title} images", fontsize=10)
             _dress_epochs(axis, max(group.epochs for group in members))
             _dress_errors(axis)
         row[0].set_ylabel("error (%)")
-        lines = [pyplot.Line2D([], [], color=c, linewidth=2) for c in colours]
+        lines = [pyplot.Line2D([], [], **style) for style in styles]
         names = [group.label.removeprefix(f"{task}, ") for group in members]
         if any(
             published.measures.get(TEST_ERROR) for g in members for published in beside[g.label]
@@ -101,7 +110,7 @@ def draw_layers(groups: Sequence[Group], measure: LayerMeasure, beside: Beside, 
     columns = min(COLUMNS, len(shown))
     rows = -(-len(shown) // columns)
     figure, axes = pyplot.subplots(
-        rows, columns, figsize=(3.6 * columns + 0.4, 3.3 * rows), sharey=True, squeeze=False
+        rows, columns, figsize=(2.9 * columns + 0.6, 3.2 * rows), sharey=True, squeeze=False
     )
     for axis, group in zip(axes.flat, shown, strict=False):
         _draw_panel(axis, group, measure, beside[group.label])
@@ -115,16 +124,19 @@ def draw_layers(groups: Sequence[Group], measure: LayerMeasure, beside: Beside, 
 
 
 def _draw_errors(
-    axis: Any, group: Group, measure: str, colour: Any, published: Sequence[Published]
+    axis: Any, group: Group, measure: str, style: dict[str, Any], published: Sequence[Published]
 ) -> None:
-    _draw_line(axis, group, measure, color=colour, linewidth=1.8)
+    _draw_line(axis, group, measure, **style)
     for cell in published:
-        for epoch, value in cell.measures.get(measure, {}).items():
-            # An error bar of no length is not drawn.
-            axis.errorbar(
-                [epoch or group.epochs], [value.mean], yerr=[value.error or 0.0], color=colour
-            )
-            axis.plot([epoch or group.epochs], [value.mean], **_circle_style(colour))
+        for epoch, value in _while_ours_ran(cell, measure, group):
+            axis.errorbar([epoch], [value.mean], yerr=[value.error or 0.0], color=style["color"])
+            axis.plot([epoch], [value.mean], **_circle_style(style["color"]))
+
+
+def _while_ours_ran(cell: Published, measure: str, group: Group) -> list[tuple[int, Estimate]]:
+    """Published numbers of known epochs, up to the last one of ours."""
+    numbers = cell.measures.get(measure, {})
+    return [(epoch, value) for epoch, value in numbers.items() if 0 < epoch <= group.epochs]
 
 
 def _draw_panel(
@@ -139,8 +151,8 @@ def _draw_panel(
             _draw_line(axis, group, f"{before}/{layer}", color=colour, linewidth=1.1, linestyle=":")
     if measure.name == "weight_angle":
         for cell in published:
-            for epoch, value in cell.measures.get(OUTPUT_ANGLE, {}).items():
-                axis.plot([epoch or group.epochs], [value.mean], **_circle_style(colours[-1]))
+            for epoch, value in _while_ours_ran(cell, OUTPUT_ANGLE, group):
+                axis.plot([epoch], [value.mean], **_circle_style(colours[-1]))
     axis.set_title(_in_lines(group.label), fontsize=10)
     _dress_epochs(axis, group.epochs)
     if measure.is_angle:
@@ -227,7 +239,7 @@ def _circle(pyplot: Any, colour: Any) -> Any:
     return pyplot.Line2D([], [], **_circle_style(colour))
 
 
-def _in_lines(label: str, width: int = 38) -> str:
+def _in_lines(label: str, width: int = 32) -> str:
     import textwrap
 
     return "\n".join(textwrap.wrap(label, width))

@@ -82,6 +82,8 @@ def read_finished(path: Path) -> Run:
     run = read(path)
     if len(run.epochs) < run.planned_epochs:
         raise UnusableError(f"unfinished: {len(run.epochs)} of {run.planned_epochs} epochs")
+    if len(run.epochs) > run.planned_epochs:
+        raise UnusableError(f"{len(run.epochs)} epochs, but config.yaml says {run.planned_epochs}")
     for line in run.epochs:
         for measure, value in line.items():
             if not math.isfinite(value):

@@ -30,7 +30,7 @@ def results(groups: Sequence[Group], beside: Beside) -> Table:
                 str(len(group.runs)),
                 str(group.epochs),
                 shown(group.last(TEST_ERROR)),
-                "; ".join(_published(cell, group) for cell in beside[group.label]) or "none",
+                _all_published(beside[group.label], group),
                 shown(group.last(TRAIN_ERROR)),
                 *[f"{sum(value.mean for value in fired if value):.0f}"] * samples,
             ]
@@ -46,7 +46,7 @@ def differences(groups: Sequence[Group], beside: Beside) -> Table:
             differing = "; ".join(cell.differences(group)) or "none known"
             rows.append([group.label, f"{cell.source}, {cell.place}", cell.label, differing])
         if not beside[group.label]:
-            rows.append([group.label, f"{group.task}: no published number", "", ""])
+            rows.append([group.label, f"no published number for {group.task}", "", ""])
     return rows
 
 
@@ -145,13 +145,19 @@ def _rounded(value: float | None) -> str:
     return "" if value is None else f"{value:.6g}"
 
 
+def _all_published(cells: Sequence[Published], group: Group) -> str:
+    found = [text for text in (_published(cell, group) for cell in cells) if text]
+    return "; ".join(found) or f"none for {group.task}"
+
+
 def _published(cell: Published, group: Group) -> str:
     found = cell.beside(TEST_ERROR, group.epochs)
     if found is None:
         return ""
     at, value = found
     other = "" if at == group.epochs else f", epoch {at}" if at else ", epochs not said"
-    return f"{shown(value)} ({cell.source}{other})"
+    differs = ", differs: see below" if cell.differences(group) else ""
+    return f"{shown(value)} ({cell.source}{other}{differs})"
 
 
 def _ours(group: Group, measure: str) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from train.errors import UserError
 from train.report import tables
 from train.report.figures import LAYER_MEASURES, Beside, draw_layers, draw_learning_curves
-from train.report.groups import TEST_ERROR, Group, gather
+from train.report.groups import TEST_ERROR, Group, gather, rule_of
 from train.report.pages import Heading, Part, Picture, to_html, to_markdown, to_text
 from train.report.published import OUTPUT_ANGLE, read_all
 from train.report.runs import LeftOut, find
@@ -17,6 +17,12 @@ HOW = (
     "Every number is that of the last epoch; none was chosen. Runs whose configurations differ in "
     "the seed alone are one row: the mean, and in brackets the standard error. Errors are in per "
     "cent of the images. Published numbers have theirs in brackets where it was published."
+)
+NOISES_OF_A_BASIS = ("orthogonal", "impulse")
+BALANCED = (
+    "Under balanced noise (orthogonal, impulse) the weight angle is 0 by construction: a sweep "
+    "identifies W exactly, so training equals backprop up to rounding, and its accuracy says "
+    "nothing about learning with imperfect feedback."
 )
 CURVES = (
     "Errors at the end of every epoch. The upright scale is logarithmic above 0.1 % and linear "
@@ -70,6 +76,8 @@ def _check_free(folder: Path) -> None:
 def _results(groups: Sequence[Group], beside: Beside) -> list[Part]:
     parts: list[Part] = [Heading("Report on runs", 1), HOW, Heading("Results")]
     parts += [tables.results(groups, beside)]
+    if any(map(_is_balanced, groups)):
+        parts.append(BALANCED)
     parts += [Heading("The published numbers"), tables.differences(groups, beside)]
     for title, measure in (
         ("Test error over epochs, % (ours / published)", TEST_ERROR),
@@ -85,14 +93,20 @@ def _pictures(groups: Sequence[Group], beside: Beside, folder: Path) -> list[Par
     draw_learning_curves(groups, beside, folder / "learning_curves")
     parts: list[Part] = [Heading("Learning curves"), Picture("learning_curves.png", CURVES)]
     for measure in LAYER_MEASURES:
-        if draw_layers(groups, measure, beside, folder / f"{measure.name}s"):
+        if draw_layers(groups, measure, beside, folder / measure.stem):
             parts += [
                 Heading(measure.title),
-                Picture(f"{measure.name}s.png", measure.text),
-                f"At the last epoch ({measure.unit}):",
+                Picture(f"{measure.stem}.png", measure.text),
+                f"{measure.title} at the last epoch:",
                 tables.layers(groups, measure.name),
             ]
     return parts
+
+
+def _is_balanced(group: Group) -> bool:
+    config = group.config
+    balanced = config["mirror.mode"] == "linear" and config["mirror.noise"] in NOISES_OF_A_BASIS
+    return rule_of(config) == "weight_mirror" and balanced
 
 
 def _runs(groups: Sequence[Group]) -> list[Part]:
