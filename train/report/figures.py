@@ -107,7 +107,7 @@ def draw_layers(groups: Sequence[Group], measure: LayerMeasure, beside: Beside, 
     if not shown:
         return False
     pyplot = _pyplot()
-    columns = min(COLUMNS, len(shown))
+    columns = 3 if len(shown) in (5, 6, 9) else min(COLUMNS, len(shown))
     rows = -(-len(shown) // columns)
     figure, axes = pyplot.subplots(
         rows, columns, figsize=(2.9 * columns + 0.6, 3.2 * rows), sharey=True, squeeze=False
@@ -214,7 +214,7 @@ def _explain_layers(figure: Any, axes: Any, layers: Sequence[list[str]]) -> None
     colour_map = matplotlib.colors.ListedColormap(_shades(256))
     scale = pyplot.cm.ScalarMappable(cmap=colour_map)
     kept = [axis for axis in axes.flat if axis.figure is not None]
-    bar = figure.colorbar(scale, ax=kept, ticks=[0, 1], fraction=0.03, pad=0.02)
+    bar = figure.colorbar(scale, ax=kept, ticks=[0, 1], fraction=0.03, pad=0.02, label="layer")
     bar.ax.set_yticklabels(["input", "output"])
 
 
