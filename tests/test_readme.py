@@ -103,6 +103,10 @@ def test_shell_blocks_name_targets_extras_and_options_that_exist() -> None:
                 assert set(named.split(",") if named else ()) <= set(extras)
             case ["python", "-m", "train", "list"]:
                 pass  # tests/train/test_commands.py
+            case ["python", "-m", "train", "report" | "compare" | "angles", *_]:
+                from train.command_line import read_command
+
+                assert read_command(command[3:]).name == command[3]
             case [
                 "python", "-m", "train.local_cluster", "--workers", "2", "--", *arguments,
             ] | ["python", "-m", "train", *arguments]:  # fmt: skip
