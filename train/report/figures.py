@@ -116,6 +116,8 @@ def draw_layers(groups: Sequence[Group], measure: LayerMeasure, beside: Beside, 
         _draw_panel(axis, group, measure, beside[group.label])
     for axis in axes.flat[len(shown) :]:
         axis.remove()
+    if measure.name == "norm_ratio":
+        _spread_ratios(axes[0, 0])
     for row in axes:
         row[0].set_ylabel(measure.unit)
     _explain_layers(figure, axes, [group.layers(measure.name) for group in shown])
@@ -191,6 +193,17 @@ def _dress_errors(axis: Any) -> None:
     axis.set_yticks([0, 0.1, 0.3, 1, 3, 10, 30, 100])
     axis.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
     axis.yaxis.set_minor_locator(ticker.NullLocator())
+
+
+def _spread_ratios(axis: Any) -> None:
+    """A logarithmic scale for ratios of different magnitudes; the panels share it."""
+    from matplotlib import ticker
+
+    lines = [line for panel in axis.figure.axes for line in panel.lines]
+    values = [value for line in lines for value in line.get_ydata()]
+    if min(values) > 0 and max(values) > 10 * min(values):
+        axis.set_yscale("log")
+        axis.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
 
 
 def _explain_layers(figure: Any, axes: Any, layers: Sequence[list[str]]) -> None:
