@@ -104,7 +104,7 @@ def test_the_baseline_trains_the_last_layer_alone(tmp_path: Path, rule: str) -> 
             ]
         )[0]
         model = fit(config).model
-        return {v.path.split("/", 1)[-1]: v.numpy() for v in model.weights}
+        return {v.path: v.numpy() for v in model.weights}
 
     frozen = "--feedback.only_last_layer_learns=true"
     first = weights(f"--run_directory={tmp_path / 'a'}", frozen, "--training.epochs=1")
