@@ -16,6 +16,7 @@ from train.attempts import Attempts
 from train.build import RunBatches, build_model
 from train.cluster import anybody, lost_workers_end_the_run
 from train.config import FitConfig
+from train.dashboards import Dashboards
 from train.data import datasets
 from train.data.datasets import ImageSet
 from train.errors import UserError
@@ -100,7 +101,7 @@ def _fit(
         if placement.is_chief:
             told += [
                 RunFiles(directory, config, setup),
-                keras.callbacks.TensorBoard(str(directory.events), write_graph=False),
+                Dashboards(directory.events, config),
             ]
         run = Attempts(config, placement, directory, loop, telemetry, [*told, *extra_callbacks])
         advice = (

@@ -67,11 +67,10 @@ def test_metrics_file_has_one_json_line_an_epoch_with_angles(mirrored: Path) -> 
 
 
 def test_event_files_hold_the_same_angles(mirrored: Path) -> None:
-    events = EventAccumulator(str(mirrored / "events" / "train"))
+    events = EventAccumulator(str(mirrored / "events"))
     events.Reload()
     written = [
-        float(make_ndarray(event.tensor_proto))
-        for event in events.Tensors("epoch_weight_angle/head")
+        float(make_ndarray(event.tensor_proto)) for event in events.Tensors("weight_angle/head")
     ]
     expected = [line["weight_angle/head"] for line in measures(mirrored)]
     np.testing.assert_allclose(written, expected, rtol=1e-6)
