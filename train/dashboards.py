@@ -27,7 +27,7 @@ HISTOGRAMS_A_RUN = 100
 HISTOGRAM_ENTRIES = 100_000
 IMAGES_A_RUN = 5
 IMAGE_ENTRIES = 2_000
-# Columns that the HParams table begins with; it shows the first few only until more are ticked.
+# Ticked in the HParams table from the start: five columns are, those marked as different first.
 FIRST_COLUMNS = ("feedback.rule", "mirror.mode", "optimizer.learning_rate", "seed", "model.name")
 
 
@@ -66,7 +66,7 @@ class Dashboards(keras.callbacks.Callback):
             tf.summary.text("config", f"```yaml\n{to_yaml(self.config)}```")
             if self._pathways:  # else TensorBoard takes another run's columns, or all scalars
                 _write(experiment(values, [pathway.name for pathway in self._pathways]))
-            _write(hparams_begin.hparams_pb(values))
+            _write(hparams_begin.hparams_pb(values, trial_id=str(self.folder.parent)))
         self._writer.flush()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -134,8 +134,7 @@ def hyperparameters(config: FitConfig) -> dict[str, bool | int | float | str]:
             value = list(value) if isinstance(value, tuple) else value
             text = yaml.safe_dump(value, default_flow_style=True, width=math.inf)
             plain[name] = text.removesuffix("...\n").strip()
-    first = {name: plain[name] for name in FIRST_COLUMNS}
-    return first | plain
+    return plain
 
 
 def experiment(values: dict[str, bool | int | float | str], layers: Sequence[str]) -> Any:
@@ -149,7 +148,8 @@ def experiment(values: dict[str, bool | int | float | str], layers: Sequence[str
     metrics = ["val_accuracy", *(f"weight_angle/{layer}" for layer in layers), "val_loss"]
     return hparams_end.experiment_pb(
         hparam_infos=[
-            api_pb2.HParamInfo(name=name, type=kinds[type(value)]) for name, value in values.items()
+            api_pb2.HParamInfo(name=name, type=kinds[type(value)], differs=name in FIRST_COLUMNS)
+            for name, value in values.items()
         ],
         metric_infos=[api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag)) for tag in metrics],
     )

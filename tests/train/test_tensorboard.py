@@ -1,0 +1,239 @@
+"""What TensorBoard reads from a run's event files."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import keras
+import matplotlib.image
+import numpy as np
+import pytest
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import metadata
+from tensorboard.util.tensor_util import make_ndarray
+
+import tfweightmirror as tfwm
+from tests.train.test_fit import SMALL
+from tests.train.test_resume import EndAfter
+from train.command_line import parse
+from train.config import FitConfig
+from train.config_file import read_config_file
+from train.dashboards import hyperparameters, layers_by_measure
+from train.fit import FinishedRun, fit
+from train.scatter import Panel, scatter_image
+from train.survival import TerminatedError
+
+LAYERS = ["hidden_1", "hidden_2", "hidden_10", "head"]  # not in the order of the alphabet
+RULE = ["--feedback.rule=wm", "--mirror.mode=akrout2019"]
+
+
+def config_of(directory: Path, *arguments: str) -> FitConfig:
+    return parse(["fit", *SMALL, f"--run_directory={directory}", *arguments])[0]
+
+
+def events_of(run: FinishedRun) -> EventAccumulator:
+    # Nothing is left out.
+    events = EventAccumulator(str(run.directory.events), size_guidance={"tensors": 0})
+    events.Reload()
+    return events
+
+
+def values(events: EventAccumulator, tag: str) -> list[Any]:
+    return [make_ndarray(event.tensor_proto) for event in events.Tensors(tag)]
+
+
+def layout_of(events: EventAccumulator) -> dict[str, list[str]]:
+    """Chart to the tags it shows, as patterns."""
+    layout = layout_pb2.Layout.FromString(values(events, "custom_scalars__config__")[-1].item())
+    (category,) = layout.category
+    assert category.title == "Feedback"
+    return {chart.title: list(chart.multiline.tag) for chart in category.chart}
+
+
+def hparams_of(events: EventAccumulator, tag: str) -> Any:
+    return metadata.parse_session_start_info_plugin_data(
+        events.SummaryMetadata(tag).plugin_data.content
+    )
+
+
+@pytest.fixture(scope="module")
+def mirrored(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    units = "--model.mlp.units=[12,8]"
+    return fit(config_of(tmp_path_factory.mktemp("wm") / "run", *RULE, units))
+
+
+def test_scalars_have_the_names_and_values_of_the_metrics_file(mirrored: FinishedRun) -> None:
+    events = events_of(mirrored)
+    for name, expected in mirrored.history.items():
+        np.testing.assert_allclose(values(events, name), expected, rtol=1e-6, err_msg=name)
+        assert [event.step for event in events.Tensors(name)] == [1, 2]
+    assert {"loss", "val_accuracy", "weight_angle/head"} <= mirrored.history.keys()
+
+
+def test_layout_has_a_chart_a_measure_with_its_layers_from_input_to_output(
+    mirrored: FinishedRun,
+) -> None:
+    charts = layout_of(events_of(mirrored))
+    assert charts == {
+        measure: [f"^{measure}/{layer}$" for layer in ("hidden_1", "hidden_2", "head")]
+        for measure in ("weight_angle", "norm_ratio", "weight_angle_before_mirror")
+    }
+
+
+def test_layers_of_a_measure_are_in_the_given_order_whatever_their_names() -> None:
+    names = ["loss", *(f"kurtosis/{layer}" for layer in sorted(LAYERS)), "kurtosis/block/conv"]
+    assert layers_by_measure(names, LAYERS) == {"kurtosis": [*LAYERS, "block/conv"]}
+
+
+class Late(keras.callbacks.Callback):
+    """A measure that is known from the second epoch on only."""
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        assert logs is not None
+        if epoch == 1:
+            logs["sparsity/head"] = 0.5
+
+
+def test_measure_that_comes_late_gets_its_chart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from train import feedback
+
+    build = feedback.build_callbacks
+    monkeypatch.setattr(
+        feedback, "build_callbacks", lambda *args, **options: [*build(*args, **options), Late()]
+    )
+    events = events_of(fit(config_of(tmp_path / "run", "--feedback.rule=fa")))
+    assert layout_of(events)["sparsity"] == ["^sparsity/head$"]
+
+
+def test_hparams_have_the_configuration_and_name_metrics_that_exist(mirrored: FinishedRun) -> None:
+    events = events_of(mirrored)
+    begun = hparams_of(events, metadata.SESSION_START_INFO_TAG)
+    assert begun.group_name == str(mirrored.directory.path)
+    assert begun.hparams["feedback.rule"].string_value == "wm"
+    assert begun.hparams["optimizer.learning_rate"].number_value == 0.05
+    assert begun.hparams["model.mlp.units"].string_value == "[12, 8]"
+    assert begun.hparams["data.take"].string_value == "null"
+    assert begun.hparams["training.jit_compile"].HasField("bool_value")
+    assert "run_directory" not in begun.hparams
+    experiment = metadata.parse_experiment_plugin_data(
+        events.SummaryMetadata(metadata.EXPERIMENT_TAG).plugin_data.content
+    )
+    assert {info.name for info in experiment.hparam_infos} == set(begun.hparams)
+    metrics = [info.name.tag for info in experiment.metric_infos]
+    assert metrics[:2] == ["val_accuracy", "weight_angle/hidden_1"]
+    assert set(metrics) <= set(events.Tags()["tensors"])
+    ended = metadata.parse_session_end_info_plugin_data(
+        events.SummaryMetadata(metadata.SESSION_END_INFO_TAG).plugin_data.content
+    )
+    assert ended.end_time_secs >= begun.start_time_secs
+
+
+def test_hparams_of_all_runs_have_the_same_names_and_types(tmp_path: Path) -> None:
+    one = hyperparameters(config_of(tmp_path))
+    other = hyperparameters(
+        config_of(
+            tmp_path,
+            "--data.take=100",
+            "--optimizer.options.momentum=0.9",
+            "--feedback.layers.hidden_1=ss",
+            "--init_from=a.keras",
+        )
+    )
+    assert {name: type(value) for name, value in one.items()} == {
+        name: type(value) for name, value in other.items()
+    }
+    assert other["optimizer.options"] == "{momentum: 0.9}"
+    assert other["data.take"] == "100"
+
+
+def test_text_is_the_configuration_as_a_file_that_can_be_run(
+    mirrored: FinishedRun, tmp_path: Path
+) -> None:
+    ((text,),) = [value.ravel() for value in values(events_of(mirrored), "config")]
+    lines = text.decode().splitlines()
+    assert (lines[0], lines[-1]) == ("```yaml", "```")
+    file = tmp_path / "again.yaml"
+    file.write_text("\n".join(lines[1:-1]))
+    written = yaml.safe_load(mirrored.directory.config_file.read_text())
+    assert yaml.safe_load(file.read_text()) == written
+    assert read_config_file(file, FitConfig)["feedback.rule"] == "wm"
+
+
+def test_histograms_count_all_entries_of_W_and_B(mirrored: FinishedRun) -> None:
+    events = events_of(mirrored)
+    for pathway in tfwm.pathways(mirrored.model):
+        for kind, kernel in (("W", pathway.kernel), ("B", pathway.feedback_kernel)):
+            first, last = values(events, f"{kind}/{pathway.name}")
+            assert not np.array_equal(first, last)
+            entries = kernel.numpy()
+            assert last[:, 2].sum() == entries.size
+            assert last[0, 0] == pytest.approx(entries.min())
+            assert last[-1, 1] == pytest.approx(entries.max())
+
+
+def test_histogram_of_a_large_kernel_has_its_most_entries(tmp_path: Path) -> None:
+    large = ["--model.mlp.units=[2000]", "--training.epochs=1", "--feedback.rule=fa"]
+    events = events_of(fit(config_of(tmp_path / "run", *large)))
+    (counts,) = values(events, "W/hidden_1")
+    assert counts[:, 2].sum() == 64 * 2000 / 2  # every second of 128,000
+
+
+def test_image_shows_B_against_W(mirrored: FinishedRun) -> None:
+    images = values(events_of(mirrored), "B against W")
+    assert len(images) == 2
+    width, height, png = images[-1]
+    picture = matplotlib.image.imread(io.BytesIO(png), format="png")
+    assert picture.shape[:2] == (int(height), int(width))
+    blue = (picture[..., 2] > picture[..., 0] + 0.2).any(axis=0)
+    thirds = np.array_split(blue, 3)  # three layers
+    assert all(third.sum() > 20 for third in thirds)
+
+
+def test_image_of_many_layers_has_the_first_and_the_last_and_no_more_than_24_panels() -> None:
+    line = np.linspace(-1.0, 1.0, 5)
+    fifty = scatter_image([Panel(f"layer_{n}", line, line) for n in range(50)])
+    chosen = [f"layer_{n}" for n in np.linspace(0, 49, 24).round().astype(int)]
+    assert (chosen[0], chosen[-1]) == ("layer_0", "layer_49")
+    expected = scatter_image([Panel(name, line, line) for name in chosen])
+    np.testing.assert_array_equal(fifty, expected)
+
+
+def test_long_run_draws_few_images(tmp_path: Path) -> None:
+    few = ["--training.epochs=13", "--data.train_split=train[:64]", "--feedback.rule=fa"]
+    events = events_of(fit(config_of(tmp_path / "run", *few)))
+    assert [event.step for event in events.Tensors("B against W")] == [3, 6, 9, 12, 13]
+    assert len(events.Tensors("W/head")) == 13
+
+
+def test_run_that_goes_on_has_every_epoch_and_one_layout(tmp_path: Path) -> None:
+    config = config_of(tmp_path / "run", *RULE, "--training.epochs=3")
+    with pytest.raises(TerminatedError):
+        fit(config, extra_callbacks=[EndAfter(6)])
+    finished = fit(config)
+    assert len(list(finished.directory.events.iterdir())) == 2
+    events = events_of(finished)
+    assert [event.step for event in events.Tensors("weight_angle/head")] == [1, 2, 3]
+    np.testing.assert_allclose(values(events, "loss"), finished.history["loss"], rtol=1e-6)
+    charts = layout_of(events)
+    assert charts["weight_angle"] == ["^weight_angle/hidden_1$", "^weight_angle/head$"]
+
+
+def test_backprop_alone_has_scalars_and_W_and_no_empty_charts(tmp_path: Path) -> None:
+    finished = fit(config_of(tmp_path / "run"))
+    events = events_of(finished)
+    tags = set(events.Tags()["tensors"])
+    hparams = {metadata.SESSION_START_INFO_TAG, metadata.SESSION_END_INFO_TAG}
+    assert tags == {*finished.history, "config", "W/hidden_1", "W/head", *hparams}
+    assert json.loads(finished.directory.setup_file.read_text())["replicas"] == 1
+
+
+def test_two_replicas_write_one_run(tmp_path: Path) -> None:
+    finished = fit(config_of(tmp_path / "run", *RULE, "--strategy=mirrored", "--replicas=2"))
+    events = events_of(finished)
+    (_, counts) = values(events, "B/head")
+    assert counts[:, 2].sum() == 16 * 10
