@@ -8,12 +8,13 @@ BIN := $(VENV)/bin
 # break what `make test` runs with. TensorFlow and the compiler never share a process either.
 TPU_VENV := .venv-tpu
 TPU_STAMP := $(TPU_VENV)/installed
+BROWSER_STAMP := $(VENV)/browser-installed
 
 # Keeps TensorFlow's start-up messages, not its warnings and errors, out of the way.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test slow tpu-check lint types bench clean
+.PHONY: help setup quickstart test slow tpu-check browser-check lint types bench clean
 
 help:
 	@echo 'make setup       .venv with everything the project needs (the other targets do it too)'
@@ -21,6 +22,7 @@ help:
 	@echo 'make test        the test suite without the slow tests'
 	@echo 'make slow        the slow tests'
 	@echo 'make tpu-check   train and mirror steps compiled for a TPU (none is needed; x86 Linux)'
+	@echo 'make browser-check  TensorBoard in a real browser (needs chromium and chromedriver)'
 	@echo 'make lint types  ruff; mypy --strict'
 	@echo 'make bench       step time of every rule over plain Keras'
 	@echo 'make clean       remove .venv, .venv-tpu and caches; runs/ stays'
@@ -44,6 +46,11 @@ slow: $(STAMP)
 tpu-check: export TPU_CHECK_PYTHON = $(TPU_VENV)/bin/python
 tpu-check: $(STAMP) $(TPU_STAMP)
 	@$(BIN)/python -m pytest -q -n 0 -m '' tests/tpu
+
+# Without a browser this fails; `make slow` skips it.
+browser-check: export BROWSER_REQUIRED = 1
+browser-check: $(STAMP) $(BROWSER_STAMP)
+	@$(BIN)/python -m pytest -q -n 0 -m '' tests/browser
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .
@@ -81,6 +88,10 @@ $(STAMP): pyproject.toml
 	$$python -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[train,dev]'
 	@touch $(STAMP)
+
+$(BROWSER_STAMP): pyproject.toml | $(STAMP)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[browser]'
+	@touch $(BROWSER_STAMP)
 
 # Only the packages of the extra: TensorFlow stays out.
 $(TPU_STAMP): pyproject.toml | $(STAMP)

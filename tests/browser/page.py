@@ -61,8 +61,14 @@ def missing() -> str | None:
 class Page:
     """What a reader of a page sees."""
 
-    def __init__(self, driver: Any) -> None:
+    def __init__(self, driver: Any, address: str) -> None:
         self.driver = driver
+        self.address = address
+
+    def open(self, tab: str) -> None:
+        """Opens a tab of TensorBoard afresh."""
+        self.driver.get("about:blank")  # a new fragment alone would load nothing
+        self.driver.get(f"{self.address}/#{tab}")
 
     def run(self, script: str, *arguments: Any) -> Any:
         """A script in which `found` lists every element, shadow roots' included."""
@@ -99,7 +105,7 @@ class Page:
 
 
 @contextmanager
-def browser(profile: Path) -> Iterator[Page]:
+def browser(profile: Path, address: str) -> Iterator[Page]:
     """A new Chromium with a profile of its own."""
     from selenium import webdriver
 
@@ -110,7 +116,7 @@ def browser(profile: Path) -> Iterator[Page]:
     service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
     driver = webdriver.Chrome(options=options, service=service)
     try:
-        yield Page(driver)
+        yield Page(driver, address)
     finally:
         driver.quit()
 

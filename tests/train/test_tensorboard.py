@@ -164,7 +164,7 @@ def test_text_is_the_configuration_as_a_file_that_can_be_run(
     assert read_config_file(file, FitConfig)["feedback.rule"] == "wm"
 
 
-def test_histograms_count_all_entries_of_W_and_B(mirrored: FinishedRun) -> None:
+def test_histograms_count_all_entries_of_both_kernels(mirrored: FinishedRun) -> None:
     events = events_of(mirrored)
     for pathway in tfwm.pathways(mirrored.model):
         for kind, kernel in (("W", pathway.kernel), ("B", pathway.feedback_kernel)):
@@ -183,7 +183,7 @@ def test_histogram_of_a_large_kernel_has_its_most_entries(tmp_path: Path) -> Non
     assert counts[:, 2].sum() == 64 * 2000 / 2  # every second of 128,000
 
 
-def test_image_shows_B_against_W(mirrored: FinishedRun) -> None:
+def test_image_shows_feedback_against_forward_weights(mirrored: FinishedRun) -> None:
     images = values(events_of(mirrored), "B against W")
     assert len(images) == 2
     width, height, png = images[-1]
@@ -223,7 +223,7 @@ def test_run_that_goes_on_has_every_epoch_and_one_layout(tmp_path: Path) -> None
     assert charts["weight_angle"] == ["^weight_angle/hidden_1$", "^weight_angle/head$"]
 
 
-def test_backprop_alone_has_scalars_and_W_and_no_empty_charts(tmp_path: Path) -> None:
+def test_backprop_alone_has_scalars_and_histograms_and_no_empty_charts(tmp_path: Path) -> None:
     finished = fit(config_of(tmp_path / "run"))
     events = events_of(finished)
     tags = set(events.Tags()["tensors"])
