@@ -41,8 +41,8 @@ class Dashboards(keras.callbacks.Callback):
     at most 2,000 entries a layer, about five times, the last epoch among them. HParams and text
     hold the configuration.
 
-    A run that goes on writes a further file. TensorBoard shows the later one of two values of a
-    step.
+    A run that goes on writes a further file. TensorBoard's fast loader, the default, shows the
+    later one of two values of a step; with `--load_fast=false` it may show both.
 
     Args:
         folder: For the event files.
