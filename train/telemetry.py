@@ -25,8 +25,9 @@ class Telemetry(keras.callbacks.Callback):
     there was one: inside the compiled step it cannot be told from the rest.
 
     What mirror mode would cost where noise takes time, in a brain or on a chip:
-    `mirror_samples_per_image/<layer>` are the noise samples fired on a layer in this epoch over its
-    training images (a balanced sweep after every batch of m: fan-in / m), and
+    `mirror_samples_per_image/<layer>` are the noise samples fired on a layer so far, warm-up
+    included, over the training images so far (a balanced sweep after every batch of m: fan-in / m)
+    and
     `mirror_samples_per_image` their sum, layers firing one after another.
 
     Args:
@@ -60,14 +61,15 @@ class Telemetry(keras.callbacks.Callback):
         timed = [mirror.mirror_step_s for mirror in self._mirrors if mirror.mirror_step_s]
         if timed:
             logs["mirror_seconds"] = (self._mirror_steps() - self._steps_before) * timed[0]
-        if images and self._mirrors:
-            logs |= self._samples_per_image(images)
+        if self._mirrors:
+            logs |= self._samples_per_image(epoch + 1)
         self.restart()
 
-    def _samples_per_image(self, images: int) -> dict[str, float]:
-        steps = self._mirror_steps() - self._steps_before
+    def _samples_per_image(self, epochs: int) -> dict[str, float]:
+        # Of the whole training: what a resumed epoch saw itself depends on where it was killed.
+        images = epochs * self.loop.batches.steps_per_epoch * self.batch_size
         fired = {
-            name: steps * samples / images
+            name: int(mirror.mirror_steps) * samples / images
             for mirror in self._mirrors
             for name, samples in mirror.samples_per_step(self.model).items()
         }

@@ -87,8 +87,9 @@ def test_a_measure_that_does_not_exist_is_the_users_mistake(
 
 def test_mirror_cost_is_fan_in_over_batch_for_a_sweep_after_every_batch(tmp_path: Path) -> None:
     (*_, line) = lines(run(tmp_path / "run", "--feedback.rule=wm", "--training.batch_size=32"))
-    # Digits have 8x8 pixels; balanced noise fires every input cell of a layer once a sweep.
-    expected = {"hidden_1": 64 / 32, "head": 16 / 32}
+    # Digits have 8x8 pixels; balanced noise fires every input cell of a layer once a sweep: after
+    # each of 2 x 8 batches of 32, and once before them.
+    expected = {"hidden_1": 64 / 32 * 17 / 16, "head": 16 / 32 * 17 / 16}
     for name, samples in expected.items():
         assert line[f"mirror_samples_per_image/{name}"] == pytest.approx(samples)
     assert line["mirror_samples_per_image"] == pytest.approx(sum(expected.values()))

@@ -72,7 +72,12 @@ def draw_learning_curves(groups: Sequence[Group], beside: Beside, stem: Path) ->
     pyplot = _pyplot()
     tasks = list(dict.fromkeys(group.task for group in groups))
     figure, axes = pyplot.subplots(
-        len(tasks), 2, figsize=(9, 3.8 * len(tasks)), sharey="row", squeeze=False
+        len(tasks),
+        2,
+        figsize=(9, 3.8 * len(tasks)),
+        sharey="row",
+        squeeze=False,
+        layout="constrained",
     )
     for row, task in zip(axes, tasks, strict=True):
         members = [group for group in groups if group.task == task]
@@ -110,7 +115,12 @@ def draw_layers(groups: Sequence[Group], measure: LayerMeasure, beside: Beside, 
     columns = 3 if len(shown) in (5, 6, 9) else min(COLUMNS, len(shown))
     rows = -(-len(shown) // columns)
     figure, axes = pyplot.subplots(
-        rows, columns, figsize=(2.9 * columns + 0.6, 3.2 * rows), sharey=True, squeeze=False
+        rows,
+        columns,
+        figsize=(2.9 * columns + 0.6, 3.2 * rows),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
     )
     for axis, group in zip(axes.flat, shown, strict=False):
         _draw_panel(axis, group, measure, beside[group.label])
@@ -270,5 +280,4 @@ def _pyplot() -> Any:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    matplotlib.rcParams["figure.constrained_layout.use"] = True
     return pyplot
