@@ -69,7 +69,7 @@ class Telemetry(keras.callbacks.Callback):
         # Of the whole training: what a resumed epoch saw itself depends on where it was killed.
         images = epochs * self.loop.batches.steps_per_epoch * self.batch_size
         fired = {
-            name: int(mirror.mirror_steps) * samples / images
+            name: int(mirror.mirror_steps.numpy()) * samples / images
             for mirror in self._mirrors
             for name, samples in mirror.samples_per_step(self.model).items()
         }

@@ -79,7 +79,11 @@ def test_layout_has_a_chart_a_measure_with_its_layers_from_input_to_output(
     charts = layout_of(events_of(mirrored))
     assert charts == {
         measure: [f"^{measure}/{layer}$" for layer in ("hidden_1", "hidden_2", "head")]
-        for measure in ("weight_angle", "norm_ratio", "weight_angle_before_mirror")
+        for measure in (
+            *FitConfig().monitor.measures,
+            "weight_angle_before_mirror",
+            "mirror_samples_per_image",
+        )
     }
 
 
@@ -94,7 +98,7 @@ class Late(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         assert logs is not None
         if epoch == 1:
-            logs["sparsity/head"] = 0.5
+            logs["late/head"] = 0.5
 
 
 def test_measure_that_comes_late_gets_its_chart(
@@ -107,7 +111,7 @@ def test_measure_that_comes_late_gets_its_chart(
         feedback, "build_callbacks", lambda *args, **options: [*build(*args, **options), Late()]
     )
     events = events_of(fit(config_of(tmp_path / "run", "--feedback.rule=fa")))
-    assert layout_of(events)["sparsity"] == ["^sparsity/head$"]
+    assert layout_of(events)["late"] == ["^late/head$"]
 
 
 def test_hparams_have_the_configuration_and_name_metrics_that_exist(mirrored: FinishedRun) -> None:
