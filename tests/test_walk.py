@@ -1,6 +1,7 @@
 """How pathways are found, named and ordered, and which of them send an error back."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -172,6 +173,53 @@ def test_layers_of_one_name_in_one_owner_are_counted(given: list[str], unique: l
 
 def test_the_name_of_the_model_itself_is_not_in_the_names() -> None:
     assert names_of(chain([dense(2, "d")], "net")) == ["d"]
+
+
+# --- places -------------------------------------------------------------------------------------
+
+
+def places_of(model: keras.layers.Layer) -> list[int]:
+    """Places of the pathways, in execution order."""
+    return [pathway.place for pathway in tfwm.pathways(model)]
+
+
+def test_places_know_no_names_no_freezing_and_no_other_choice_of_layers() -> None:
+    def network() -> keras.Model:
+        k, x = keras.layers, keras.Input((6, 3))
+        low = k.SeparableConv1D(4, 3)
+        body = keras.Sequential([k.Dense(4, activation="relu"), k.Dense(4)])
+        return keras.Model(x, k.Dense(2)(body(low(x))))
+
+    one, other, third = (network() for _ in range(3))  # the names that Keras gives count up
+    for model in (one, other):
+        tfwm.convert_model(model, "fa")
+    assert names_of(one) != names_of(other)
+    places = places_of(one)
+    assert len(set(places)) == 5  # two kernels of one layer, nested layers
+    assert places_of(other) == places
+    other.layers[2].trainable = False
+    assert places_of(other) == places
+    tfwm.convert_model(third, {f"{third.layers[2].name}/*": "fa"})
+    assert places_of(third) == [places[2], places[3]]
+
+
+def test_places_stay_when_a_model_learns_its_execution_order_and_when_it_is_loaded(
+    tmp_path: Path,
+) -> None:
+    model = HeadFirst()
+    for layer, width in ((model.head, 3), *zip(model.blocks, (3, 4), strict=True)):
+        layer.build((None, width))
+    before = {pathway.name: pathway.place for pathway in tfwm.pathways(model)}
+    model(tf.ones((1, 4)))
+    assert {pathway.name: pathway.place for pathway in tfwm.pathways(model)} == before
+    saved = keras.Sequential([dense(3, "d"), dense(2, "e")])
+    saved(tf.ones((1, 4)))
+    saved.compile("sgd", "mse")
+    places = places_of(saved)
+    saved.fit(tf.ones((2, 4)), tf.ones((2, 2)), verbose=0)
+    saved.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert places == places_of(saved) == places_of(loaded)
 
 
 # --- every layer once ---------------------------------------------------------------------------

@@ -139,6 +139,10 @@ class Pathway:
         bias: The bias that is added to this pathway's response, or None.
         activation: The layer's own activation function, or None if it is linear or another's.
         layer: The layer that owns the kernel.
+        place: Where the kernel stands in its model, a number that noise and seeds are made from.
+            It is counted in the order in which Keras tracks the layers, so no layer's name (which
+            counts up in a process), no freezing, and no choice of which layers are converted
+            changes it. In a layer by itself: counted within the layer.
         state: What the rule draws from: a Keras variable of two int32, or None.
         initial_feedback: Gives the Keras initializer that B started from.
         sends_error_back: Whether the layer's input needs a gradient (the first layer's does not);
@@ -156,6 +160,7 @@ class Pathway:
     bias: keras.Variable | None = None
     activation: Callable[[tf.Tensor], tf.Tensor] | None = None
     layer: keras.layers.Layer | None = None
+    place: int = 0
     state: keras.Variable | None = None
     initial_feedback: Callable[[], keras.initializers.Initializer] = (
         keras.initializers.GlorotUniform

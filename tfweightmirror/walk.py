@@ -19,6 +19,9 @@ _Order: TypeAlias = dict[_Key, bool | None]
 _orders: "weakref.WeakKeyDictionary[keras.layers.Layer, tuple[Any, _Order]]"
 _orders = weakref.WeakKeyDictionary()
 
+# More than any layer has: places are layer * this + kernel.
+_KERNELS_OF_A_LAYER = 256
+
 
 def pathways(model: keras.layers.Layer) -> list[Pathway]:
     """The pathways of a built model (or layer), each once.
@@ -39,6 +42,7 @@ def pathways(model: keras.layers.Layer) -> list[Pathway]:
         ValueError: A feedback layer is not built.
     """
     named = dict(_feedback_layers(model))
+    rank = {id(layer): index for index, (_, layer) in enumerate(walk(model))}
     fingerprint = (
         model.built,  # a model of built layers learns its input shape in its first call
         tuple(id(layer) for layer in named.values()),
@@ -59,6 +63,7 @@ def pathways(model: keras.layers.Layer) -> list[Pathway]:
                     dataclasses.replace(
                         pathway,
                         name=f"{name}/{site.name}" if site.name else name,
+                        place=rank[id(layer)] * _KERNELS_OF_A_LAYER + pathway.place,
                         sends_error_back=order.get(key),
                         respond=None,
                     ),

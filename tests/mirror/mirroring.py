@@ -23,8 +23,7 @@ INDEPENDENT = ("gaussian", "uniform", "rademacher")
 def random_pathways(kind: Kind) -> list[Pathway]:
     """The pathways of a built layer of `kind`, W and B normal and independent.
 
-    One layer serves all tests; its weights are set anew. It has a name of its own, since mirror
-    noise is a function of the pathway's name and Keras' default names count up.
+    One layer serves all tests; its weights are set anew.
     """
     layer = _layer(kind.name)
     random = np.random.default_rng(1)

@@ -230,12 +230,25 @@ def test_the_same_seed_teaches_the_same_and_another_one_does_not() -> None:
         assert angle(a, c) > 5
 
 
-def test_layers_alike_in_all_but_name_hear_different_noise() -> None:
+def test_layers_alike_in_all_but_their_place_hear_different_noise() -> None:
     options = {"kernel_initializer": keras.initializers.GlorotUniform(1), "rule": "wm"}
     x = keras.Input((20,))
     layers = [L.FeedbackDense(20, name=name, **options) for name in ("one", "other")]
     one, other = taught(keras.Model(x, [layer(x) for layer in layers]), Gaussian(samples=10))
     assert angle(one, other) > 5
+
+
+def test_noise_is_no_function_of_the_names_that_keras_counts_up() -> None:
+    """The same cell of a notebook, run twice."""
+
+    def cell() -> list[np.ndarray]:
+        keras.utils.set_random_seed(11)
+        model = keras.Sequential([keras.Input((8,)), K.Dense(6, activation="relu"), K.Dense(4)])
+        tfwm.convert_model(model, "wm")
+        return taught(model, Gaussian(samples=10))
+
+    for one, other in zip(cell(), cell(), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_many_steps_in_one_call_are_the_steps_one_by_one() -> None:

@@ -225,10 +225,11 @@ class FeedbackLayer(CarriesRule):
                 bias=getattr(self, "bias", None) if site.responds else None,
                 activation=_or_none(getattr(self, "activation", None)) if site.responds else None,
                 layer=self,
+                place=place,
                 state=getattr(self, site.state),
                 initial_feedback=functools.partial(self.initial_feedback, site),
             )
-            for site in self.sites
+            for place, site in enumerate(self.sites)
         ]
 
     # --- saving ----------------------------------------------------------------------------

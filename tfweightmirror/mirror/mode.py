@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -138,8 +137,7 @@ class MirrorMode:
                 not, so that all replicas fire the same sweep.
         """
         firing = self.noise.plan(pathway)
-        # Names are stable between runs, positions are not.
-        seed = tf.constant([self.seed % 2**31, zlib.crc32(pathway.name.encode()) % 2**31])
+        seed = tf.constant([self.seed % 2**31, pathway.place])
         moving = draws.fold_in(seed, tf.cast(step, tf.int32))
         if not self.noise.balanced:
             moving = draws.fold_in(moving, replica)
