@@ -32,6 +32,17 @@ from tfweightmirror.asymmetric import asymmetric
 from tfweightmirror.layers import feedback_layer
 from tfweightmirror.pathway import Pathway
 
+
+def always(kind: Kind, rule: str) -> bool:
+    """A test with one that is quicker beside it: `make slow` alone runs it."""
+    return True
+
+
+def never(kind: Kind, rule: str) -> bool:
+    """A test of few kinds and few rules: the default suite runs all of it."""
+    return False
+
+
 one_of_each = pytest.mark.parametrize("kind", ONE_OF_EACH, ids=ONE_OF_EACH_IDS)
 every_rule = pytest.mark.parametrize("rule", RULES)
 
@@ -97,7 +108,7 @@ def test_layer_that_carries_with_w_is_the_plain_layer_to_the_bit_in_eager_mode(
     compare_with_plain_layer(kind, rule, "eager", **has_activation(kind))
 
 
-@kinds_and_rules(all_slow=True)
+@kinds_and_rules(slow=always)
 def test_layer_that_carries_with_w_is_the_plain_layer_to_the_bit_in_a_graph(
     kind: Kind, rule: str
 ) -> None:
@@ -106,15 +117,18 @@ def test_layer_that_carries_with_w_is_the_plain_layer_to_the_bit_in_a_graph(
 
 # Where XLA compiles the whole step it is free to fuse the two programs in two ways: hence a
 # tolerance, though on the CPU where this was written they were equal to the bit.
-@pytest.mark.parametrize("rule", ["fa", "kp"])
-@one_of_each
+@kinds_and_rules(
+    ["fa", "kp"],
+    kinds=ONE_OF_EACH,
+    slow=lambda kind, rule: rule == "kp" and kind.name not in ("dense_rank2", "grouped_attention"),
+)
 def test_layer_that_carries_with_w_is_the_plain_layer_under_jit_compile(
     kind: Kind, rule: str
 ) -> None:
     compare_with_plain_layer(kind, rule, "jit", tolerance=1e-6)
 
 
-@kinds_and_rules(DISTINCT, all_slow=True)
+@kinds_and_rules(DISTINCT, slow=always)
 def test_every_kind_is_the_plain_layer_under_jit_compile(kind: Kind, rule: str) -> None:
     compare_with_plain_layer(kind, rule, "jit", tolerance=1e-6, **has_activation(kind))
 
@@ -127,22 +141,15 @@ def compare_in_mixed_precision(kind: Kind, rule: str, dtype: str) -> None:
     compare_with_plain_layer(kind, rule, "eager", tolerance=rounding, dtype=dtype)
 
 
-@kinds_and_rules(kinds=SAMPLE)
+@kinds_and_rules(DISTINCT, kinds=SAMPLE, slow=never)
 def test_layer_that_carries_with_w_is_the_plain_layer_in_mixed_bfloat16(
     kind: Kind, rule: str
 ) -> None:
     compare_in_mixed_precision(kind, rule, "mixed_bfloat16")
 
 
-@kinds_and_rules(["brsf", "kp"], kinds=SAMPLE)
-def test_layer_that_carries_with_w_is_the_plain_layer_in_mixed_float16(
-    kind: Kind, rule: str
-) -> None:
-    compare_in_mixed_precision(kind, rule, "mixed_float16")
-
-
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
-@kinds_and_rules(all_slow=True)
+@kinds_and_rules(slow=always)
 def test_every_kind_and_rule_is_the_plain_layer_in_mixed_precision(
     kind: Kind, rule: str, dtype: str
 ) -> None:
@@ -251,14 +258,14 @@ def test_gradients_with_random_b_are_those_of_the_equations_in_a_graph(
     compare_with_numpy(kind, rule, "graph")
 
 
-@kinds_and_rules(all_slow=True)
+@kinds_and_rules(slow=always)
 def test_gradients_with_random_b_of_every_kind_are_those_of_the_equations_in_a_graph(
     kind: Kind, rule: str
 ) -> None:
     compare_with_numpy(kind, rule, "graph")
 
 
-@kinds_and_rules(DISTINCT, all_slow=True)
+@kinds_and_rules(DISTINCT, slow=always)
 def test_gradients_with_random_b_of_every_kind_are_those_of_the_equations_under_jit_compile(
     kind: Kind, rule: str
 ) -> None:
