@@ -11,6 +11,7 @@ import tfweightmirror as tfwm
 from tfweightmirror.optimizer_internals import (
     coupled_decay_of,
     decay_of,
+    per_step_decay_of,
     same_update,
     share_gradients,
     velocity_of,
@@ -105,6 +106,16 @@ def test_coupled_decay_is_what_the_attribute_says_but_for_exclusions() -> None:
     found = {path: coupled_decay_of(optimizer, v) for path, v in variables.items()}
     assert found == {path: 0.0 if "bias" in path else 0.5 for path in variables}
     assert {decay_of(optimizer, v) for v in variables.values()} == {0.0}
+
+
+def test_per_step_decay_is_what_the_attribute_says_but_for_exclusions() -> None:
+    variables = named(network())
+    optimizer = excluding(O.SGD(0.1), var_names=["bias"])
+    assert {per_step_decay_of(optimizer, v) for v in variables.values()} == {0.0}
+    optimizer.per_step_weight_decay = 0.01
+    found = {path: per_step_decay_of(optimizer, v) for path, v in variables.items()}
+    assert found == {path: 0.0 if "bias" in path else 0.01 for path in variables}
+    assert {coupled_decay_of(optimizer, v) for v in variables.values()} == {0.0}
 
 
 # --- momentum -----------------------------------------------------------------------------------

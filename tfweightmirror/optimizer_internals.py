@@ -33,6 +33,17 @@ def coupled_decay_of(optimizer: keras.optimizers.Optimizer, variable: keras.Vari
     return float(decay) if decay and optimizer._use_weight_decay(variable.value) else 0.0
 
 
+def per_step_decay_of(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> float:
+    """The share of `variable` that every update takes, whatever the learning rate; 0.0 for none.
+
+    No Keras optimizer has one. A subclass whose `update_step` first takes
+    `per_step_weight_decay * weight` of each weight, but for what `exclude_from_weight_decay` names,
+    says so by an attribute of that name.
+    """
+    decay = getattr(optimizer, "per_step_weight_decay", None)
+    return float(decay) if decay and optimizer._use_weight_decay(variable.value) else 0.0
+
+
 def velocity_of(
     optimizer: keras.optimizers.Optimizer, variable: keras.Variable
 ) -> keras.Variable | None:

@@ -64,15 +64,15 @@ def build_optimizer(
             f"{did_you_mean(name, known)}"
         )
     _check_options(config, known[name])
-    coupled = config.decay == "coupled"
-    if coupled and name in _ALWAYS_DECOUPLED:
+    of_keras = config.decay == "decoupled"
+    if not of_keras and name in _ALWAYS_DECOUPLED:
         raise UserError(
-            f"optimizer.decay is coupled and optimizer.name {name}, whose weight decay is "
+            f"optimizer.decay is {config.decay} and optimizer.name {name}, whose weight decay is "
             f"decoupled by definition. Expected decoupled, or another optimizer, such as adam."
         )
     ours: dict[str, Any] = {}
-    if coupled and config.weight_decay:
-        ours["coupled_weight_decay"] = config.weight_decay
+    if config.weight_decay and not of_keras:
+        ours[f"{config.decay}_weight_decay"] = config.weight_decay
     if config.bias_learning_rate_factor != 1:
         ours["bias_learning_rate_factor"] = config.bias_learning_rate_factor
     if config.weight_decay and not config.decay_biases:
@@ -86,7 +86,7 @@ def build_optimizer(
     try:
         return (EXTENDED if ours else known)[name](
             learning_rate=learning_rate,
-            weight_decay=None if coupled else config.weight_decay,
+            weight_decay=config.weight_decay if of_keras else None,
             **ours,
             **config.options,
         )
@@ -115,16 +115,18 @@ def _check_options(config: OptimizerConfig, optimizer_class: Any) -> None:
 
 
 def _extended(optimizer_class: Any) -> Any:
-    """A Keras optimizer with the papers' weight decay and a step size of its own for biases.
+    """A Keras optimizer with other kinds of weight decay and a step size of its own for biases.
 
     Its name stays Keras', by which the library knows optimizers that it has to refuse.
 
     Args (beyond those of the Keras class):
         coupled_weight_decay: Times the weight, added to its gradient: behind clipping and before
             momentum, as in PyTorch (where `clip_grad_norm_` comes before `optimizer.step`).
+        per_step_weight_decay: The share of each weight that an update takes before its step,
+            whatever the learning rate (Akrout et al. 2019, eq. 16).
         bias_learning_rate_factor: Step size of biases over that of other weights. Decoupled decay
             has the full rate.
-        decay_biases: Whether either decay takes of biases and of BatchNorm's scale and offset.
+        decay_biases: Whether decay takes of biases and of BatchNorm's scale and offset.
     """
 
     class Extended(optimizer_class):
@@ -132,12 +134,15 @@ def _extended(optimizer_class: Any) -> Any:
             self,
             *arguments: Any,
             coupled_weight_decay: float | None = None,
+            per_step_weight_decay: float | None = None,
             bias_learning_rate_factor: float = 1.0,
             decay_biases: bool = True,
             **options: Any,
         ) -> None:
             super().__init__(*arguments, **options)
-            self.coupled_weight_decay = coupled_weight_decay  # read by the library
+            # Both are read by the library.
+            self.coupled_weight_decay = coupled_weight_decay
+            self.per_step_weight_decay = per_step_weight_decay
             self.bias_learning_rate_factor = bias_learning_rate_factor
             self.decay_biases = decay_biases
             if not decay_biases:
@@ -154,6 +159,10 @@ def _extended(optimizer_class: Any) -> Any:
             if self.coupled_weight_decay and self._use_weight_decay(variable):
                 weight = tf.convert_to_tensor(variable)
                 gradient = tf.cast(gradient, weight.dtype) + self.coupled_weight_decay * weight
+            if self.per_step_weight_decay and self._use_weight_decay(variable):
+                self.assign_sub(
+                    variable, self.per_step_weight_decay * tf.convert_to_tensor(variable)
+                )
             if self._get_variable_index(variable) in self._biases:
                 learning_rate = learning_rate * self.bias_learning_rate_factor
             super().update_step(gradient, variable, learning_rate)
@@ -162,6 +171,7 @@ def _extended(optimizer_class: Any) -> Any:
             return {
                 **super().get_config(),
                 "coupled_weight_decay": self.coupled_weight_decay,
+                "per_step_weight_decay": self.per_step_weight_decay,
                 "bias_learning_rate_factor": self.bias_learning_rate_factor,
                 "decay_biases": self.decay_biases,
             }

@@ -173,7 +173,7 @@ def test_without_decay_for_b_the_law_would_not_hold() -> None:
 
 
 def coupled(optimizer_class: Any) -> Any:
-    """An optimizer class with the papers' decay, as the callback expects it of users."""
+    """An optimizer class with PyTorch's decay, as the callback expects it of users."""
 
     class Coupled(optimizer_class):
         def __init__(self, *arguments: Any, coupled_weight_decay: float, **options: Any) -> None:

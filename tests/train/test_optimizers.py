@@ -58,6 +58,15 @@ def test_options_go_to_keras_by_their_names() -> None:
             {"name": "adamw", "weight_decay": 0.1, "decay": "coupled"},
             "optimizer.decay is coupled and optimizer.name adamw, whose weight decay is decoupled",
         ),
+        (
+            {"name": "muon", "weight_decay": 0.1, "decay": "per_step"},
+            "optimizer.decay is per_step and optimizer.name muon, whose weight decay is decoupled",
+        ),
+        (
+            {"weight_decay": 1.0, "decay": "per_step"},
+            "optimizer.decay is per_step and optimizer.weight_decay 1.0, which would leave nothing",
+        ),
+        ({"weight_decay": -0.1, "decay": "per_step"}, "optimizer.weight_decay is -0.1."),
     ],
 )
 def test_mistake_is_told_in_one_sentence(options: dict[str, Any], expected: str) -> None:
@@ -163,9 +172,71 @@ def test_coupled_decay_waits_while_gradients_accumulate() -> None:
     np.testing.assert_allclose(weight.numpy(), START - RATE * gradient, rtol=0, atol=1e-6)
 
 
+# --- decay per step -----------------------------------------------------------------------------
+
+DROP = ScheduleConfig(name="piecewise", boundaries_epochs=(0.4,))  # at step 8 of 20
+
+
+def per_step(**options: Any) -> Any:
+    return build(weight_decay=0.01, decay="per_step", **options)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_decay_per_step_is_the_papers_equation_whatever_the_schedule_does(momentum: float) -> None:
+    """`w <- w - lr * step - decay * w`, in double precision (Akrout et al. 2019, eq. 16)."""
+    weight, velocity = START.astype("float64"), 0.0
+    for step, gradient in enumerate(GRADIENTS.astype("float64")):
+        velocity = momentum * velocity - (RATE if step < 8 else RATE / 10) * gradient
+        weight = weight + velocity - 0.01 * weight
+    found = trained(per_step(schedule=DROP, options={"momentum": momentum}))
+    np.testing.assert_allclose(found, weight, rtol=0, atol=1e-6)
+
+
+def test_decay_per_step_takes_its_share_once_an_update_under_adam_and_accumulation() -> None:
+    options = {"gradient_accumulation_steps": 4}
+    optimizer, weight = build(name="adam", options=options), keras.Variable(START, name="kernel")
+    optimizer.build([weight])
+    expected = START.astype("float64")
+    for number, gradient in enumerate(GRADIENTS, 1):
+        before = weight.numpy()
+        optimizer.apply([tf.constant(gradient)], [weight])
+        if number % 4 == 0:  # Adam's update is of the gradients alone
+            expected = expected * (1 - 0.01) + (weight.numpy() - before)
+    decayed = trained(per_step(name="adam", options=options))
+    np.testing.assert_allclose(decayed, expected, rtol=0, atol=1e-6)
+    assert np.abs(decayed - weight.numpy()).max() > 0.01
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_the_gap_of_kolen_pollack_falls_by_one_minus_decay_a_step(name: str) -> None:
+    options = {"momentum": 0.9} if name == "sgd" else {}
+    optimizer = per_step(name=name, schedule=DROP, options=options)
+    model = keras.Sequential(
+        [keras.Input((5,)), tfwm.layers.FeedbackDense(4, rule="kolen_pollack", name="dense")]
+    )
+    model.compile(optimizer, "mse", jit_compile=False)
+    layer = model.layers[0]
+    first = layer.feedback_kernel.numpy() - layer.kernel.numpy()
+    start = layer.kernel.numpy()
+    inputs, targets = random.normal(size=(20, 5)), random.normal(size=(20, 4))
+    history = model.fit(
+        inputs,
+        targets,
+        batch_size=1,
+        verbose=0,
+        callbacks=[tfwm.callbacks.KolenPollack()],
+    ).history
+    law = (1 - 0.01) ** 20
+    gap = layer.feedback_kernel.numpy() - layer.kernel.numpy()
+    np.testing.assert_allclose(gap, law * first, rtol=0, atol=1e-6)
+    assert np.abs(layer.kernel.numpy() - start).max() > 0.1
+    assert history["feedback_gap"] == pytest.approx([law], rel=1e-5)
+    assert history["feedback_gap_predicted"] == pytest.approx([law], rel=1e-5)
+
+
 # --- W and B, biases, replicas ------------------------------------------------------------------
 
-KINDS = {"coupled": {"decay": "coupled"}, "decoupled": {"decay": "decoupled"}}
+KINDS = {kind: {"decay": kind} for kind in ("coupled", "decoupled", "per_step")}
 
 
 def network() -> keras.Model:
@@ -215,7 +286,7 @@ def test_biases_and_batch_norm_decay_only_if_asked_for(
 ) -> None:
     decay = {"weight_decay": 0.5, "decay_biases": decay_biases, **KINDS[kind]}
     left = after_step(strategy, gradient=0.0, **decay)
-    shrunk = (1 - 0.1 * 0.5) ** 2
+    shrunk = (1 - (0.5 if kind == "per_step" else 0.1 * 0.5)) ** 2
     assert left["kernel"] == pytest.approx(shrunk)
     assert left["feedback_kernel"] == pytest.approx(3 * shrunk)
     assert len(left) == 5
@@ -288,7 +359,8 @@ def test_xla_compiles_schedule_and_decay_to_the_same_training(schedule: Any) -> 
 def test_what_keras_can_do_is_left_to_its_own_class() -> None:
     sgd = keras.optimizers.SGD
     assert type(build(weight_decay=0.5)) is sgd
-    assert type(build(decay="coupled", decay_biases=False)) is sgd  # no decay at all
+    for kind in KINDS:
+        assert type(build(decay=kind, decay_biases=False)) is sgd  # no decay at all
     ours = coupled()
     assert isinstance(ours, sgd)
     assert type(ours).__name__ == "SGD"  # the library's refusals go by name

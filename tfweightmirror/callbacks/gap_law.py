@@ -15,20 +15,22 @@ from tfweightmirror.pathway import Pathway
 class GapLaw:
     """What one update makes of the gaps, in the terms of Keras' SGD.
 
-    With learning rate `r`: `gap <- (1 - r * decoupled) gap`; then, since the two gradients differ
-    by `coupled * gap` alone, `v <- momentum * v - r * coupled * gap` and `gap <- gap + v`
-    (Nesterov: `gap + momentum * v - r * coupled * gap`). Small rates and `coupled` with momentum mu
-    act as `decoupled = coupled / (1 - mu)`.
+    With learning rate `r`: `gap <- (1 - r * decoupled) (1 - per_step) gap`; then, since the two
+    gradients differ by `coupled * gap` alone, `v <- momentum * v - r * coupled * gap` and
+    `gap <- gap + v` (Nesterov: `gap + momentum * v - r * coupled * gap`). Small rates and `coupled`
+    with momentum mu act as `decoupled = coupled / (1 - mu)`.
 
     Args:
         decoupled: Decay of each pair, taken of the weights before the step.
         coupled: Decay of each pair, added to the gradients, which then differ by it times the gap.
+        per_step: Share of each pair that an update takes, whatever the learning rate.
         momentum: Of SGD. Without `coupled` it is of no account: equal gradients, equal momenta.
         nesterov: Whether it is Nesterov's.
     """
 
     decoupled: tuple[float, ...]
     coupled: tuple[float, ...]
+    per_step: tuple[float, ...]
     momentum: float = 0.0
     nesterov: bool = False
 
@@ -40,6 +42,7 @@ class GapLaw:
         return cls(
             decoupled=tuple(optimizer_internals.decay_of(optimizer, k) for k in kernels),
             coupled=coupled,
+            per_step=tuple(optimizer_internals.per_step_decay_of(optimizer, k) for k in kernels),
             momentum=optimizer.momentum if any(coupled) else 0.0,
             nesterov=optimizer.nesterov if any(coupled) else False,
         )
@@ -49,6 +52,7 @@ class GapLaw:
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Gaps and gaps of momenta, (pairs,) each, after one update at this learning rate."""
         gaps = gaps * (1.0 - rate * tf.constant(self.decoupled))
+        gaps = gaps * (1.0 - tf.constant(self.per_step))
         pull = rate * tf.constant(self.coupled) * gaps
         velocities = self.momentum * velocities - pull
         step = self.momentum * velocities - pull if self.nesterov else velocities

@@ -37,8 +37,13 @@ class KolenPollack(keras.callbacks.Callback):
     Akrout et al. 2019, eq. 13 to 18), in any optimizer whose update depends on gradient, state and
     learning rate alone.
 
-    Keras has no coupled decay, the papers' `gradient + weight_decay * weight`. An optimizer of your
-    own that adds it in `update_step` says so by an attribute `coupled_weight_decay`. The gap then
+    The paper's decay is decoupled and not scaled by the learning rate (Akrout et al. 2019, eq. 16
+    and 17): `w <- w - learning_rate * gradient - decay * w`, so that the gap is `(1 - decay)^t`.
+    Keras has none such: an optimizer of your own that takes it in `update_step`, before the step,
+    says so by an attribute `per_step_weight_decay`.
+
+    Nor has Keras coupled decay, PyTorch's `gradient + weight_decay * weight` (so Xiao et al. 2018).
+    An optimizer that adds it in `update_step` has an attribute `coupled_weight_decay`. The gap then
     has a momentum of its own: with `v` 0 at first, learning rate `r` and decay `d`,
     `v <- momentum * v - r * d * gap`, `gap <- gap + v` (Nesterov: `gap + momentum * v - r * d *
     gap`); without momentum that is the law above. It holds for SGD alone.
@@ -61,7 +66,7 @@ class KolenPollack(keras.callbacks.Callback):
     def __init__(self) -> None:
         super().__init__()
         self._pairs: list[Pathway] = []
-        self._law = GapLaw(decoupled=(), coupled=())
+        self._law = GapLaw(decoupled=(), coupled=(), per_step=())
         self._first_gaps: Any = None
         self._predicted: Any = None
         self._velocity: Any = None
@@ -242,6 +247,7 @@ def _check_pair(pathway: Pathway, optimizer: keras.optimizers.Optimizer) -> None
     decays = [
         optimizer_internals.decay_of(optimizer, v)
         or optimizer_internals.coupled_decay_of(optimizer, v)
+        or optimizer_internals.per_step_decay_of(optimizer, v)
         for v in (kernel, feedback)
     ]
     if decays[0] != decays[1]:

@@ -58,12 +58,14 @@ class OptimizerConfig:
         reference_batch_size: Global batch size, in images, for which `learning_rate` was chosen.
         schedule: How the learning rate changes.
         weight_decay: Decay of the weights, forward and feedback alike; null: none.
-        decay: `decoupled`: a step takes `learning_rate x weight_decay` of each weight. `coupled`
-            (the papers'): `weight_decay x weight` is added to its gradient, behind clipping and
-            before momentum. Under momentum m that is about decoupled `weight_decay / (1 - m)`.
+        decay: `decoupled` (Keras'): a step takes `learning_rate x weight_decay` of each weight.
+            `coupled` (PyTorch's, so Xiao et al. 2018): `weight_decay x weight` is added to its
+            gradient, behind clipping and before momentum; under momentum m that is about decoupled
+            `weight_decay / (1 - m)`. `per_step` (Akrout et al. 2019, eq. 16 and 17): a step takes
+            `weight_decay` of each weight, whatever the learning rate; below 1.
         decay_biases: Whether weight decay takes of biases and of BatchNorm's scale and offset too.
-        bias_learning_rate_factor: The step size of biases over that of weights. Decoupled decay
-            takes of both alike.
+        bias_learning_rate_factor: The step size of biases over that of weights. Decay that is not
+            coupled takes of both alike.
         options: The optimizer's other arguments by their Keras names, such as momentum, nesterov,
             beta_1, clipnorm.
     """
@@ -74,7 +76,7 @@ class OptimizerConfig:
     reference_batch_size: int = 256
     schedule: ScheduleConfig = ScheduleConfig()
     weight_decay: float | None = None
-    decay: Literal["decoupled", "coupled"] = "decoupled"
+    decay: Literal["decoupled", "coupled", "per_step"] = "decoupled"
     decay_biases: bool = True
     bias_learning_rate_factor: float = 1.0
     options: dict[str, OptionValue] = dataclasses.field(default_factory=dict)
@@ -83,4 +85,10 @@ class OptimizerConfig:
         positive("optimizer.learning_rate", self.learning_rate)
         at_least_one("optimizer.reference_batch_size", self.reference_batch_size)
         not_negative("optimizer.weight_decay", self.weight_decay)
+        if self.decay == "per_step" and (self.weight_decay or 0.0) >= 1:
+            raise UserError(
+                f"optimizer.decay is per_step and optimizer.weight_decay {self.weight_decay}, "
+                f"which would leave nothing of the weights after a step. Expected a share below "
+                f"1: the learning rate times the weight_decay of decoupled decay."
+            )
         positive("optimizer.bias_learning_rate_factor", self.bias_learning_rate_factor)
