@@ -1,5 +1,6 @@
 """What a conversion owes to a compiled model: its optimizer's state, its settings."""
 
+import gc
 import re
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 import tensorflow as tf
 
 import tfweightmirror as tfwm
-from tests.convert_helpers import chain, compiled, fit, images, vectors
+from tests.convert_helpers import assert_b_carries, chain, compiled, fit, images, vectors
+from tfweightmirror.compiled import optimizers_of
 
 optimizers = keras.optimizers
 
@@ -253,3 +255,105 @@ def test_checkpoints_follow_the_carried_over_optimizer(rule: str, tmp_path: Any)
     restored.assert_existing_objects_matched()
     for value, variable in zip(values, [*model.variables, *model.optimizer.variables], strict=True):
         assert np.array_equal(value, variable), variable.path
+
+
+class Two(keras.Model):
+    """Two networks, each with an optimizer of its own, as in a GAN."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = [
+            keras.Sequential([keras.Input((4,)), keras.layers.Dense(5), keras.layers.Dense(3)])
+            for _ in range(2)
+        ]
+        self.own = {"one": optimizers.Adam(0.01), "others": [(optimizers.SGD(0.1, momentum=0.9),)]}
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """One of them."""
+        return self.parts[0](inputs)
+
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """Each on its own."""
+        x, y = data
+        (sgd,) = self.own["others"][0]
+        for part, optimizer in zip(self.parts, (self.own["one"], sgd), strict=True):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean((part(x, training=True) - y) ** 2)
+            gradients = tape.gradient(loss, part.trainable_variables)
+            optimizer.apply(gradients, part.trainable_variables)
+        return {"loss": loss}
+
+
+def test_several_optimizers_go_on_as_if_nothing_had_happened() -> None:
+    plain, mirrored = (_two_trained() for _ in range(2))
+    tfwm.convert_model(mirrored, "kp")
+    for pathway in tfwm.pathways(mirrored):
+        pathway.feedback_kernel.assign(pathway.kernel)
+    train(plain)
+    train(mirrored)
+    for pathway in tfwm.pathways(mirrored):
+        assert np.array_equal(pathway.feedback_kernel, pathway.kernel), pathway.name
+    _assert_equal(_forward(mirrored), _forward(plain))
+    tfwm.strip_feedback(mirrored)
+    train(plain)
+    train(mirrored)
+    _assert_equal(mirrored.weights, plain.weights)
+    for one, other in zip(optimizers_of(mirrored), optimizers_of(plain), strict=True):
+        _assert_equal(one.variables, other.variables)
+
+
+def _two_trained() -> Two:
+    keras.utils.set_random_seed(5)
+    model = Two()
+    model.compile(run_eagerly=True)
+    train(model)
+    return model
+
+
+def test_optimizers_are_found_in_attributes_the_compiled_one_first_and_none_twice() -> None:
+    model = Two()
+    assert [type(each) for each in optimizers_of(model)] == [optimizers.Adam, optimizers.SGD]
+    sgd = optimizers_of(model)[1]
+    model.compile(sgd, "mse")
+    assert [type(each) for each in optimizers_of(model)] == [optimizers.SGD, optimizers.Adam]
+    # One inside another is the other's.
+    model.compile(optimizers.LossScaleOptimizer(sgd), "mse")
+    found = [type(each) for each in optimizers_of(model)]
+    assert found == [optimizers.LossScaleOptimizer, optimizers.Adam]
+    around = keras.Sequential([model])
+    assert {type(each) for each in optimizers_of(around)} == set(found)
+    assert optimizers_of(keras.Sequential()) == []
+
+
+def test_b_joins_the_optimizer_of_a_training_loop() -> None:
+    x, y = vectors()
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="d")])
+    optimizer = optimizers.Adam(0.01)
+
+    def step() -> None:
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((model(x, training=True) - y) ** 2)
+        variables = model.trainable_variables
+        optimizer.apply(tape.gradient(loss, variables), variables)
+
+    step()
+    layer = tfwm.convert_model(model, "kp").get_layer("d")
+    layer.feedback_kernel.assign(layer.kernel)
+    step()
+    assert np.array_equal(layer.feedback_kernel, layer.kernel)
+
+
+def test_the_model_itself_does_not_depend_on_the_garbage_collector() -> None:
+    """After gc.freeze() the collector shows no model; what it may hide is said."""
+    inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4), keras.layers.Dense(3)])
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4), inner])
+    for one in (inner, model):
+        fit(compiled(one), *vectors())
+    gc.freeze()
+    try:
+        with pytest.warns(UserWarning, match=r"gc\.freeze\(\) hides.*compile it again"):
+            tfwm.convert_model(model, "kp")
+    finally:
+        gc.unfreeze()
+    for one in (inner, model):
+        assert_b_carries(one, *vectors())

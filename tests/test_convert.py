@@ -696,6 +696,8 @@ def test_a_model_of_normalizations_and_embeddings_warns_of_nothing() -> None:
     model = keras.Sequential(
         [keras.Input((5,)), layers.Embedding(7, 4), layers.PReLU(), layers.Flatten(), dense(3)]
     )
+    # It holds the kernel of the layer inside it under a name of its own.
+    model.add(layers.SpectralNormalization(dense(3)))
     tfwm.convert_model(model, "fa")
 
 

@@ -1,5 +1,6 @@
 """Canary: every private hook of Keras and TensorFlow still does what this library relies on."""
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,13 @@ def test_an_untracked_weight_is_forgotten_by_the_layer_and_by_checkpoints() -> N
     assert not hasattr(layer, "new")
 
 
+def test_an_inner_layer_s_weight_is_not_the_wrapper_s_own() -> None:
+    wrapper = layers.SpectralNormalization(layers.Dense(3))
+    wrapper.build((None, 4))
+    assert wrapper.kernel is wrapper.layer.kernel
+    assert [w.name for w in internals.own_weights(wrapper)] == ["vector_u"]
+
+
 def test_a_layer_that_becomes_another_class_runs_its_methods() -> None:
     layer, x = dense(), np.ones((1, 4), "float32")
     output = layer(x).numpy()
@@ -158,6 +166,22 @@ def test_models_around_beside_and_inside_are_found() -> None:
     for model in (inner, outer, beside):
         assert any(model is one for one in found)
     assert not any(other is one for one in found)
+    gc.freeze()
+    try:
+        found = internals.models_holding(inner.layers, [outer, inner.layers[0], other])
+    finally:
+        gc.unfreeze()
+    assert len(found) == 1
+    assert found[0] is outer
+
+
+def test_optimizers_that_know_a_variable_are_found() -> None:
+    one, other = dense(), dense()
+    optimizers = [keras.optimizers.SGD() for _ in range(3)]
+    optimizers[0].build([one.kernel, other.kernel])
+    optimizers[1].build([other.kernel])
+    found = internals.optimizers_knowing([one.kernel])
+    assert [id(each) for each in found] == [id(optimizers[0])]
 
 
 def test_traces_of_methods_and_attributes_are_forgotten() -> None:
@@ -167,6 +191,7 @@ def test_traces_of_methods_and_attributes_are_forgotten() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.attribute = tf.function(lambda x: traced.append("attribute") or x)
+            self.listed = {"one": [tf.function(lambda x: traced.append("listed") or x)]}
 
         @tf.function
         def method(self, x: tf.Tensor) -> tf.Tensor:
@@ -177,14 +202,16 @@ def test_traces_of_methods_and_attributes_are_forgotten() -> None:
     for _ in range(2):
         for one in (layer, other):
             one.attribute(tf.ones(1))
+            one.listed["one"][0](tf.ones(1))
             one.method(tf.ones(1))
-    assert len(traced) == 4
+    assert len(traced) == 6
     internals.forget_traces(layer)
     traced.clear()
     for one in (layer, other):
         one.attribute(tf.ones(1))
+        one.listed["one"][0](tf.ones(1))
         one.method(tf.ones(1))
-    assert sorted(traced) == ["attribute", "method"]
+    assert sorted(traced) == ["attribute", "listed", "method"]
 
 
 def test_an_optimizer_can_be_built_again_with_its_own_variables_in_place(tmp_path: Path) -> None:

@@ -4,6 +4,9 @@ Without it a traced model goes on, in silence, with the backward pass it was tra
 """
 
 import dataclasses
+import gc
+import itertools
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -31,25 +34,101 @@ class Companion:
     same_gradient: bool
 
 
-def holders_of(layers: Iterable[keras.layers.Layer], *, carry_over: bool) -> list[keras.Model]:
-    """Living models with one of `layers` in them.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Holders:
+    """What has to be told of a change of layers.
+
+    Attributes:
+        models: Living models with one of the layers in them.
+        optimizers: Built optimizers whose state may have to be carried over, each with those
+            inside it and with a model in whose order it is to know its variables.
+    """
+
+    models: list[keras.Model]
+    optimizers: list[tuple[list[Any], keras.Model]]
+
+
+def optimizers_of(model: keras.Model) -> list[keras.optimizers.Optimizer]:
+    """Every Keras optimizer in the attributes of `model` and of the layers below it.
+
+    `model.optimizer` comes first. Lists, tuples and dicts are looked into. An optimizer inside
+    another (loss scaling, several in one) belongs to that, and is not listed.
+    """
+    found: dict[int, Any] = {}
+    own = getattr(model, "optimizer", None)
+    held = (value for _, layer in walk(model) for value in keras_internals.attributes_of(layer))
+    for value in itertools.chain([own], held):
+        if issubclass(type(value), keras.optimizers.Optimizer):
+            found[id(value)] = value
+    inside = {id(part) for optimizer in found.values() for part in _with_inner(optimizer)[1:]}
+    return [optimizer for optimizer in found.values() if id(optimizer) not in inside]
+
+
+def _with_inner(optimizer: Any) -> list[Any]:
+    """An optimizer and those inside it."""
+    inner = [getattr(optimizer, "inner_optimizer", None), *getattr(optimizer, "optimizers", ())]
+    return [optimizer, *(part for child in inner if child for part in _with_inner(child))]
+
+
+def holders_of(
+    model: keras.Model, layers: list[keras.layers.Layer], *, carry_over: bool
+) -> Holders:
+    """What has to be told when `layers` of `model` change.
 
     Args:
+        model: The model that is converted or stripped.
         layers: The layers that are to change.
-        carry_over: Whether their optimizers will have to be carried over to other variables.
+        carry_over: Whether optimizers will have to be carried over to other variables.
 
     Raises:
         ValueError: An optimizer keeps its state in a form that cannot be carried over.
+
+    Warns:
+        UserWarning: Models around or beside this one may be out of sight.
     """
-    holders = keras_internals.models_holding(layers)
-    for model in holders if carry_over else ():
-        for optimizer in _built_optimizers(model):
-            keras_internals.optimizer_state(optimizer)
-    return holders
+    if gc.get_freeze_count():
+        warnings.warn(
+            "gc.freeze() hides what lived before it: a compiled model around or beside "
+            f"'{model.name}' that shares its layers cannot be found, and would go on with the "
+            "backward pass that it was traced with. If there is one, compile it again after this "
+            "call.",
+            UserWarning,
+            stacklevel=3,
+        )
+    models = keras_internals.models_holding(layers, [layer for _, layer in walk(model)])
+    return Holders(models, _built_optimizers(models, model, layers) if carry_over else [])
+
+
+def _built_optimizers(
+    models: list[keras.Model], model: keras.Model, layers: list[keras.layers.Layer]
+) -> list[tuple[list[Any], keras.Model]]:
+    owners: dict[int, tuple[Any, keras.Model]] = {}
+    for holder in models:
+        for optimizer in optimizers_of(holder):
+            owners.setdefault(id(optimizer), (optimizer, holder))
+    # Those of a training loop of the user's own stand in no model's attributes.
+    weights = [weight for layer in layers for weight in layer.weights]
+    loose = [(each, model) for each in keras_internals.optimizers_knowing(weights)]
+    candidates = {id(optimizer): (optimizer, holder) for optimizer, holder in loose} | owners
+    inside = {id(p) for optimizer, _ in candidates.values() for p in _with_inner(optimizer)[1:]}
+    found = []
+    for optimizer, holder in candidates.values():
+        if not optimizer.built or id(optimizer) in inside:
+            continue
+        parts = [part for part in _with_inner(optimizer) if part.built]
+        try:
+            for part in parts:
+                keras_internals.optimizer_state(part)
+        except ValueError:
+            if id(optimizer) in owners:
+                raise
+            continue  # It may be a dead one, and Keras says which variable it does not know.
+        found.append((parts, holder))
+    return found
 
 
 def renew(
-    holders: Iterable[keras.Model],
+    holders: Holders,
     *,
     joining: Iterable[Companion] = (),
     leaving: Iterable[keras.Variable] = (),
@@ -60,35 +139,20 @@ def renew(
     stays. Losses, metrics and settings of `compile` are untouched.
 
     Args:
-        holders: Models whose layers have changed.
+        holders: What `holders_of` has found before the layers changed.
         joining: Trainable feedback kernels that are new.
         leaving: Variables that no layer has any more.
     """
     joining, gone = list(joining), {id(variable) for variable in leaving}
-    done: set[int] = set()
-    for model in holders:
+    for optimizers, model in holders.optimizers:
+        with model.distribute_strategy.scope():
+            _carry_over(optimizers, model, joining, gone)
+    for model in holders.models:
         for _, layer in walk(model):
             keras_internals.forget_traces(layer)
-        optimizers = _built_optimizers(model)
-        if optimizers and id(optimizers[0]) not in done:
-            done.add(id(optimizers[0]))
-            with model.distribute_strategy.scope():
-                _carry_over(optimizers, model, joining, gone)
         for name in ("train", "test", "predict"):
             if getattr(model, f"{name}_function", None) is not None:
                 getattr(model, f"make_{name}_function")(force=True)
-
-
-def _built_optimizers(model: keras.Model) -> list[Any]:
-    """The model's optimizer, if built, and those inside it (loss scaling, several in one)."""
-
-    def with_inner(optimizer: Any) -> list[Any]:
-        inner = [getattr(optimizer, "inner_optimizer", None), *getattr(optimizer, "optimizers", ())]
-        parts = [part for child in inner if child is not None for part in with_inner(child)]
-        return [optimizer, *parts] if optimizer.built else []
-
-    optimizer = getattr(model, "optimizer", None)
-    return [] if optimizer is None else with_inner(optimizer)
 
 
 def _carry_over(

@@ -28,7 +28,7 @@ def convert_model(
     change by a bit. The model may be unbuilt, built, compiled or trained; nested, shared and
     wrapped layers are found. A compiled model keeps its optimizer, with its state, and traces its
     functions again, and so does every other living model that shares a converted layer. B joins
-    the optimizers that know its W.
+    every optimizer that knows its W, several in one model's attributes included.
 
     What cannot be reached: a `tf.function` of your own that has already traced a call of the
     model, unless it is a method or an attribute of one of its layers. Make it after converting.
@@ -57,7 +57,8 @@ def convert_model(
             LoRA, that is a subclass of a supported layer, or whose equation has no matrix.
 
     Warns:
-        UserWarning: Recurrent layers, or others with matrices of their own, stay on backprop.
+        UserWarning: Recurrent layers, or others with matrices of their own, stay on backprop; or
+            models around this one are out of sight behind `gc.freeze()`.
     """
     _require_model(model)
     choice = Choice.of(rule)
@@ -71,7 +72,7 @@ def convert_model(
     if not targets:
         raise ValueError(nothing_to_convert(model, members))
     joins = any(target_rule.learns_by == "optimizer" for *_, target_rule in targets)
-    holders = compiled.holders_of([layer for _, layer, _ in targets], carry_over=joins)
+    holders = compiled.holders_of(model, [layer for _, layer, _ in targets], carry_over=joins)
     choice.warn_of_unsupported(members)
 
     with model.distribute_strategy.scope():
@@ -116,7 +117,7 @@ def strip_feedback(model: keras.Model) -> keras.Model:
                 "the model with a plain layer in its place, and copy the weights."
             )
     leaves = any(twins.companions(layer) for _, layer in found if layer.built)
-    holders = compiled.holders_of([layer for _, layer in found], carry_over=leaves)
+    holders = compiled.holders_of(model, [layer for _, layer in found], carry_over=leaves)
     leaving = [variable for _, layer in found for variable in twins.to_plain(layer)]
     for _, layer in walk(model):
         keras_internals.forget_after_build(layer)

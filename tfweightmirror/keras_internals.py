@@ -73,7 +73,10 @@ def adding_weights(layer: keras.layers.Layer) -> Iterator[None]:
 
 def own_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
     """The weights that `layer` itself has made, without those of the layers below it."""
-    return [*layer._trainable_variables, *layer._non_trainable_variables]
+    # A wrapper may hold an inner layer's weight under a name of its own, as SpectralNormalization.
+    below = {id(weight) for child in child_layers(layer) for weight in child.weights}
+    tracked = [*layer._trainable_variables, *layer._non_trainable_variables]
+    return [weight for weight in tracked if id(weight) not in below]
 
 
 def untrack(layer: keras.layers.Layer, weight: keras.Variable) -> None:
@@ -146,16 +149,43 @@ def forget_after_build(layer: keras.layers.Layer) -> None:
 # --- compiled models ---------------------------------------------------------------------------
 
 
-def models_holding(layers: Iterable[keras.layers.Layer]) -> list[keras.Model]:
-    """Every living model that has one of `layers` anywhere below it.
+def models_holding(
+    layers: Iterable[keras.layers.Layer], known: Iterable[keras.layers.Layer] = ()
+) -> list[keras.Model]:
+    """Every living model that has one of `layers` anywhere below it, those of `known` first.
 
     A layer does not know its owners, so this asks the garbage collector: a model around, or
-    beside, the one that is converted may have been compiled, too.
+    beside, the one that is converted may have been compiled, too. The collector does not show
+    everything (`gc.freeze`), so models that are known are not left to it.
     """
     wanted = {id(layer) for layer in layers}
+    models = {id(thing): thing for thing in (*known, *_living(keras.Model))}
+    return [
+        model
+        for model in models.values()
+        if isinstance(model, keras.Model)
+        and not wanted.isdisjoint(id(layer) for layer in model._flatten_layers())
+    ]
+
+
+def _living(cls: type) -> list[Any]:
     # `type(...)`, not isinstance: asking a lazy proxy for its class would load it.
-    models = [thing for thing in gc.get_objects() if issubclass(type(thing), keras.Model)]
-    return [model for model in models if wanted & {id(layer) for layer in model._flatten_layers()}]
+    return [thing for thing in gc.get_objects() if issubclass(type(thing), cls)]
+
+
+def attributes_of(layer: keras.layers.Layer) -> Iterator[Any]:
+    """The values of a layer's attributes; those in lists, tuples, sets and dicts one by one."""
+    seen: set[int] = set()
+
+    def values_in(value: Any) -> Iterator[Any]:
+        if not issubclass(type(value), (list, tuple, set, dict)):
+            yield value
+        elif id(value) not in seen:
+            seen.add(id(value))
+            for part in list(value.values() if isinstance(value, dict) else value):
+                yield from values_in(part)
+
+    return values_in(vars(layer))
 
 
 def forget_traces(layer: keras.layers.Layer) -> None:
@@ -164,8 +194,8 @@ def forget_traces(layer: keras.layers.Layer) -> None:
         for cls in type(layer).__mro__:
             if isinstance(vars(cls).get(name), _TracedFunction):
                 vars(cls)[name]._descriptor_cache.pop(layer, None)
-    for value in vars(layer).values():
-        if isinstance(value, _TracedFunction):
+    for value in attributes_of(layer):
+        if issubclass(type(value), _TracedFunction):
             vars(value).update(vars(value._clone(None)))
 
 
@@ -179,6 +209,16 @@ def _traced_methods(cls: type) -> tuple[str, ...]:
 
 
 # --- optimizers --------------------------------------------------------------------------------
+
+
+def optimizers_knowing(variables: Iterable[keras.Variable]) -> list[keras.optimizers.Optimizer]:
+    """Every living optimizer that keeps state for one of `variables`: those of training loops."""
+    wanted = {id(variable) for variable in variables}
+    return [
+        optimizer
+        for optimizer in _living(keras.optimizers.Optimizer)
+        if optimizer.built and not wanted.isdisjoint(map(id, known_variables(optimizer)))
+    ]
 
 
 def known_variables(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
