@@ -14,13 +14,14 @@ BROWSER_STAMP := $(VENV)/browser-installed
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test slow tpu-check browser-check lint types bench clean
+.PHONY: help setup quickstart test slow keras-suite tpu-check browser-check lint types bench clean
 
 help:
 	@echo 'make setup       .venv with everything the project needs (the other targets do it too)'
 	@echo 'make quickstart  five ways of learning on real digits, in under two minutes'
 	@echo 'make test        the test suite without the slow tests'
 	@echo 'make slow        the slow tests'
+	@echo 'make keras-suite  the layer tests of Keras on the feedback twins (KERAS_SOURCE=, RULE=)'
 	@echo 'make tpu-check   train and mirror steps compiled for a TPU (none is needed; x86 Linux)'
 	@echo 'make browser-check  TensorBoard in a real browser (needs chromium and chromedriver)'
 	@echo 'make lint types  ruff; mypy --strict'
@@ -33,14 +34,20 @@ quickstart: $(STAMP)
 	@$(BIN)/python -m train.quickstart
 
 # Two test workers share two cores: one TensorFlow thread each.
-test slow: export TF_NUM_INTRAOP_THREADS = 1
-test slow: export TF_NUM_INTEROP_THREADS = 1
+test slow keras-suite: export TF_NUM_INTRAOP_THREADS = 1
+test slow keras-suite: export TF_NUM_INTEROP_THREADS = 1
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest -q
 
 slow: $(STAMP)
 	@$(BIN)/python -m pytest -q -m slow
+
+# The installed Keras brings its tests, or KERAS_SOURCE names a checkout. RULE=fa: that rule alone.
+keras-suite: $(STAMP)
+	@KERAS_SOURCE="$(or $(KERAS_SOURCE),$$($(BIN)/python -c \
+	    'import sysconfig; print(sysconfig.get_path("purelib"))'))" \
+	    $(BIN)/python -m pytest -q -m '' tests/keras_suite $(if $(RULE),-k Test_$(RULE))
 
 # One program at a time. With the compiler named, its absence is a failure, not a reason to skip.
 tpu-check: export TPU_CHECK_PYTHON = $(TPU_VENV)/bin/python
