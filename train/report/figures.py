@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from train.report.groups import TEST_ERROR, TRAIN_ERROR, Estimate, Group
-from train.report.published import OUTPUT_ANGLE, Published
+from train.report.published import HIDDEN_DELTA_ANGLE, INPUT_ANGLE, OUTPUT_ANGLE, Published
 
 COLUMNS = 4
 MAX_IN_LEGEND = 8
@@ -51,8 +51,8 @@ LAYER_MEASURES = (
         "weight angle (degrees)",
         "Angle between W and what carries the error back, at the end of every epoch, a line a "
         "layer; dotted: just before a mirror step. The layer at the input sends no error back: its "
-        "angle has no effect. Circles are published angles of the output layer. Under backprop W "
-        "itself carries the error.",
+        "angle has no effect. Circles are published angles, of the layers at input and output. "
+        "Under backprop W itself carries the error.",
     ),
     LayerMeasure(
         "delta_angle",
@@ -65,6 +65,13 @@ LAYER_MEASURES = (
     LayerMeasure("magnitude", "Magnitude", "mean |W|", "Mean absolute value of a layer's weights."),
     LayerMeasure("sparsity", "Sparsity", "sparsity of W", "Sparsity of a layer's weights."),
 )
+
+
+PUBLISHED_ANGLES = {
+    "weight_angle": {INPUT_ANGLE: 0, OUTPUT_ANGLE: -1},
+    "delta_angle": {HIDDEN_DELTA_ANGLE: 0},
+}
+"""Measure to the published angles beside it, and the place of their layer."""
 
 
 def draw_learning_curves(groups: Sequence[Group], beside: Beside, stem: Path) -> None:
@@ -128,6 +135,8 @@ def draw_layers(groups: Sequence[Group], measure: LayerMeasure, beside: Beside, 
         axis.remove()
     if measure.name == "norm_ratio":
         _spread_ratios(axes[0, 0])
+    if measure.is_angle:
+        _show_angles(axes[0, 0])
     for row in axes:
         row[0].set_ylabel(measure.unit)
     _explain_layers(figure, axes, [group.layers(measure.name) for group in shown])
@@ -161,15 +170,12 @@ def _draw_panel(
         _draw_line(axis, group, f"{measure.name}/{layer}", color=colour, linewidth=1.8)
         if layer in group.layers(before):
             _draw_line(axis, group, f"{before}/{layer}", color=colour, linewidth=1.1, linestyle=":")
-    if measure.name == "weight_angle":
+    for angle, place in PUBLISHED_ANGLES.get(measure.name, {}).items():
         for cell in published:
-            for epoch, value in _while_ours_ran(cell, OUTPUT_ANGLE, group):
-                axis.plot([epoch], [value.mean], **_circle_style(colours[-1]))
+            for epoch, value in _while_ours_ran(cell, angle, group):
+                axis.plot([epoch], [value.mean], **_circle_style(colours[place]))
     axis.set_title(_in_lines(group.label), fontsize=10)
     _dress_epochs(axis, group.epochs)
-    if measure.is_angle:
-        axis.set_ylim(-3, 95)
-        axis.set_yticks(range(0, 91, 15))
 
 
 def _draw_line(axis: Any, group: Group, measure: str, **style: Any) -> None:
@@ -214,6 +220,14 @@ def _spread_ratios(axis: Any) -> None:
     if min(values) > 0 and max(values) > 10 * min(values):
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+
+
+def _show_angles(axis: Any) -> None:
+    """From 0 to a right angle, and as far as any angle goes; the panels share it."""
+    lines = [line for panel in axis.figure.axes for line in panel.lines]
+    top = max(95.0, *(value + 3 for line in lines for value in line.get_ydata()))
+    axis.set_yticks(range(0, int(top), 15))
+    axis.set_ylim(-3, top)
 
 
 def _explain_layers(figure: Any, axes: Any, layers: Sequence[list[str]]) -> None:

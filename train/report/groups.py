@@ -26,6 +26,15 @@ RULES = {
 """Rule to its aliases; usf, frsf and brsf are sign-symmetries of their own."""
 
 TEST_ERROR, TRAIN_ERROR = "test_error_percent", "train_error_percent"
+TOP_5_ERROR = "top_5_error_percent"
+BEST_ERROR = "best_test_error_percent"
+"""Smallest test error up to an epoch: chosen on the test images, for numbers that were, too."""
+
+_ACCURACY_OF = {
+    TEST_ERROR: "val_accuracy",
+    TRAIN_ERROR: "accuracy",
+    TOP_5_ERROR: "val_top_5_accuracy",
+}
 
 
 class Estimate(NamedTuple):
@@ -68,7 +77,8 @@ class Group:
             for name in self.runs[0].epochs[-1]
             if name != "epoch" and all(name in run.epochs[-1] for run in self.runs)
         ]
-        return [TEST_ERROR, TRAIN_ERROR, *common]
+        errors = [error for error, accuracy in _ACCURACY_OF.items() if accuracy in common]
+        return [*errors, *common]
 
     def layers(self, measure: str) -> list[str]:
         """Layers that have a measure, from input to output."""
@@ -77,6 +87,9 @@ class Group:
 
     def at(self, measure: str, epoch: int) -> Estimate | None:
         """The mean at an epoch; None unless every run has the measure there."""
+        if measure == BEST_ERROR:
+            until = [[value_of(line, TEST_ERROR) for line in r.epochs[:epoch]] for r in self.runs]
+            return estimate([min(v for v in values if v is not None) for values in until])
         values = [value_of(run.epochs[epoch - 1], measure) for run in self.runs]
         known = [value for value in values if value is not None]
         return estimate(known) if len(known) == len(values) else None
@@ -183,8 +196,5 @@ def _what_differs(config: dict[str, Any], others: Sequence[dict[str, Any]]) -> l
 
 def value_of(line: dict[str, float], measure: str) -> float | None:
     """A measure in a line of metrics.jsonl; errors are worked out from accuracies."""
-    if measure == TEST_ERROR:
-        return 100 * (1 - line["val_accuracy"])
-    if measure == TRAIN_ERROR:
-        return 100 * (1 - line["accuracy"])
-    return line.get(measure)
+    accuracy = line.get(_ACCURACY_OF.get(measure, ""))
+    return line.get(measure) if accuracy is None else 100 * (1 - accuracy)

@@ -8,7 +8,16 @@ from typing import Any
 
 import yaml
 
-from train.report.groups import TEST_ERROR, Estimate, Group, data_name
+from train.report.bounds import Bound
+from train.report.groups import (
+    BEST_ERROR,
+    TEST_ERROR,
+    TOP_5_ERROR,
+    TRAIN_ERROR,
+    Estimate,
+    Group,
+    data_name,
+)
 
 FOLDER = Path(__file__).parents[1] / "published"
 
@@ -25,9 +34,9 @@ class Published:
         settings: Dotted key to the value behind the numbers; a run may differ, and it is said.
         epochs: How long was trained; None where the source does not say.
         runs: How many; None where the source does not say.
-        measures: Measure to epoch to mean and standard error. Errors are test errors in per cent,
-            angles those of the output layer in degrees; the last epoch is `epochs`, or 0 if that
-            is not known.
+        measures: Measure to epoch to mean and standard error, in per cent and degrees; the last
+            epoch is `epochs`, or 0 if that is not known.
+        bounds: What is said of a figure whose numbers are not printed.
         scale_note: What else differs, or is not known.
     """
 
@@ -39,6 +48,7 @@ class Published:
     epochs: int | None
     runs: int | None
     measures: dict[str, dict[int, Estimate]]
+    bounds: tuple[Bound, ...]
     scale_note: str
 
     def is_beside(self, config: dict[str, Any]) -> bool:
@@ -46,7 +56,8 @@ class Published:
         if self.match is None:
             return False
         plain = _plain(config) | {"data.name": data_name(config)}
-        return all(plain.get(key) in values for key, values in self.match.items())
+        match = {**UNMODIFIED, **self.match}
+        return all(plain.get(key) in values for key, values in match.items())
 
     def beside(self, measure: str, epoch: int) -> tuple[int, Estimate] | None:
         """Epoch and number to put beside ours: of the same epoch if there is one, or the last."""
@@ -89,10 +100,10 @@ def _cell(entry: dict[str, Any], table: dict[str, Any]) -> Published:
         for theirs, ours in MEASURES.items()
         if theirs in entry
     }
-    if "accuracy" in entry:
-        measures[TEST_ERROR] = {
-            at: Estimate(100 - value, None) for at, value in entry["accuracy"].items()
-        }
+    for theirs, ours in ACCURACIES.items():
+        if theirs in entry:
+            values = _by_epoch(entry[theirs], epochs)
+            measures[ours] = {at: Estimate(100 - value, None) for at, value in values.items()}
     own_match = entry.get("match", {})
     notes = [table.get("scale_note"), entry.get("scale_note")]
     return Published(
@@ -104,17 +115,28 @@ def _cell(entry: dict[str, Any], table: dict[str, Any]) -> Published:
         epochs=epochs,
         runs=table.get("runs"),
         measures=measures,
+        bounds=tuple(Bound(**bound) for bound in entry.get("bounds", ())),
         scale_note="; ".join(note for note in notes if note),
     )
 
 
-OUTPUT_ANGLE = "output_angle"
+OUTPUT_ANGLE, INPUT_ANGLE = "output_angle", "input_angle"
+HIDDEN_DELTA_ANGLE = "hidden_delta_angle"
 MEASURES = {
     "error": TEST_ERROR,
-    "top_5_error": "top_5_error_percent",
-    "train_error": "train_error_percent",
+    "top_5_error": TOP_5_ERROR,
+    "train_error": TRAIN_ERROR,
     OUTPUT_ANGLE: OUTPUT_ANGLE,
+    INPUT_ANGLE: INPUT_ANGLE,
+    HIDDEN_DELTA_ANGLE: HIDDEN_DELTA_ANGLE,
 }
+ACCURACIES = {"accuracy": TEST_ERROR, "train_accuracy": TRAIN_ERROR, "best_accuracy": BEST_ERROR}
+UNMODIFIED: dict[str, list[Any]] = {
+    "feedback.last_layer": [None],
+    "feedback.layers": [{}],
+    "feedback.only_last_layer_learns": [False],
+}
+"""What makes of a rule another experiment; a published cell has it only if its `match` says so."""
 
 
 def _by_epoch(value: Any, epochs: int | None) -> dict[int, Any]:

@@ -3,24 +3,45 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from train.report.figures import Beside
-from train.report.groups import TEST_ERROR, TRAIN_ERROR, Estimate, Group
-from train.report.published import OUTPUT_ANGLE, Published
+from train.report.groups import (
+    BEST_ERROR,
+    TEST_ERROR,
+    TOP_5_ERROR,
+    TRAIN_ERROR,
+    Estimate,
+    Group,
+)
+from train.report.published import HIDDEN_DELTA_ANGLE, INPUT_ANGLE, OUTPUT_ANGLE, Published
 
 Table = list[list[str]]
 """Rows of cells; the first row is the head."""
 
 SAMPLES = "mirror_samples_per_image"
+ERRORS = {
+    TEST_ERROR: "test error, %",
+    TOP_5_ERROR: "top-5 error, %",
+    TRAIN_ERROR: "training error, %",
+    BEST_ERROR: "smallest test error of all epochs, %",
+}
+"""Error to the head of its column."""
+PLACES = {
+    OUTPUT_ANGLE: ("weight_angle", -1),
+    INPUT_ANGLE: ("weight_angle", 0),
+    HIDDEN_DELTA_ANGLE: ("delta_angle", 0),
+}
+"""Published angle to our measure and the place of its layer."""
 
 
 def results(groups: Sequence[Group], beside: Beside) -> Table:
     """A row a group: errors at the last epoch, beside the published ones."""
     samples = any(group.layers(SAMPLES) for group in groups)
-    head = ["", "runs", "epochs", "test error, %", "published, %", "training error, %"]
+    more = [e for e in (TOP_5_ERROR, TRAIN_ERROR) if any(g.last(e) for g in groups)]
+    head = ["", "runs", "epochs", ERRORS[TEST_ERROR], "published, %", *(ERRORS[e] for e in more)]
     rows = [head + ["noise samples per image"] * samples]
     for group in groups:
         fired = [group.last(f"{SAMPLES}/{layer}") for layer in group.layers(SAMPLES)]
@@ -31,7 +52,7 @@ def results(groups: Sequence[Group], beside: Beside) -> Table:
                 str(group.epochs),
                 shown(group.last(TEST_ERROR)),
                 _all_published(beside[group.label], group),
-                shown(group.last(TRAIN_ERROR)),
+                *(shown(group.last(error)) for error in more),
                 *[f"{sum(value.mean for value in fired if value):.0f}"] * samples,
             ]
         )
@@ -47,6 +68,29 @@ def differences(groups: Sequence[Group], beside: Beside) -> Table:
             rows.append([group.label, f"{cell.source}, {cell.place}", cell.label, differing])
         if not beside[group.label]:
             rows.append([group.label, f"no published number for {group.task}", "", ""])
+    return rows
+
+
+def other_errors(groups: Sequence[Group], beside: Beside) -> Table:
+    """`ours / published` of errors but test errors; the head alone if none was published."""
+    pairs = [(group, cell) for group in groups for cell in beside[group.label]]
+    errors = [e for e in ERRORS if e != TEST_ERROR and any(e in c.measures for _, c in pairs)]
+    rows = [["", "published by", *(ERRORS[error] for error in errors)]]
+    for group, cell in pairs:
+        if any(error in cell.measures for error in errors):
+            both = [_ours_and_theirs(group, cell, error) for error in errors]
+            rows.append([group.label, cell.source, *both])
+    return rows
+
+
+def bounds(groups: Sequence[Group], beside: Beside) -> Table:
+    """A row for each bound that is stated of a figure; the head alone if there are none."""
+    rows = [["", "measure", "published", "ours, degrees", "holds"]]
+    for group in groups:
+        for cell in beside[group.label]:
+            for bound in cell.bounds:
+                measure = bound.measure.replace("_", " ")
+                rows.append([group.label, measure, bound.says, *bound.ours(group)])
     return rows
 
 
@@ -109,22 +153,26 @@ def write_csv(groups: Sequence[Group], beside: Beside, folder: Path) -> None:
     columns = [name for measure in measures for name in (measure, f"{measure} (s.e.)")]
     head = ["group", "runs", "seeds", "data_and_model"]
     theirs = ["published_test_error_percent", "published_epoch", "published_by", "differences"]
+    others = [error for error in ERRORS if error != TEST_ERROR]
     with (folder / "table.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow([*head, *theirs, "epoch", *columns])
+        writer.writerow([*head, *theirs, *(f"published_{e}" for e in others), "epoch", *columns])
         for group in groups:
-            cells = [c for c in beside[group.label] if c.beside(TEST_ERROR, group.epochs)]
-            numbers = [c.beside(TEST_ERROR, group.epochs) or (0, Estimate(0, None)) for c in cells]
+            cells = beside[group.label]
+            found = {
+                error: [cell.beside(error, group.epochs) for cell in cells] for error in ERRORS
+            }
             writer.writerow(
                 [
                     group.label,
                     len(group.runs),
                     " ".join(str(run.config["seed"]) for run in group.runs),
                     group.task,
-                    "; ".join(f"{value.mean:.6g}" for _, value in numbers),
-                    "; ".join(str(at or "last") for at, _ in numbers),
+                    _joined(found[TEST_ERROR], lambda _, value: f"{value.mean:.6g}"),
+                    _joined(found[TEST_ERROR], lambda at, _: str(at or "last")),
                     "; ".join(f"{c.source}, {c.place}" for c in cells),
                     " | ".join("; ".join(c.differences(group)) for c in cells),
+                    *(_joined(found[e], lambda _, value: f"{value.mean:.6g}") for e in others),
                     *_line(group, measures, group.epochs),
                 ]
             )
@@ -134,6 +182,11 @@ def write_csv(groups: Sequence[Group], beside: Beside, folder: Path) -> None:
         for group in groups:
             for epoch in range(1, group.epochs + 1):
                 writer.writerow([group.label, len(group.runs), *_line(group, measures, epoch)])
+
+
+def _joined(found: Sequence[Any], text: Callable[[int, Estimate], str]) -> str:
+    """One entry a published cell, `-` where it has no such number; empty if none has."""
+    return "; ".join(text(*each) if each else "-" for each in found) if any(found) else ""
 
 
 def _line(group: Group, measures: Sequence[str], epoch: int) -> list[Any]:
@@ -147,7 +200,7 @@ def _rounded(value: float | None) -> str:
 
 def _all_published(cells: Sequence[Published], group: Group) -> str:
     found = [text for text in (_published(cell, group) for cell in cells) if text]
-    return "; ".join(found) or f"none for {group.task}"
+    return "; ".join(found) or ("see below" if cells else f"none for {group.task}")
 
 
 def _published(cell: Published, group: Group) -> str:
@@ -155,14 +208,28 @@ def _published(cell: Published, group: Group) -> str:
     if found is None:
         return ""
     at, value = found
-    other = "" if at == group.epochs else f", epoch {at}" if at else ", epochs not said"
+    other = _epoch(at, group)
     differs = ", differs: see below" if cell.differences(group) else ""
     return f"{shown(value)} ({cell.source}{other}{differs})"
 
 
+def _epoch(at: int, group: Group) -> str:
+    """That a published number is of another epoch than ours."""
+    return "" if at == group.epochs else f", epoch {at}" if at else ", epochs not said"
+
+
+def _ours_and_theirs(group: Group, cell: Published, error: str) -> str:
+    found = cell.beside(error, group.epochs)
+    if found is None:
+        return ""
+    at, value = found
+    return f"{shown(group.last(error)) or 'not measured'} / {shown(value)}{_epoch(at, group)}"
+
+
 def _ours(group: Group, measure: str) -> str | None:
     """The name in our logs of a published measure."""
-    if measure != OUTPUT_ANGLE:
+    if measure not in PLACES:
         return measure
-    names = group.layers("weight_angle")
-    return f"weight_angle/{names[-1]}" if names else None
+    ours, place = PLACES[measure]
+    names = group.layers(ours)
+    return f"{ours}/{names[place]}" if names else None

@@ -10,14 +10,24 @@ from train.report import tables
 from train.report.figures import LAYER_MEASURES, Beside, draw_layers, draw_learning_curves
 from train.report.groups import TEST_ERROR, Group, gather, rule_of
 from train.report.pages import Heading, Part, Picture, to_html, to_markdown, to_text
-from train.report.published import OUTPUT_ANGLE, read_all
+from train.report.published import HIDDEN_DELTA_ANGLE, INPUT_ANGLE, OUTPUT_ANGLE, read_all
 from train.report.runs import LeftOut, find
 
 HOW = (
-    "Every number is that of the last epoch; none was chosen. Runs whose configurations differ in "
-    "the seed alone are one row: the mean, and in brackets the standard error. Errors are in per "
-    "cent of the images. Published numbers have theirs in brackets where it was published."
+    "Every number is that of the last epoch unless its column says otherwise. Runs whose "
+    "configurations differ in the seed alone are one row: the mean, and in brackets the standard "
+    "error. Errors are in per cent of the images. Published numbers have theirs in brackets where "
+    "it was published."
 )
+OVER_EPOCHS = {
+    "Test error over epochs, %": TEST_ERROR,
+    "Weight angle of the output layer, degrees": OUTPUT_ANGLE,
+    "Weight angle of the input layer (no error flows there), degrees": INPUT_ANGLE,
+    "Delta angle of the hidden layer, degrees; ours of a batch, theirs of one image": (
+        HIDDEN_DELTA_ANGLE
+    ),
+}
+"""Title to the measure of a table over epochs."""
 NOISES_OF_A_BASIS = ("orthogonal", "impulse")
 BALANCED = (
     "Under balanced noise (orthogonal, impulse) the weight angle is 0 by construction: a sweep "
@@ -79,11 +89,15 @@ def _results(groups: Sequence[Group], beside: Beside) -> list[Part]:
     if any(map(_is_balanced, groups)):
         parts.append(BALANCED)
     parts += [Heading("The published numbers"), tables.differences(groups, beside)]
-    for title, measure in (
-        ("Test error over epochs, % (ours / published)", TEST_ERROR),
-        ("Weight angle of the output layer, degrees (ours / published)", OUTPUT_ANGLE),
+    both = "(ours / published)"
+    for title, table in (
+        (f"Other errors {both}", tables.other_errors(groups, beside)),
+        *(
+            (f"{title} {both}", tables.over_epochs(groups, beside, measure))
+            for title, measure in OVER_EPOCHS.items()
+        ),
+        ("Bounds that are stated of figures", tables.bounds(groups, beside)),
     ):
-        table = tables.over_epochs(groups, beside, measure)
         if len(table) > 1:
             parts += [Heading(title, 3), table]
     return parts
