@@ -1,11 +1,13 @@
 """Trains by backprop, under impulses and by feedback alignment, and says which weights differ.
 
-A process of its own, `python -m tests.callbacks.bit_equality 1` (or 2, replicas): TensorFlow's
-deterministic operations, without which two equal runs may sum in two orders, are for good.
+A process of its own, `python -m tests.callbacks.bit_equality 2 1 4` (replicas, and every
+`steps_per_execution`): TensorFlow's deterministic operations, without which two equal runs may
+sum in two orders, are for good.
 """
 
 import json
 import sys
+from collections.abc import Sequence
 
 from tests import conftest  # noqa: F401  two logical devices, before TensorFlow starts
 
@@ -17,7 +19,7 @@ from tests.callbacks.training import compiled, convolutional, fit, weights
 from tfweightmirror.callbacks import WeightMirror
 
 
-def differing(replicas: int) -> dict[str, dict[str, float]]:
+def differing(replicas: int, steps_per_execution: Sequence[int]) -> dict[str, dict[str, float]]:
     """For each comparison with plain Keras backprop: largest difference of each weight."""
     tf.config.experimental.enable_op_determinism()
     strategy = tf.distribute.get_strategy()
@@ -35,9 +37,10 @@ def differing(replicas: int) -> dict[str, dict[str, float]]:
         return weights(model)
 
     report = {}
-    for steps in (1, 4):
+    for steps in steps_per_execution:
         plain = after_16_batches(None, steps)
-        for rule in ["weight_mirror", "feedback_alignment"][: 2 if steps == 1 else 1]:
+        control = ["feedback_alignment"] if steps == steps_per_execution[0] else []
+        for rule in ["weight_mirror", *control]:
             other = after_16_batches(rule, steps)
             assert other.keys() == plain.keys()
             report[f"{rule} {steps}"] = {
@@ -47,4 +50,5 @@ def differing(replicas: int) -> dict[str, dict[str, float]]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(differing(int(sys.argv[1]))))
+    replicas, *steps_per_execution = map(int, sys.argv[1:])
+    print(json.dumps(differing(replicas, steps_per_execution)))

@@ -44,21 +44,31 @@ def impulses(**options: Any) -> WeightMirror:
 # --- equal to backprop --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
-def test_an_epoch_under_impulses_is_an_epoch_of_backprop_to_the_bit(replicas: int) -> None:
+@pytest.mark.parametrize(
+    ("replicas", "steps_per_execution"),
+    [
+        (1, (1,)),
+        (2, (4,)),
+        *[pytest.param(replicas, (1, 4), marks=pytest.mark.slow) for replicas in (1, 2)],
+    ],
+)
+def test_an_epoch_under_impulses_is_an_epoch_of_backprop_to_the_bit(
+    replicas: int, steps_per_execution: tuple[int, ...]
+) -> None:
     # One process for all comparisons: its imports and traces are what takes time.
-    command = [sys.executable, "-m", "tests.callbacks.bit_equality", str(replicas)]
+    command = [sys.executable, "-m", "tests.callbacks.bit_equality"]
+    command += map(str, (replicas, *steps_per_execution))
     root = Path(__file__).parents[2]
     run = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr[-3000:]
     differences = json.loads(run.stdout.splitlines()[-1])
-    for steps_per_execution in (1, 4):
-        of_weights = differences[f"weight_mirror {steps_per_execution}"]
+    for steps in steps_per_execution:
+        of_weights = differences[f"weight_mirror {steps}"]
         assert len(of_weights) == 3 * 2 + 2 * 4  # kernels, biases; BatchNorms with statistics
-        assert of_weights == dict.fromkeys(of_weights, 0.0), steps_per_execution
+        assert of_weights == dict.fromkeys(of_weights, 0.0), steps
     # The control: where the error comes through another B, it is far more than rounding.
     for name in ("first/kernel", "second/kernel"):
-        assert differences["feedback_alignment 1"][name] > 1e-2, name
+        assert differences[f"feedback_alignment {steps_per_execution[0]}"][name] > 1e-2, name
 
 
 # --- schedules ----------------------------------------------------------------------------------

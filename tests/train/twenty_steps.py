@@ -1,10 +1,12 @@
-"""Twenty training steps under every rule, weights into a file: run by each strategy alike.
+"""Twenty training steps under some rules, weights into a file: run by each strategy alike.
 
-python -m tests.train.twenty_steps OUT.npz [arguments of `train fit`]
+python -m tests.train.twenty_steps OUT.npz RULE,RULE [arguments of `train fit`]
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
@@ -34,8 +36,8 @@ STEPS = [
 ]
 
 
-def train_all(out: Path, arguments: list[str]) -> None:
-    """Trains 2 epochs of 10 steps with every rule, and writes `<rule>/<weight number>`."""
+def train_all(out: Path, rules: Sequence[str], arguments: Sequence[str]) -> None:
+    """Trains 2 epochs of 10 steps with every one of `rules`; writes `<rule>/<weight number>`."""
     from train import fit as fit_module
     from train.command_line import parse
     from train.strategy import place
@@ -43,13 +45,14 @@ def train_all(out: Path, arguments: list[str]) -> None:
     results: dict[str, np.ndarray] = {}
     first, _ = parse(["fit", *STEPS, *arguments])
     placement = place(first)
-    fit_module.place = lambda _: placement  # a process can make its cluster once
-    for rule, options in RULES.items():
+    for rule in rules:
         directory = f"--run_directory={out.with_suffix('')}_{rule}"
         config, _ = parse(
-            ["fit", *STEPS, f"--feedback.rule={rule}", *options, directory, *arguments]
+            ["fit", *STEPS, f"--feedback.rule={rule}", *RULES[rule], directory, *arguments]
         )
-        finished = fit_module.fit(config)
+        # A process can make its cluster once.
+        with mock.patch.object(fit_module, "place", return_value=placement):
+            finished = fit_module.fit(config)
         for number, weight in enumerate(finished.model.weights):
             results[f"{rule}/{number}"] = np.asarray(weight)
         for name, values in finished.history.items():
@@ -63,4 +66,4 @@ if __name__ == "__main__":
     from train.start_up import load_tensorflow_quietly
 
     load_tensorflow_quietly()
-    train_all(Path(sys.argv[1]), sys.argv[2:])
+    train_all(Path(sys.argv[1]), sys.argv[2].split(","), sys.argv[3:])
