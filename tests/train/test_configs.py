@@ -148,7 +148,19 @@ def test_cells_of_one_table_differ_in_rule_mirror_mode_and_the_papers_rates_alon
         assert len(common) == 1, table
 
 
-@pytest.mark.parametrize("file", FILES, ids=name_of)
+def builds() -> list[Any]:
+    """Every file, those slow that have the network and the rule of a file before them."""
+    seen: set[tuple[str, str | None]] = set()
+    found = []
+    for file in FILES:
+        cell = (file.stem.split("_")[1], rule_in_name(file))
+        marks = [pytest.mark.slow] if cell in seen else []
+        found.append(pytest.param(file, id=name_of(file), marks=marks))
+        seen.add(cell)
+    return found
+
+
+@pytest.mark.parametrize("file", builds())
 def test_cell_builds_and_its_rule_accepts_its_optimizer(file: Path) -> None:
     config = resolved(file)
     model = network(config.model, config.data.name)

@@ -247,8 +247,18 @@ def test_training_entered_in_mid_epoch_takes_the_batches_that_are_left(
     assert int(loop.model.optimizer.iterations) == 1
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-@pytest.mark.parametrize("rule", ["bp", "fa", "usf", "frsf", "brsf", "kp", "urfb", "wm"])
+# Loss scaling must spare the mirror and scale what B gets from dW.
+KEPT = {"mixed_bfloat16": ("fa", "brsf", "wm"), "mixed_float16": ("bp", "kp", "wm")}
+
+
+@pytest.mark.parametrize(
+    ("rule", "policy"),
+    [
+        pytest.param(rule, policy, marks=() if rule in KEPT[policy] else pytest.mark.slow)
+        for rule in ("bp", "fa", "usf", "frsf", "brsf", "kp", "urfb", "wm")
+        for policy in KEPT
+    ],
+)
 def test_mixed_precision_trains_under_every_rule(
     batches: ArrayBatches, rule: str, policy: str
 ) -> None:

@@ -95,7 +95,13 @@ def test_mirror_cost_is_fan_in_over_batch_for_a_sweep_after_every_batch(tmp_path
     assert line["mirror_samples_per_image"] == pytest.approx(sum(expected.values()))
 
 
-@pytest.mark.parametrize("rule", ["backprop", "feedback_alignment", "kolen_pollack"])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "kolen_pollack",
+        *(pytest.param(r, marks=pytest.mark.slow) for r in ("backprop", "feedback_alignment")),
+    ],
+)
 def test_the_baseline_trains_the_last_layer_alone(tmp_path: Path, rule: str) -> None:
     def weights(*arguments: str) -> dict[str, np.ndarray]:
         config = parse(

@@ -5,12 +5,16 @@ import signal
 from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.train import killing
 from train.__main__ import main
+from train.checkpoint import Checkpoints, restore
 from train.command_line import parse
 from train.fit import fit
+from train.loop import Position
 from train.survival import TerminatedError
 
 SMALL = [
@@ -93,15 +97,22 @@ RULES = {
 MIRRORED = ["--strategy=mirrored", "--replicas=2"]
 
 
+def kept(rule: str, replicas: int) -> bool:
+    """Whether the default suite has it: the mirror, as replicas share it, and Kolen-Pollack."""
+    return (rule, replicas) in (("kp", 1), ("wm", 2))
+
+
 @pytest.mark.parametrize(
     ("rule", "strategy"),
     [
-        *[pytest.param(rule, [], id=f"{rule}-1") for rule in RULES],
-        *[pytest.param(rule, MIRRORED, id=f"{rule}-2") for rule in ("kp", "wm")],
-        *[
-            pytest.param(rule, MIRRORED, id=f"{rule}-2", marks=pytest.mark.slow)
-            for rule in ("brsf", "urfb", "fa")
-        ],
+        pytest.param(
+            rule,
+            MIRRORED if replicas == 2 else [],
+            id=f"{rule}-{replicas}",
+            marks=() if kept(rule, replicas) else pytest.mark.slow,
+        )
+        for replicas in (1, 2)
+        for rule in RULES
     ],
 )
 def test_run_asked_to_end_in_mid_epoch_goes_on_to_the_same_bits(
@@ -132,8 +143,31 @@ def damage(folder: Path, how: str) -> None:
         data.unlink()
 
 
-@pytest.mark.parametrize("how", ["bit", "short", "state", "gone"])
-def test_damaged_checkpoint_is_reported_and_the_one_before_it_used(
+every_damage = pytest.mark.parametrize("how", ["bit", "short", "state", "gone"])
+
+
+@every_damage
+def test_damaged_checkpoint_is_reported_and_the_one_before_it_found(
+    tmp_path: Path, how: str
+) -> None:
+    store, weight = Checkpoints(tmp_path, keep=3), tf.Variable(tf.range(100.0))
+    state = {"model/0/weight": weight}
+    before = store.save(state, Position(0, 1), step=1)
+    weight.assign(-weight)
+    newest = store.save(state, Position(0, 2), step=2)
+    damage(newest, how)
+    reports: list[str] = []
+    found = store.newest(reports.append)
+    assert found is not None
+    assert (found.folder, found.position) == (before, Position(0, 1))
+    assert [f"Checkpoint {newest} is damaged" in report for report in reports] == [True]
+    restore(found, state)
+    np.testing.assert_array_equal(weight, np.arange(100))
+
+
+@pytest.mark.slow
+@every_damage
+def test_run_whose_checkpoint_is_damaged_goes_on_from_the_one_before_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
 ) -> None:
     whole, ended = tmp_path / "whole", tmp_path / "ended"
