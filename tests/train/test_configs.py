@@ -21,7 +21,8 @@ from train.optimizers import build_optimizer
 from train.schedules import learning_rate_now
 
 REPOSITORY = Path(__file__).parents[2]
-# One folder a paper. The files beside the folders are examples, which may repeat a default.
+# One folder a paper, with its released logs, and one of our own runs. The files beside the folders
+# are examples, which may repeat a default.
 FILES = sorted((REPOSITORY / "configs").glob("*/*.yaml"))
 RULES = {
     "bp": "backprop",
@@ -82,10 +83,27 @@ def test_every_cell_that_the_papers_need_is_there() -> None:
         "mnist_mlp_ss",
         "cifar10_mlp_ss",
     }
-    for base in ("cifar10_resnet18", "imagenet_resnet18", "imagenet_resnet50"):
+    for base in ("imagenet_resnet18", "imagenet_resnet50"):
         expected |= {base} | {f"{base}_{rule}" for rule in RULES}
     expected |= {"mnist_mlp", "cifar10_mlp", "mnist_mlp_kp_paper", "mnist_mlp_wm_paper"}
     assert akrout == expected
+    ours = {file.stem for file in FILES if file.parent.name == "cifar10_resnet18"}
+    assert ours == {"cifar10_resnet18"} | {f"cifar10_resnet18_{rule}" for rule in RULES}
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_head_tells_paper_released_logs_and_ours_apart(file: Path) -> None:
+    sources = {
+        "paper": r"Akrout et al\. 2019( \(the paper[^)]*\))?,? .*ImageNet",
+        "logs": r"\(not the paper\)|not of the paper",
+        "ours": r"^Ours|our ResNet-18 runs",
+    }
+    ours = file.parent.name == "cifar10_resnet18" or file.stem.endswith("_paper")
+    source = "ours" if ours else "paper" if file.stem.startswith("imagenet") else "logs"
+    head = head_of(file)
+    assert re.search(sources.pop(source), head)
+    sources.pop("paper", None)  # logs and ours may refer to it
+    assert not [other for other, words in sources.items() if re.search(words, head)]
 
 
 @pytest.mark.parametrize("file", FILES, ids=name_of)
