@@ -15,6 +15,7 @@ from tfweightmirror.optimizer_internals import (
     same_update,
     share_gradients,
     velocity_of,
+    watch_updates,
 )
 
 O = keras.optimizers  # noqa: E741  # as `K` and `L` elsewhere
@@ -245,3 +246,42 @@ def test_keras_calls_the_hooks_in_every_update(hook: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(O.SGD, hook, lambda self, given: calls.append(hook) or stock(self, given))
     steps(network(), O.SGD(0.1, clipvalue=0.5), of_twins=1.0)
     assert len(calls) == 4
+
+
+# --- watching updates ---------------------------------------------------------------------------
+
+
+def test_watching_tells_what_moved_and_when() -> None:
+    model, told = network(), []
+    optimizer = O.LossScaleOptimizer(
+        O.SGD(O.schedules.ExponentialDecay(0.1, 1, 0.5), gradient_accumulation_steps=2)
+    )
+    variables = model.trainable_variables
+    undo = watch_updates(
+        optimizer,
+        lambda moved: told.append(moved),
+        lambda moved, *numbers: told.append((moved, *(float(n) for n in numbers))),
+    )
+    gradients = [None, *(tf.ones(v.shape) for v in variables[1:])]
+    overflow = [g if g is None else g * np.inf for g in gradients]
+    for given in (gradients, gradients, overflow):
+        with pytest.warns(UserWarning, match="Gradients do not exist"):
+            optimizer.apply(given, variables)
+    moved = {id(v.value) for v in variables[1:]}
+    assert told[::2] == [moved] * 3
+    rates = [0.1, 0.1 * 0.5, 0.1 * 0.25]  # of Keras' steps, accumulated ones included
+    expected = [(0, 0), (0, 1), (1, 1)]  # updates before and after
+    for (ids, rate, *updates), wanted, done in zip(told[1::2], rates, expected, strict=True):
+        assert ids == moved
+        assert rate == pytest.approx(wanted)
+        assert tuple(updates) == done
+    undo()
+    undo()  # Twice does no harm.
+    assert "apply" not in vars(optimizer)
+
+
+def test_velocity_of_a_variable_that_the_optimizer_does_not_know_is_none() -> None:
+    model = network()
+    optimizer = O.SGD(0.1, momentum=0.9)
+    optimizer.build(model.trainable_variables[:1])
+    assert velocity_of(optimizer, model.trainable_variables[-1]) is None

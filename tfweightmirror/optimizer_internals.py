@@ -3,11 +3,18 @@
 `tests/test_optimizer_internals.py` is their canary; pyproject.toml pins the range of Keras.
 """
 
+import functools
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
+
+
+def inner_of(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """The optimizer below loss scaling."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 def decay_of(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> float:
@@ -44,12 +51,19 @@ def per_step_decay_of(optimizer: keras.optimizers.Optimizer, variable: keras.Var
     return float(decay) if decay and optimizer._use_weight_decay(variable.value) else 0.0
 
 
+def any_decay_of(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> float:
+    """The decay of `variable` by whichever of the three ways `optimizer` has; 0.0 for none."""
+    ways = (decay_of, coupled_decay_of, per_step_decay_of)
+    return next((decay for way in ways if (decay := way(optimizer, variable))), 0.0)
+
+
 def velocity_of(
     optimizer: keras.optimizers.Optimizer, variable: keras.Variable
 ) -> keras.Variable | None:
-    """The momentum that an SGD optimizer keeps for `variable`; None before the first step."""
+    """The momentum that an SGD optimizer keeps for `variable`; None if it has none (yet)."""
     velocities = getattr(optimizer, "momentums", None)
-    return velocities[optimizer._get_variable_index(variable)] if velocities else None
+    place = optimizer._trainable_variables_indices.get(optimizer._var_key(variable))
+    return velocities[place] if velocities and place is not None else None
 
 
 def same_update(
@@ -59,6 +73,11 @@ def same_update(
     if isinstance(optimizer, keras.optimizers.Muon):
         return bool(optimizer._should_use_adamw(one) == optimizer._should_use_adamw(other))
     return True
+
+
+def _value(variable: Any) -> Any:
+    """TensorFlow's variable."""
+    return variable.value if isinstance(variable, keras.Variable) else variable
 
 
 def share_gradients(
@@ -85,7 +104,7 @@ def share_gradients(
         transform: Callable[[list[Any], list[Any]], list[Any]], grads: Any, variables: Any
     ) -> list[Any]:
         """`transform` of the gradients that are not a twin's, dealt to all."""
-        values = [v.value if isinstance(v, keras.Variable) else v for v in variables]
+        values = [_value(variable) for variable in variables]
         kept = [i for i, value in enumerate(values) if id(value) not in original_of]
         changed = transform([grads[i] for i in kept], [variables[i] for i in kept])
         by_value = {id(values[i]): gradient for i, gradient in zip(kept, changed, strict=True)}
@@ -99,19 +118,62 @@ def share_gradients(
 
         return list(zip(once(transform, grads, variables), variables, strict=True))
 
-    def apply_remembering(grads: Any, variables: Any) -> None:
+    def apply_shared(grads: Any, variables: Any) -> None:
         present.variables = variables
-        apply(grads, variables)
+        # Here already, so that accumulated gradients are equal, too.
+        apply(once(lambda kept, _: kept, grads, variables), variables)
 
     def clip_once(grads: Any) -> list[Any]:
         return once(lambda kept, _: list(clip(kept)), grads, present.variables)
 
     optimizer._all_reduce_sum_gradients = reduce_once
-    optimizer._backend_apply_gradients = apply_remembering
+    optimizer._backend_apply_gradients = apply_shared
     optimizer._clip_gradients = clip_once
 
     def undo() -> None:
         for name in ("_all_reduce_sum_gradients", "_backend_apply_gradients", "_clip_gradients"):
             optimizer.__dict__.pop(name, None)
+
+    return undo
+
+
+def watch_updates(
+    optimizer: keras.optimizers.Optimizer,
+    before: Callable[[set[int]], None],
+    after: Callable[[set[int], tf.Tensor, tf.Tensor, tf.Tensor], None],
+) -> Callable[[], None]:
+    """Be told of every update that `optimizer` makes, where it is made (or traced).
+
+    Args:
+        optimizer: A Keras optimizer (the outer one under loss scaling).
+        before: Given the ids of the TensorFlow variables that have a gradient.
+        after: Given these, the learning rate before the update, and updates done before and after
+            it: there is none while gradients accumulate, or after a loss-scale overflow.
+
+    Returns:
+        A function that undoes it.
+    """
+    inner, apply = inner_of(optimizer), optimizer.apply
+
+    @functools.wraps(apply)
+    def watched(grads: Any, trainable_variables: Any = None) -> Any:
+        grads = list(grads)
+        if trainable_variables is None:
+            variables = list(optimizer._trainable_variables)
+        else:
+            variables = trainable_variables = list(trainable_variables)
+        with_gradient = zip(grads, variables, strict=False)  # Keras says where they do not match
+        moved = {id(_value(v)) for gradient, v in with_gradient if gradient is not None}
+        before(moved)
+        rate = tf.cast(tf.convert_to_tensor(inner.learning_rate), tf.float32)
+        done = tf.convert_to_tensor(inner.iterations)
+        result = apply(grads, trainable_variables)
+        after(moved, rate, done, tf.convert_to_tensor(inner.iterations))
+        return result
+
+    optimizer.apply = watched
+
+    def undo() -> None:
+        optimizer.__dict__.pop("apply", None)
 
     return undo

@@ -222,7 +222,8 @@ class KolenPollack(FeedbackRule):
 
     Akrout et al. 2019, eq. 13 to 18: with equal decay the gap B - W dies out. Train with an
     optimizer that has `weight_decay`, and `tfweightmirror.callbacks.KolenPollack` to check it.
-    The two increments are two equal local products; the code evaluates the product once.
+    The two increments are two equal local products; the code evaluates the product once. Without
+    the callback B's gradient is one among the others, and counts in a norm over all of them.
     """
 
     name = "kolen_pollack"
@@ -240,7 +241,8 @@ class UpdatedRandomFeedback(FeedbackRule):
     """B is random and gets `epsilon` times the change of W (Amit 2019, URFB).
 
     `epsilon` scales the gradient, so with an optimizer that normalizes gradients (Adam, RMSprop,
-    Lion) every `epsilon` but 0 acts as 1: use SGD.
+    Lion) every `epsilon` but 0 acts as 1: use SGD. It is a gradient among the others: a norm over
+    all of them (`global_clipnorm`, or in a train step of your own) counts it.
 
     Args:
         epsilon: 1 is URFB, 0 is fixed random feedback; not negative.

@@ -59,24 +59,37 @@ class GapLaw:
         return gaps + step, velocities
 
 
-def first_velocities(optimizer: keras.optimizers.Optimizer, pairs: Sequence[Pathway]) -> tf.Tensor:
+def gaps(pairs: Sequence[Pathway]) -> tf.Tensor:
+    """|B - W|, (pairs,), float32."""
+    differences = [tf.convert_to_tensor(p.feedback_kernel - p.kernel) for p in pairs]
+    return tf.stack([tf.cast(tf.norm(difference), tf.float32) for difference in differences])
+
+
+def first_velocities(
+    optimizers: Sequence[keras.optimizers.Optimizer], pairs: Sequence[Pathway]
+) -> tf.Tensor:
     """The gaps of momenta over the gaps, (pairs,): not 0 where a training goes on.
 
     The recursion is linear and starts with a gap of momenta of 0, so the one stays a multiple of
     the other; under decoupled decay it stays 0.
     """
-    ratios = []
-    for pathway in pairs:
-        kernel, feedback = pathway.kernel, pathway.feedback_kernel
-        if not optimizer_internals.coupled_decay_of(optimizer, kernel):
-            ratios.append(tf.constant(0.0))
-            continue
-        gap = tf.convert_to_tensor(feedback) - tf.convert_to_tensor(kernel)
+    return tf.stack([_velocity_over_gap(optimizers, pathway) for pathway in pairs])
+
+
+def _velocity_over_gap(
+    optimizers: Sequence[keras.optimizers.Optimizer], pathway: Pathway
+) -> tf.Tensor:
+    kernel, feedback = pathway.kernel, pathway.feedback_kernel
+    for optimizer in optimizers:
         of_w, of_b = (optimizer_internals.velocity_of(optimizer, v) for v in (kernel, feedback))
-        velocity = tf.zeros_like(gap) if of_w is None else of_b - tf.convert_to_tensor(of_w)
-        along = tf.reduce_sum(gap * velocity)
-        ratios.append(tf.cast(tf.math.divide_no_nan(along, tf.reduce_sum(gap**2)), tf.float32))
-    return tf.stack(ratios)
+        coupled = optimizer_internals.coupled_decay_of(optimizer, kernel)
+        if coupled and of_w is not None and of_b is not None:
+            gap, velocity = (
+                tf.convert_to_tensor(b - w) for b, w in ((feedback, kernel), (of_b, of_w))
+            )
+            along = tf.reduce_sum(gap * velocity)
+            return tf.cast(tf.math.divide_no_nan(along, tf.reduce_sum(gap**2)), tf.float32)
+    return tf.constant(0.0)
 
 
 def angle_at_gap_deg(gap: float, w: float, b: float) -> float:

@@ -1,36 +1,27 @@
 """Callback that checks that Kolen-Pollack's law can hold, and whether it does."""
 
 import contextlib
+import functools
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from tfweightmirror import optimizer_internals
-from tfweightmirror.callbacks.gap_law import GapLaw, angle_at_gap_deg, first_velocities
+from tfweightmirror import keras_internals, optimizer_internals, twin_gradient
+from tfweightmirror.callbacks import gap_checks
+from tfweightmirror.callbacks.gap_follower import GapFollower
+from tfweightmirror.callbacks.gap_law import angle_at_gap_deg, first_velocities, gaps
 from tfweightmirror.callbacks.train_step import TrainStep
-from tfweightmirror.mirror.mirror_model import assign_on_replicas
+from tfweightmirror.compiled import optimizers_of
 from tfweightmirror.pathway import Pathway
-from tfweightmirror.rules import KolenPollack as KolenPollackRule
-from tfweightmirror.walk import pathways
-
-# Optimizers whose update depends on more than gradient, state and learning rate.
-_REFUSED = {
-    "Adafactor": "it scales the step by the weights' own size",
-    "Ftrl": "it computes weights anew from accumulated gradients",
-    "Lamb": "it scales the step by the weights' norm",
-    "LAMB": "it scales the step by the weights' norm",
-    "Lars": "it scales the step by the weights' norm",
-    "LARS": "it scales the step by the weights' norm",
-    "ScheduleFreeAdamW": "its weights are an average over its own history",
-    "MultiOptimizer": "it may send W and B to different optimizers",
-}
+from tfweightmirror.walk import walk
 
 
 class KolenPollack(keras.callbacks.Callback):
-    """Checks at the begin of training that the gap B - W must die out, and reports it.
+    """Checks, before anything trains, that the gap B - W must die out, and reports it.
 
     Under `kolen_pollack` B and W get the same step and the same decoupled weight decay, so
     `|B - W|_t = prod_t (1 - learning_rate_t * weight_decay) |B - W|_0` (Kolen and Pollack 1994;
@@ -48,34 +39,44 @@ class KolenPollack(keras.callbacks.Callback):
     `v <- momentum * v - r * d * gap`, `gap <- gap + v` (Nesterov: `gap + momentum * v - r * d *
     gap`); without momentum that is the law above. It holds for SGD alone.
 
-    At each epoch's end `logs` get `feedback_gap`, the largest measured `|B - W|_t / |B - W|_0` of
-    all pathways, and `feedback_gap_predicted`; where they part by more than 5 %, a warning says so
-    once.
+    At each epoch's end `logs` get `feedback_gap`, the measured `|B - W|_t / |B - W|_0` of the
+    pathway in which it is largest (of those that have been updated), and `feedback_gap_predicted`,
+    what the law says for that pathway. Measured and predicted are compared in every pathway; where
+    they part by more than 5 %, a warning says so once. `|B - W|_0` is that at the first batch.
+
+    A pair follows the optimizer that updates it: the model's, or, in a train step of your own, any
+    that is an attribute of the model or of a layer in it. Which one that is shows in the first
+    step, so what cannot be checked before is checked when that step is traced.
 
     The two gradients are one tensor: this callback lets it cross the network once under data
-    parallelism, and keeps it from counting twice in `global_clipnorm`.
+    parallelism, and keeps it from counting twice in `global_clipnorm`. In a train step of your own,
+    B's gradient is zeros while this callback is there, so that it does not count in a norm over all
+    gradients, either: the optimizer takes W's for it.
 
     Raises:
         ValueError: At the begin of training: no `kolen_pollack` layer, or none that trains, no or
             unequal weight decay, a regularizer or constraint on a kernel, an optimizer under which
-            the law cannot hold (Adafactor, Ftrl, LAMB, LARS, schedule-free AdamW, several
-            optimizers at once, coupled decay in others than SGD), averaged weights (`use_ema`), or
-            weights in 16 bits.
+            the law cannot hold (Adafactor, Ftrl, LAMB, LARS, schedule-free AdamW and what derives
+            from them, several optimizers at once, coupled decay in others than SGD), averaged
+            weights (`use_ema`), or weights in 16 bits; in the first step: an update of W without B,
+            or by an optimizer that is no attribute of the model.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._pairs: list[Pathway] = []
-        self._law = GapLaw(decoupled=(), coupled=(), per_step=())
         self._first_gaps: Any = None
         self._predicted: Any = None
         self._velocity: Any = None
+        self._gaps_before: Any = None
+        self._kernels_before: list[np.ndarray] = []
+        self._follower: Any = None
         self._warned = False
 
     def state(self) -> dict[str, tf.Variable]:
         """What a checkpoint of a running training must hold of this callback.
 
-        There from `on_train_begin` on; to be restored after it.
+        There from `on_train_begin` on; to be restored after it, and before the first batch.
         """
         return {
             "first_gaps": self._first_gaps,
@@ -85,13 +86,15 @@ class KolenPollack(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Check everything that the law needs."""
-        optimizer = _inner(self.model.optimizer)
-        self._pairs = _checked_pairs(self.model, optimizer)
-        self._law = GapLaw.of(optimizer, self._pairs)
+        self._pairs = gap_checks.pairs_of(self.model)
+        if self._steps_as_keras():
+            optimizer = optimizer_internals.inner_of(self.model.optimizer)
+            gap_checks.check_optimizer(optimizer, [p for p in self._pairs if p.kernel.trainable])
         self._warned = False
-        first = tf.ones(len(self._pairs)), first_velocities(optimizer, self._pairs)
+        self._gaps_before = gaps(self._pairs)
+        first = tf.ones(len(self._pairs)), self._first_velocities()
         with self.model.distribute_strategy.scope():
-            self._first_gaps = tf.Variable(self._gaps(), trainable=False)
+            self._first_gaps = tf.Variable(self._gaps_before, trainable=False)
             self._predicted, self._velocity = (
                 tf.Variable(
                     value,
@@ -100,30 +103,59 @@ class KolenPollack(keras.callbacks.Callback):
                 )
                 for value in first
             )
-        twins = [(p.kernel, p.feedback_kernel) for p in self._pairs]
-        undo = optimizer_internals.share_gradients(optimizer, twins)
+        self._follower = GapFollower(self._pairs, self._predicted, self._velocity)
+        self._forget_traces()
         step = TrainStep.of(self.model)
-        step.add("kolen_pollack", self._around_step, undo)
+        leave = functools.partial(self._leave, self._follower)
+        step.add("kolen_pollack", self._around_step, leave)
         step.predicted_angles["kolen_pollack"] = self._predicted_angles
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Take the first gaps again: callbacks behind this one may have restored weights."""
+        if self._gaps_before is None:
+            return
+        # Unless they have restored the state of this callback, too.
+        as_begun = tf.reduce_all(self._first_gaps == self._gaps_before)
+        if as_begun and tf.reduce_all(self._predicted == 1.0):
+            self._first_gaps.assign(gaps(self._pairs))
+            self._velocity.assign(self._first_velocities())
+        self._gaps_before = None
+        if not self._steps_as_keras():
+            self._kernels_before = [p.kernel.numpy() for p in self._pairs]
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Refuse to go on with an optimizer that is out of sight: B would get no gradient."""
+        for place, before in enumerate(self._kernels_before):
+            moved = not np.array_equal(before, self._pairs[place].kernel.numpy())
+            if moved and place not in self._follower.followed:
+                raise gap_checks.unknown_optimizer(self.model, self._pairs[place])
+        self._kernels_before = []
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Report the gap, measured and predicted."""
         predicted = abs(self._predicted.numpy())  # under momentum gaps may swing through 0
-        start, now = self._first_gaps.numpy(), self._gaps().numpy()
+        start, now = self._first_gaps.numpy(), gaps(self._pairs).numpy()
         ratios = now / start.clip(min=1e-30)
-        if logs is not None:
-            logs["feedback_gap"] = float(ratios.max())
-            logs["feedback_gap_predicted"] = float(predicted.max())
         # Below this, the difference of two float32 kernels is rounding.
-        floor = 1e-4 * tf.stack([tf.norm(p.kernel) for p in self._pairs]).numpy()
+        floor = 1e-4 * np.array([float(tf.norm(p.kernel)) for p in self._pairs])
         broken = (abs(ratios - predicted) > 0.05 * predicted) & (now > floor)
+        followed = np.isin(np.arange(len(ratios)), list(self._follower.followed))
+        if logs is not None:
+            shown = broken | followed if broken.any() or followed.any() else True
+            largest = int(np.where(shown, ratios, -1.0).argmax())
+            logs["feedback_gap"] = float(ratios[largest])
+            logs["feedback_gap_predicted"] = float(predicted[largest])
         if broken.any() and not self._warned:
             self._warned = True
-            worst = int((abs(ratios - predicted) / predicted * broken).argmax())
+            worst = int((abs(ratios - predicted) / predicted.clip(min=1e-30) * broken).argmax())
+            if followed[worst]:
+                updates = f"the law says {predicted[worst]:.4g} for the updates that it got"
+            else:
+                updates = f"and no optimizer among the attributes of '{self.model.name}' updated it"
             warnings.warn(
                 f"Kolen-Pollack's law does not hold in '{self._pairs[worst].name}': |B - W| is "
-                f"{ratios[worst]:.4g} of what it was, the law says {predicted[worst]:.4g}. "
-                "Something else moves W or B: another callback, or assignments between steps.",
+                f"{ratios[worst]:.4g} of what it was, {updates}. Something else moves W or B: "
+                "another callback, or assignments between steps.",
                 UserWarning,
                 stacklevel=2,
             )
@@ -134,9 +166,17 @@ class KolenPollack(keras.callbacks.Callback):
         if step is not None:
             step.remove("kolen_pollack")
 
+    def _steps_as_keras(self) -> bool:
+        """Whether `model.optimizer` moves everything: else a trace has to tell what moves what."""
+        return type(self.model).train_step is keras.Model.train_step
+
+    def _first_velocities(self) -> tf.Tensor:
+        optimizers = [optimizer_internals.inner_of(o) for o in optimizers_of(self.model)]
+        return first_velocities(optimizers, self._pairs)
+
     def _predicted_angles(self) -> dict[str, float]:
         """The weight angles at the predicted gaps and the norms that W and B have now."""
-        gaps = abs(self._predicted.numpy()) * self._first_gaps.numpy()
+        predicted = abs(self._predicted.numpy()) * self._first_gaps.numpy()
         norms = (
             [
                 float(tf.norm(tf.convert_to_tensor(kernel)))
@@ -146,119 +186,21 @@ class KolenPollack(keras.callbacks.Callback):
         )
         return {
             pathway.name: angle_at_gap_deg(float(gap), w, b)
-            for pathway, gap, (w, b) in zip(self._pairs, gaps, norms, strict=True)
+            for pathway, gap, (w, b) in zip(self._pairs, predicted, norms, strict=True)
         }
-
-    def _gaps(self) -> tf.Tensor:
-        return tf.stack(
-            [
-                tf.norm(tf.convert_to_tensor(p.feedback_kernel) - tf.convert_to_tensor(p.kernel))
-                for p in self._pairs
-            ]
-        )
 
     @contextlib.contextmanager
     def _around_step(self) -> Iterator[None]:
-        """The predicted gap, carried along with the step: traced, in replica context."""
-        optimizer = _inner(self.model.optimizer)
-        rate = tf.cast(tf.convert_to_tensor(optimizer.learning_rate), tf.float32)
-        before = tf.convert_to_tensor(optimizer.iterations)
-        yield
-        # No update while gradients accumulate, or after a loss-scale overflow.
-        updated = tf.convert_to_tensor(optimizer.iterations) > before
-        variables = [self._predicted, self._velocity]
-        gap, velocity = (tf.convert_to_tensor(variable) for variable in variables)
-        new_gap, new_velocity = self._law.after_update(gap, velocity, rate)
-        values = [tf.where(updated, new_gap, gap), tf.where(updated, new_velocity, velocity)]
-        assign_on_replicas(variables, values)
+        """The train step with its optimizers followed: traced, in replica context."""
+        self._follower.attend(optimizers_of(self.model))  # those of the last `compile`
+        with twin_gradient.hiding_gradients(p.feedback_kernel for p in self._pairs):
+            yield
 
+    def _leave(self, follower: GapFollower) -> None:
+        follower.leave()
+        self._forget_traces()
 
-def _inner(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    """The optimizer below loss scaling."""
-    return getattr(optimizer, "inner_optimizer", optimizer)
-
-
-def _checked_pairs(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> list[Pathway]:
-    """The `kolen_pollack` pathways that train, after all refusals."""
-    pairs = [p for p in pathways(model) if isinstance(p.rule, KolenPollackRule)]
-    if not pairs:
-        raise ValueError(
-            f"The KolenPollack callback found no layer with the rule 'kolen_pollack' in "
-            f"'{model.name}': convert the model with 'kolen_pollack', or leave the callback out."
-        )
-    name = type(optimizer).__name__
-    if name in _REFUSED:
-        raise ValueError(
-            f"Kolen-Pollack cannot hold under {name}: {_REFUSED[name]}. Use an optimizer whose "
-            "update depends on gradient, state and learning rate alone, such as SGD or AdamW with "
-            "weight_decay."
-        )
-    if optimizer.use_ema:
-        raise ValueError(
-            f"Kolen-Pollack cannot hold under {name} with use_ema=True, which overwrites weights "
-            "by their average. Use use_ema=False."
-        )
-    if getattr(optimizer, "coupled_weight_decay", None) and not isinstance(
-        optimizer, keras.optimizers.SGD
-    ):
-        raise ValueError(
-            f"Kolen-Pollack cannot hold under {name} with coupled weight decay: it divides each "
-            "step by the size of gradients that hold the decay, so W and B get unequal steps. Use "
-            "decoupled decay (weight_decay), or SGD."
-        )
-    for pathway in pairs:
-        _check_pair(pathway, optimizer)
-    training = [p for p in pairs if p.kernel.trainable]
-    if not training:
-        raise ValueError(
-            f"All 'kolen_pollack' layers of '{model.name}' are frozen, so there is no gap to "
-            "close: set trainable=True and compile again, or leave the KolenPollack callback out."
-        )
-    return training
-
-
-def _check_pair(pathway: Pathway, optimizer: keras.optimizers.Optimizer) -> None:
-    kernel, feedback, name = pathway.kernel, pathway.feedback_kernel, type(optimizer).__name__
-    where = f"layer '{pathway.name}'"
-    for kind in ("regularizer", "constraint"):
-        found = getattr(kernel, kind)
-        if found is not None:
-            raise ValueError(
-                f"Kolen-Pollack needs equal changes of W and B, but {where} has a kernel {kind} "
-                f"({type(found).__name__}), which changes W alone. Use the optimizer's "
-                "weight_decay instead."
-            )
-    if kernel.dtype not in ("float32", "float64"):
-        raise ValueError(
-            f"Kolen-Pollack needs weights in float32: in {where} they are {kernel.dtype}, where "
-            "equal decays round differently and the gap stops shrinking. Use a mixed policy such "
-            "as 'mixed_bfloat16'."
-        )
-    if kernel.trainable != feedback.trainable:
-        raise ValueError(
-            f"Kolen-Pollack needs equal changes of W and B, but in {where} trainable is "
-            f"{kernel.trainable} for W and {feedback.trainable} for B. Set both alike."
-        )
-    if not optimizer_internals.same_update(optimizer, kernel, feedback):
-        raise ValueError(
-            f"Kolen-Pollack needs equal changes of W and B, but {name} excludes one of the pair in "
-            f"{where} from its update (exclude_layers). Exclude both or none."
-        )
-    decays = [
-        optimizer_internals.decay_of(optimizer, v)
-        or optimizer_internals.coupled_decay_of(optimizer, v)
-        or optimizer_internals.per_step_decay_of(optimizer, v)
-        for v in (kernel, feedback)
-    ]
-    if decays[0] != decays[1]:
-        raise ValueError(
-            f"Kolen-Pollack needs equal decay of W and B, but in {where} {name} decays W by "
-            f"{decays[0]} and B by {decays[1]} (exclude_from_weight_decay). Exclude both or none."
-        )
-    if decays[0] <= 0:
-        raise ValueError(
-            f"Kolen-Pollack needs weight decay, without which the gap between W and B never "
-            f"shrinks (that is 'updated_random_feedback'), but {name} has weight_decay="
-            f"{optimizer.weight_decay} for {where}. Try weight_decay so that learning rate x decay "
-            "x steps is about 4."
-        )
+    def _forget_traces(self) -> None:
+        """A `tf.function` of the model's own must not keep a trace of the other kind of step."""
+        for _, layer in walk(self.model):
+            keras_internals.forget_traces(layer)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import keras
 import tensorflow as tf
 
-from tfweightmirror import attendance, rules
+from tfweightmirror import attendance, rules, twin_gradient
 from tfweightmirror.asymmetric import LinearMap, asymmetric
 from tfweightmirror.pathway import KernelView, Pathway, record_call
 from tfweightmirror.probe import record_output
@@ -188,7 +188,7 @@ class FeedbackLayer(CarriesRule):
         f = asymmetric(op, self._rule_at(site), jit_compile=jit_compile)
         # A variable must not enter a custom gradient, and this is also where Keras autocasts.
         drawn = None if state is None else tf.convert_to_tensor(state)
-        carrier = None if feedback is None else tf.convert_to_tensor(feedback)
+        carrier = None if feedback is None else twin_gradient.read(feedback)
         # B is needed only on the way back, and graph optimization can lose the edge that makes an
         # update of B wait for this read (a race, seen under Kolen-Pollack): so W's read waits.
         with tf.control_dependencies([tensor for tensor in (carrier, drawn) if tensor is not None]):

@@ -1,0 +1,93 @@
+"""Follows what optimizers do with pairs of W and B: the gaps that the law predicts."""
+
+from collections.abc import Callable, Sequence
+
+import keras
+import tensorflow as tf
+
+from tfweightmirror import optimizer_internals
+from tfweightmirror.callbacks import gap_checks
+from tfweightmirror.callbacks.gap_law import GapLaw
+from tfweightmirror.mirror.mirror_model import assign_on_replicas
+from tfweightmirror.pathway import Pathway
+
+
+class GapFollower:
+    """Has optimizers give B the gradient of W, and predicts the gaps from their updates.
+
+    Which optimizer moves a pair is known when an update of it is traced: a model may have several,
+    of which one may be built for all weights and never be used.
+
+    Args:
+        pairs: The pathways whose W and B are to stay together.
+        predicted: float32 variable (pairs,): the predicted gaps over the first ones.
+        velocity: float32 variable (pairs,): the gaps of momenta over the first gaps.
+
+    Attributes:
+        followed: Places of the pairs that an optimizer has been seen to update.
+    """
+
+    def __init__(
+        self, pairs: Sequence[Pathway], predicted: tf.Variable, velocity: tf.Variable
+    ) -> None:
+        self.pairs = pairs
+        self.predicted = predicted
+        self.velocity = velocity
+        self.followed: set[int] = set()
+        self._attended: dict[int, keras.optimizers.Optimizer] = {}
+        self._undo: list[Callable[[], None]] = []
+
+    def attend(self, optimizers: Sequence[keras.optimizers.Optimizer]) -> None:
+        """Follow these optimizers (the outer ones under loss scaling), until `leave`.
+
+        An update raises a ValueError, before anything moves, if the law cannot hold in it.
+        """
+        for optimizer in optimizers:
+            if id(optimizer) not in self._attended:
+                self._attended[id(optimizer)] = optimizer
+                self._attend(optimizer)
+
+    def leave(self) -> None:
+        """Give the optimizers their own methods back."""
+        while self._undo:
+            self._undo.pop()()
+        self._attended.clear()
+
+    def _attend(self, optimizer: keras.optimizers.Optimizer) -> None:
+        inner = optimizer_internals.inner_of(optimizer)
+        checked: set[int] = set()
+
+        def places(moved: set[int]) -> list[int]:
+            return [i for i, p in enumerate(self.pairs) if id(p.kernel.value) in moved]
+
+        def before(moved: set[int]) -> None:
+            gap_checks.check_update(inner, self.pairs, moved)
+            if new := [i for i in places(moved) if i not in checked]:
+                gap_checks.check_optimizer(inner, [self.pairs[i] for i in new])
+            checked.update(new)
+
+        def after(moved: set[int], rate: tf.Tensor, done: tf.Tensor, now: tf.Tensor) -> None:
+            if updated := places(moved):
+                self.followed.update(updated)
+                law = GapLaw.of(inner, [self.pairs[i] for i in updated])
+                self._predict(law, updated, rate, done, now)
+
+        twins = [(p.kernel, p.feedback_kernel) for p in self.pairs]
+        self._undo.append(optimizer_internals.share_gradients(inner, twins))
+        self._undo.append(optimizer_internals.watch_updates(optimizer, before, after))
+
+    def _predict(
+        self, law: GapLaw, places: list[int], rate: tf.Tensor, done: tf.Tensor, now: tf.Tensor
+    ) -> None:
+        """The gaps at `places` after an update: traced, in replica context."""
+        variables = [self.predicted, self.velocity]
+        gaps, velocities = (tf.convert_to_tensor(variable) for variable in variables)
+        # An optimizer that has done nothing yet has no momentum, whatever the one before it had.
+        before = tf.where(done > 0, tf.gather(velocities, places), 0.0)
+        after = law.after_update(tf.gather(gaps, places), before, rate)
+        indices = [[place] for place in places]
+        values = [
+            tf.where(now > done, tf.tensor_scatter_nd_update(old, indices, new), old)
+            for old, new in zip((gaps, velocities), after, strict=True)
+        ]
+        assign_on_replicas(variables, values)
