@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfweightmirror import keras_internals
+from tfweightmirror.mirror.memory import forget_compiled_mirrors
 from tfweightmirror.walk import walk
 
 
@@ -148,6 +149,7 @@ def renew(
         with model.distribute_strategy.scope():
             _carry_over(optimizers, model, joining, gone)
     for model in holders.models:
+        forget_compiled_mirrors(model)
         for _, layer in walk(model):
             keras_internals.forget_traces(layer)
         for name in ("train", "test", "predict"):

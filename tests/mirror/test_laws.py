@@ -19,6 +19,8 @@ from tfweightmirror.mirror.mode import quantized
 from tfweightmirror.mirror.noise import Gaussian, Impulse, Orthogonal
 from tfweightmirror.pathway import Pathway
 
+SEED = tf.constant(0)
+
 # The law speaks of the mean over draws. The angle of one draw scatters by about 1 / sqrt(fan-in x
 # columns of all groups) of itself, so these layers have hundreds of columns, and with few columns
 # the part of the error along W, which turns nothing, would count too.
@@ -141,7 +143,7 @@ def test_angle_law_of_independent_noise_holds_on_every_layer_kind(
     run = compiled_mirror(wide_model, pathways, MirrorMode(noise=fired))
     found: dict[str, list[float]] = {pathway.name: [] for pathway in pathways}
     for draw in range(DRAWS):  # Noise is a function of the step, and each step replaces B.
-        run(tf.constant(draw), tf.constant(1))
+        run(tf.constant(draw), tf.constant(1), SEED)
         for pathway in pathways:
             found[pathway.name].append(angle(pathway.kernel, pathway.feedback_kernel))
     kurtosis = {"gaussian": 3.0, "uniform": 1.8, "rademacher": 1.0}[noise]
@@ -176,7 +178,7 @@ def test_leaky_averaging_counts_as_m_times_2_minus_d_over_d_samples(
     forgotten = round(5 / decay)  # e^-5 of what was before is left
     angles = []
     for draw in range(5):
-        run(tf.constant(draw * forgotten), tf.constant(forgotten))
+        run(tf.constant(draw * forgotten), tf.constant(forgotten), SEED)
         angles.append(angle(pathway.kernel, pathway.feedback_kernel))
     law = law_deg(201, samples * (2 - decay) / decay)
     # B - W falls by e^-5 in each wait; from a random B of W's size that is 0.4 degrees at most.
@@ -237,7 +239,7 @@ def test_replicas_count_as_so_many_times_the_samples(
     run = compiled_mirror(model, [pathway], MirrorMode(noise=Gaussian(samples=200, decay=1.0)))
     angles = []
     for draw in range(10):
-        run(tf.constant(draw), tf.constant(1))
+        run(tf.constant(draw), tf.constant(1), SEED)
         angles.append(angle(pathway.kernel, pathway.feedback_kernel))
     # Were both to fire the same noise, it would be 29.7 degrees in place of 22.0.
     assert root_mean_square(angles) == pytest.approx(law_deg(65, 2 * 200), rel=0.05)

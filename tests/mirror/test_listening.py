@@ -139,7 +139,7 @@ def test_b_is_the_same_to_the_bit_behind_another_map_that_answers_the_same(
 def traced_mirror(model: keras.Model, noise: Any, **options: Any) -> Any:
     """The compiled mirror call of a model, as a ConcreteFunction."""
     run = compiled_mirror(model, mirror_pathways(model), MirrorMode(noise=noise, **options))
-    return run.get_concrete_function(tf.constant(0), tf.constant(1))
+    return run.get_concrete_function(*[tf.TensorSpec((), tf.int32)] * 3)
 
 
 @contextlib.contextmanager

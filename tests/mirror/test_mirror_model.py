@@ -1,6 +1,8 @@
 """Mirror mode on whole models: exact everywhere, moving B and nothing else."""
 
+import gc
 import random
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -24,9 +26,11 @@ from tests.mirror.mirroring import (
 from tfweightmirror.mirror import MirrorMode
 from tfweightmirror.mirror import noise as noises
 from tfweightmirror.mirror.activation import activations_of
+from tfweightmirror.mirror.memory import MirrorMemory
 from tfweightmirror.mirror.mirror_model import compiled_mirror, mirror_pathways, mirror_step
 from tfweightmirror.mirror.noise import Gaussian, Orthogonal
 
+SEED = tf.constant(0)
 K, L = keras.layers, tfwm.layers
 FEW = [BY_NAME[name] for name in ("conv2d_groups", "separable2d", "dense_rank2")]
 
@@ -214,11 +218,11 @@ def test_no_random_stream_moves(noise: str) -> None:
 
 
 def taught(model: keras.Model, *options: Any, **more: Any) -> list[np.ndarray]:
-    """All B after mirror mode from B = 0."""
+    """All B after mirror mode from B = 0, by the first steps of the seed."""
     pathways = mirror_pathways(model)
     for pathway in pathways:
         pathway.feedback_kernel.assign(tf.zeros_like(pathway.feedback_kernel))
-    tfwm.mirror_model(model, *options, **more)
+    tfwm.mirror_model(model, *options, **{"first_step": 0, **more})
     return [pathway.feedback_kernel.numpy() for pathway in pathways]
 
 
@@ -259,23 +263,73 @@ def test_many_steps_in_one_call_are_the_steps_one_by_one() -> None:
     for pathway in pathways:
         pathway.feedback_kernel.assign(tf.zeros_like(pathway.feedback_kernel))
     for step in range(4):
-        run(tf.constant(step), tf.constant(1))
+        run(tf.constant(step), tf.constant(1), SEED)
     for pathway, b in zip(pathways, at_once, strict=True):
         np.testing.assert_array_equal(pathway.feedback_kernel, b)
 
 
-def test_repeated_calls_are_traced_once() -> None:
+def compiled_mirrors(model: keras.Model) -> list[Any]:
+    """The compiled mirror functions that a model remembers."""
+    return list(MirrorMemory.of(model).functions.values())
+
+
+def assert_equal(one: list[np.ndarray], other: list[np.ndarray], *, equal: bool = True) -> None:
+    """All arrays are equal to the bit, or none is."""
+    assert [np.array_equal(a, b) for a, b in zip(one, other, strict=True)] == [equal] * len(one)
+
+
+def test_calls_in_a_loop_fire_the_noise_of_one_call_of_as_many_steps() -> None:
+    model, noise = model_of(FEW), Gaussian(samples=5, decay=0.5)
+    at_once = taught(model, noise, seed=3, steps=4)
+    MirrorMemory.of(model).steps.clear()  # as on a new model
+    taught(model, noise, seed=3, first_step=None)
+    for _ in range(3):
+        tfwm.mirror_model(model, noise, seed=3)
+    assert_equal([p.feedback_kernel.numpy() for p in mirror_pathways(model)], at_once)
+    # A number repeats the noise of that step and takes nothing from the count.
+    first = taught(model, noise, seed=3, first_step=0)
+    assert_equal(taught(model, noise, seed=3, first_step=0), first)
+    fifth = taught(model, noise, seed=3, first_step=None)
+    assert_equal(fifth, first, equal=False)
+    assert_equal(fifth, taught(model, noise, seed=3, first_step=4))
+    # Another seed counts by itself.
+    assert_equal(taught(model, noise, seed=4, first_step=None), taught(model, noise, seed=4))
+
+
+def test_one_program_serves_all_steps_and_seeds() -> None:
     model = model_of(FEW)
-    for steps in (1, 1, 5):
-        tfwm.mirror_model(model, Gaussian(samples=10), steps=steps, seed=2)
+    for steps, seed in ((1, 2), (1, 2), (5, 2), (1, 2**40)):
+        tfwm.mirror_model(model, Gaussian(samples=10), steps=steps, seed=seed)
     tfwm.weight_angles(model)
-    mode = MirrorMode(noise=Gaussian(samples=10), seed=2)
-    run = compiled_mirror(model, mirror_pathways(model), mode)
+    (run,) = compiled_mirrors(model)
     assert run.experimental_get_tracing_count() == 1
-    # Another mode is another program.
-    other = compiled_mirror(model, mirror_pathways(model), MirrorMode())
-    assert other is not run
-    assert other.experimental_get_tracing_count() == 0
+    # Another mode is another program; two are remembered.
+    for noise in ("orthogonal", "impulse", Gaussian(samples=10)):
+        tfwm.mirror_model(model, noise)
+    assert len(compiled_mirrors(model)) == 2
+    assert run not in compiled_mirrors(model)
+
+
+def test_the_mirror_teaches_the_b_that_is_there_after_another_conversion() -> None:
+    model = model_of(FEW)
+    tfwm.mirror_model(model)
+    dead = [weakref.ref(pathway.feedback_kernel) for pathway in mirror_pathways(model)]
+    tfwm.strip_feedback(model)
+    gc.collect()
+    assert [kernel() for kernel in dead] == [None] * len(dead)
+    tfwm.convert_model(model, "wm")
+    assert min(tfwm.weight_angles(model).values()) > 10
+    assert max(tfwm.mirror_model(model).values()) < 1e-3
+
+
+def test_an_activation_exchanged_between_calls_is_heard() -> None:
+    x = keras.Input((20,))
+    layer = L.FeedbackDense(20, activation="tanh", name="dense")
+    model = keras.Model(x, layer(x))
+    (bent,) = taught(model, through_activation=True)
+    layer.activation = keras.activations.relu
+    (cut,) = taught(model, through_activation=True)
+    assert angle(bent, cut) > 5
 
 
 # --- replicas -----------------------------------------------------------------------------------
@@ -306,7 +360,7 @@ def test_balanced_noise_needs_no_communication_between_replicas(
     with two_replicas.scope():
         model = model_of(FEW)
     run = compiled_mirror(model, mirror_pathways(model), MirrorMode(noise=noise))
-    program = run.get_concrete_function(tf.constant(0), tf.constant(1))
+    program = run.get_concrete_function(*[tf.TensorSpec((), tf.int32)] * 3)
     assert (communications(program) == []) == (noise in BALANCED)
 
 
@@ -322,7 +376,7 @@ def test_each_replica_fires_its_own_independent_noise_and_b_hears_all_of_it(
     run = compiled_mirror(model, [pathway], MirrorMode(noise=noise))
     angles = []
     for step in range(10):
-        run(tf.constant(step), tf.constant(1))
+        run(tf.constant(step), tf.constant(1), SEED)
         one, other = copies(pathway.feedback_kernel)
         np.testing.assert_array_equal(one, other)
         angles.append(angle(one, pathway.kernel))
@@ -500,6 +554,10 @@ def other_rules() -> keras.Model:
     [
         (lambda: tfwm.mirror_model(model_of(FEW), steps=0), r"one step\. Received: steps=0"),
         (lambda: tfwm.mirror_model(model_of(FEW), steps=-2), r"one step\. Received: steps=-2"),
+        (
+            lambda: tfwm.mirror_model(model_of(FEW), first_step=-1),
+            r"at least 0, or None to go on counting\. Received: -1",
+        ),
         (lambda: tfwm.mirror_model(plain_model()), "'plain' has no feedback layer"),
         (
             lambda: tfwm.mirror_model(other_rules()),

@@ -190,19 +190,19 @@ def test_compiled_steps_fire_the_same_noise(noise: str) -> None:
 
 
 @pytest.mark.parametrize("noise", NOISES)
-def test_b_depends_on_seed_step_pathway_and_nothing_else(noise: str) -> None:
+def test_b_depends_on_seed_step_place_and_nothing_else(noise: str) -> None:
     """Noise with a finite number of samples leaves a trace of what was fired."""
     (pathway,) = random_pathways(BY_NAME["conv2d"])
 
-    def taught(name: str = "a", **options: Any) -> np.ndarray:
+    def taught(name: str = "a", place: int = 0, **options: Any) -> np.ndarray:
         pathway.feedback_kernel.assign(tf.zeros_like(pathway.feedback_kernel))
-        named = dataclasses.replace(pathway, name=name)
+        named = dataclasses.replace(pathway, name=name, place=place)
         # A response that cuts small answers off tells orthogonal sweeps apart, too.
         return mirror([named], noise, response_bits=2, **options)[0]
 
-    assert np.array_equal(taught(), taught())
+    assert np.array_equal(taught(), taught(name="b"))
     if noise != "impulse":  # One cell at a time: signs and order leave no trace.
-        for other in ({"seed": 1}, {"step": 1}, {"name": "b"}):
+        for other in ({"seed": 1}, {"step": 1}, {"place": 1}):
             assert not np.array_equal(taught(), taught(**other)), other
 
 

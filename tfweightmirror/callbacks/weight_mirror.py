@@ -12,6 +12,7 @@ from tfweightmirror.attendance import mirror_attends
 from tfweightmirror.callbacks.train_step import TrainStep
 from tfweightmirror.diagnostics import weight_angle_deg
 from tfweightmirror.mirror.activation import activations_of
+from tfweightmirror.mirror.memory import MirrorMemory, counter
 from tfweightmirror.mirror.mirror_model import (
     assign_on_replicas,
     compiled_mirror,
@@ -39,12 +40,14 @@ class WeightMirror(keras.callbacks.Callback):
     Args:
         noise: A noise's name or a `tfweightmirror.mirror.noise.Noise`.
         schedule: When mirror mode runs; default: `Schedule()`.
-        seed: Noise is a function of (seed, mirror step, pathway, replica).
+        seed: Noise is a function of (seed, mirror step, place of the pathway in the model,
+            replica).
         **options: The other options of `tfweightmirror.mirror.MirrorMode`.
 
     Attributes:
-        mirror_steps: Mirror steps done so far, an int64 variable (None before training). It goes on
-            counting over several `fit`s.
+        mirror_steps: Mirror steps that its seed has fired on the model so far, an int64 variable
+            (None before training). The model keeps it: it goes on counting over several `fit`s,
+            with this callback or another of the same seed, and begins anew with another model.
         mirror_step_s: Seconds of a mirror step that ran outside the train step (warm-up, begin or
             end of an epoch), compilation left out; None before.
 
@@ -65,6 +68,7 @@ class WeightMirror(keras.callbacks.Callback):
         self.mode = MirrorMode(noise=noise, seed=seed, **options)
         self.schedule = schedule or Schedule()
         self.mirror_steps: Any = None
+        self._seed = self.mode.seed % 2**31
         self.mirror_step_s: float | None = None
         self._batches: Any = None
         self._pathways: list[Pathway] = []
@@ -126,13 +130,20 @@ class WeightMirror(keras.callbacks.Callback):
             "angles_before_mirror": angles,
         }
 
+    def set_model(self, model: keras.Model) -> None:
+        """Another model is another training, whose counters begin anew."""
+        if model is not self.model:
+            self._batches = None
+        super().set_model(model)
+
     def on_train_begin(self, logs: Any = None) -> None:
         """Warm up, and put mirror mode into the train step."""
         self._pathways = mirror_pathways(self.model)
         self._activations = activations_of(self._pathways, self.mode)
+        self.mirror_steps = MirrorMemory.of(self.model).counter(self.model, self._seed)
         with self.model.distribute_strategy.scope():
-            if self.mirror_steps is None:
-                self.mirror_steps, self._batches = _counter("mirror_steps"), _counter("batches")
+            if self._batches is None:
+                self._batches = counter("batches")
             angles = tf.Variable(
                 tf.stack([weight_angle_deg(p) for p in self._pathways]),
                 trainable=False,
@@ -173,11 +184,11 @@ class WeightMirror(keras.callbacks.Callback):
             _, angles = step.angles_before_mirror
             angles.assign(tf.stack([weight_angle_deg(p) for p in self._pathways]))
         run = compiled_mirror(self.model, self._pathways, self.mode)
-        first_step = tf.cast(self.mirror_steps, tf.int32)
-        run(first_step, tf.constant(0))  # compiles, and does nothing
+        first_step, seed = tf.cast(self.mirror_steps, tf.int32), tf.constant(self._seed)
+        run(first_step, tf.constant(0), seed)  # compiles, and does nothing
         self._wait()
         begin_s = time.perf_counter()
-        run(first_step, tf.constant(steps))
+        run(first_step, tf.constant(steps), seed)
         self._wait()
         self.mirror_step_s = (time.perf_counter() - begin_s) / steps
         self.mirror_steps.assign_add(steps)
@@ -210,13 +221,3 @@ class WeightMirror(keras.callbacks.Callback):
         assign_on_replicas(
             [self.mirror_steps, self._batches], [done + tf.cast(fired, tf.int64), batches]
         )
-
-
-def _counter(name: str) -> tf.Variable:
-    return tf.Variable(
-        0,
-        trainable=False,
-        dtype=tf.int64,
-        name=name,
-        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-    )

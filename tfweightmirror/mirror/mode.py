@@ -21,7 +21,8 @@ class MirrorMode:
 
     Args:
         noise: What cells fire: a name or a `tfweightmirror.mirror.noise.Noise`.
-        seed: Noise is a function of (seed, mirror step, pathway, replica).
+        seed: Noise is a function of (seed, mirror step, place of the pathway in the model,
+            replica).
         through_activation: Listen behind the activation that follows the layer (eq. 7 to 12).
             Balanced noise is then exact only where `sign_pairs` make the response linear.
         activations: Activations by pathway-name pattern, for layers where none is found:
@@ -125,6 +126,7 @@ class MirrorMode:
         activation: Activation | None,
         step: tf.Tensor,
         replica: tf.Tensor | int,
+        seed: tf.Tensor,
     ) -> tf.Tensor:
         """B of `pathway` after one mirror step: signals fired, answers heard, B moved.
 
@@ -135,10 +137,11 @@ class MirrorMode:
             step: The mirror step, scalar integer.
             replica: Draws of independent noise differ between replicas; those of balanced noise do
                 not, so that all replicas fire the same sweep.
+            seed: Scalar int32, of the noise: a tensor, so that one program serves all seeds.
         """
         firing = self.noise.plan(pathway)
-        seed = tf.constant([self.seed % 2**31, pathway.place])
-        moving = draws.fold_in(seed, tf.cast(step, tf.int32))
+        fixed = tf.stack([seed, pathway.place])
+        moving = draws.fold_in(fixed, tf.cast(step, tf.int32))
         if not self.noise.balanced:
             moving = draws.fold_in(moving, replica)
 
@@ -148,7 +151,7 @@ class MirrorMode:
                 x = tf.concat([x, -x], axis=-2)
             x = tf.cast(x, pathway.compute_dtype)
             noisy = draws.fold_in(moving, chunk + 2**20)
-            y = self._answers(pathway, x, activation, noisy, seed)
+            y = self._answers(pathway, x, activation, noisy, fixed)
             x, y = tf.cast(x, feedback.dtype), tf.cast(y, feedback.dtype)
             if self.centre:
                 x = x - tf.reduce_mean(x, axis=-2, keepdims=True)
