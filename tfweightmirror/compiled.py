@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfweightmirror import keras_internals
-from tfweightmirror.mirror.memory import forget_compiled_mirrors
+from tfweightmirror.mirror.memory import layers_have_changed
 from tfweightmirror.walk import walk
 
 
@@ -149,7 +149,7 @@ def renew(
         with model.distribute_strategy.scope():
             _carry_over(optimizers, model, joining, gone)
     for model in holders.models:
-        forget_compiled_mirrors(model)
+        layers_have_changed(model)
         for _, layer in walk(model):
             keras_internals.forget_traces(layer)
         for name in ("train", "test", "predict"):

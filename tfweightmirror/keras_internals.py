@@ -7,6 +7,7 @@ import contextlib
 import functools
 import gc
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -206,6 +207,21 @@ def _traced_methods(cls: type) -> tuple[str, ...]:
         for name, value in vars(owner).items()
         if isinstance(value, _TracedFunction)
     )
+
+
+def is_fitting(model: keras.Model) -> bool:
+    """Whether this call was made, directly or not, by a `fit` of `model` in the same thread."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "fit" and frame.f_locals.get("self") is model:
+            return True
+        frame = frame.f_back  # type: ignore[assignment]  # None above the first
+    return False
+
+
+def was_restored(model: keras.Model) -> bool:
+    """Whether `BackupAndRestore` has put an interrupted training of `model` back."""
+    return model._initial_epoch is not None
 
 
 # --- optimizers --------------------------------------------------------------------------------

@@ -1,10 +1,13 @@
 """How callbacks put work into a model's compiled train step, and take it out again."""
 
 import contextlib
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import keras
+
+from tfweightmirror import keras_internals
 
 Around = Callable[[], contextlib.AbstractContextManager[None]]
 
@@ -13,9 +16,10 @@ class TrainStep:
     """The extended train step of one model.
 
     A callback after the batch would be late whenever `steps_per_execution > 1`, so work is put
-    around `model.train_step` itself, in replica context. Everything is undone when the last
+    around `model.train_step` itself, in replica context. There it survives whatever makes the train
+    function anew: `train_on_batch`, `compile`, a conversion. Everything is undone when the last
     callback leaves, and, since Keras does not call `on_train_end` after an exception, at the latest
-    when the next `fit` asks for its train function.
+    when the next `fit` begins, or when `train_on_batch` is called after a `fit` that failed.
 
     Attributes:
         monitored: Whether somebody reads `angles_before_mirror`.
@@ -33,52 +37,85 @@ class TrainStep:
         self.angles_before_mirror: Any = None
         self.predicted_angles: dict[str, Callable[[], dict[str, float]]] = {}
         self._around: dict[str, Around] = {}
-        self._cleanups: list[Callable[[], None]] = []
+        self._cleanups: dict[str, Callable[[], None]] = {}
+        self._used: set[str] = set()
         self._extended = False
-        self._own_step = model.__dict__.get("train_step")
-        step = model.train_step
+        self._began_in_fit = keras_internals.is_fitting(model)
+        names = ("train_step", "make_train_function", "fit")
+        self._own = {name: model.__dict__.get(name) for name in names}
+        step, make, fit = (getattr(model, name) for name in names)
 
         def train_step(*args: Any, **kwargs: Any) -> Any:
+            self._used |= set(self._around)
             with contextlib.ExitStack() as stack:
                 for stage in sorted(self._around, key=self.STAGES.__getitem__):
                     stack.enter_context(self._around[stage]())
                 return step(*args, **kwargs)
 
-        def make_train_function(force: bool = False) -> Any:
-            # A new fit begins: whoever extended the step before has ended, or has failed.
-            self.undo()
-            return model.make_train_function(force=force)
+        @functools.wraps(make)
+        def make_train_function(*args: Any, **kwargs: Any) -> Any:
+            if self.has_failed():
+                self.undo()
+            return make(*args, **kwargs)
+
+        @functools.wraps(fit)
+        def new_fit(*args: Any, **kwargs: Any) -> Any:
+            if not keras_internals.is_fitting(model):  # not one within a callback of another
+                self.undo()  # whoever extended the step before has ended, or has failed
+            return fit(*args, **kwargs)
 
         train_step.extension = self  # type: ignore[attr-defined]  # found again by `of`
         model.train_step = train_step
         model.make_train_function = make_train_function
+        model.fit = new_fit
 
     @classmethod
     def of(cls, model: keras.Model) -> "TrainStep":
-        """The extended train step of `model`, made if there is none."""
-        return getattr(model.train_step, "extension", None) or cls(model)
+        """The extended train step of `model`, made if there is none. Not in replica context."""
+        step = cls.existing(model)
+        if step is not None and step.has_failed():
+            step.undo()
+            step = None
+        return step or cls(model)
 
     @classmethod
     def existing(cls, model: keras.Model) -> "TrainStep | None":
         """The extended train step of `model`, or None."""
         return getattr(model.train_step, "extension", None)
 
+    def has_failed(self) -> bool:
+        """Whether the `fit` that extended the step is over, without having undone it."""
+        return self._began_in_fit and not keras_internals.is_fitting(self.model)
+
     def add(self, stage: str, around: Around, cleanup: Callable[[], None] | None = None) -> None:
-        """Put `around` (a context around every step) into the compiled step."""
-        if stage in self._around:
+        """Put `around` (a context around every step) into the compiled step.
+
+        It takes the place of one that has begun again, or whose step has been used already: that
+        one's training has failed before its end.
+
+        Raises:
+            ValueError: Another callback of this kind has just begun.
+        """
+        present = self._around.get(stage)
+        if present is not None and present != around and stage not in self._used:
             raise ValueError(
                 f"'{self.model.name}' is already trained with a {stage} callback: pass one only."
             )
+        self._clean_up(stage)
+        self._used.discard(stage)
         self._around[stage] = around
         self._extended = True
         if cleanup is not None:
-            self._cleanups.append(cleanup)
+            self._cleanups[stage] = cleanup
         self._retrace()
 
-    def remove(self, stage: str) -> None:
-        """Take it out again; undo everything if nothing is left."""
-        self._around.pop(stage, None)
-        self.predicted_angles.pop(stage, None)
+    def remove(self, stage: str, around: Around | None = None) -> None:
+        """Take it out again, unless another than `around` has its place by now."""
+        if stage in self._around and around in (None, self._around[stage]):
+            del self._around[stage]
+            self.predicted_angles.pop(stage, None)
+            self._clean_up(stage)
+            self._retrace()
         self.undo_if_unused()
 
     def undo_if_unused(self) -> None:
@@ -90,14 +127,19 @@ class TrainStep:
         """Give the model its own train step back."""
         if TrainStep.existing(self.model) is not self:
             return
-        for cleanup in self._cleanups:
-            cleanup()
-        del self.model.train_step, self.model.make_train_function
-        if self._own_step is not None:
-            self.model.train_step = self._own_step
+        for stage in list(self._cleanups):
+            self._clean_up(stage)
+        for name, own in self._own.items():
+            delattr(self.model, name)
+            if own is not None:
+                setattr(self.model, name, own)
         if self._extended:
             self._retrace()
 
+    def _clean_up(self, stage: str) -> None:
+        self._cleanups.pop(stage, lambda: None)()
+
     def _retrace(self) -> None:
-        # Lazy: the function is traced at its next call.
-        type(self.model).make_train_function(self.model, force=True)
+        # Lazy: the function is traced at its next call. Keras makes one itself where there is none.
+        if self.model.train_function is not None:
+            self.model.make_train_function(force=True)

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfweightmirror import keras_internals
 from tfweightmirror.attendance import mirror_attends
 from tfweightmirror.callbacks.train_step import TrainStep
 from tfweightmirror.diagnostics import weight_angle_deg
@@ -23,6 +24,7 @@ from tfweightmirror.mirror.mode import Activation, MirrorMode
 from tfweightmirror.mirror.noise import Gaussian
 from tfweightmirror.mirror.schedule import Schedule
 from tfweightmirror.pathway import Pathway
+from tfweightmirror.walk import pathways
 
 
 class WeightMirror(keras.callbacks.Callback):
@@ -48,6 +50,8 @@ class WeightMirror(keras.callbacks.Callback):
         mirror_steps: Mirror steps that its seed has fired on the model so far, an int64 variable
             (None before training). The model keeps it: it goes on counting over several `fit`s,
             with this callback or another of the same seed, and begins anew with another model.
+            `BackupAndRestore` does not keep it: after a restore (or with `initial_epoch > 0`) it
+            goes on from a number above all that can have been fired.
         mirror_step_s: Seconds of a mirror step that ran outside the train step (warm-up, begin or
             end of an epoch), compilation left out; None before.
 
@@ -71,6 +75,10 @@ class WeightMirror(keras.callbacks.Callback):
         self._seed = self.mode.seed % 2**31
         self.mirror_step_s: float | None = None
         self._batches: Any = None
+        self._angles_before: Any = None
+        self._step: Any = None
+        self._changes = 0
+        self._begins = False
         self._pathways: list[Pathway] = []
         self._activations: dict[str, Activation | None] = {}
 
@@ -123,11 +131,10 @@ class WeightMirror(keras.callbacks.Callback):
 
         There from `on_train_begin` on; to be restored after it, over what the warm-up did.
         """
-        _, angles = TrainStep.of(self.model).angles_before_mirror
         return {
             "mirror_steps": self.mirror_steps,
             "batches": self._batches,
-            "angles_before_mirror": angles,
+            "angles_before_mirror": self._angles_before,
         }
 
     def set_model(self, model: keras.Model) -> None:
@@ -140,23 +147,32 @@ class WeightMirror(keras.callbacks.Callback):
         """Warm up, and put mirror mode into the train step."""
         self._pathways = mirror_pathways(self.model)
         self._activations = activations_of(self._pathways, self.mode)
-        self.mirror_steps = MirrorMemory.of(self.model).counter(self.model, self._seed)
+        memory = MirrorMemory.of(self.model)
+        self.mirror_steps, self._changes = memory.counter(self.model, self._seed), memory.changes
         with self.model.distribute_strategy.scope():
             if self._batches is None:
                 self._batches = counter("batches")
-            angles = tf.Variable(
-                tf.stack([weight_angle_deg(p) for p in self._pathways]),
+            self._angles_before = tf.Variable(
+                self._angles_now(),
                 trainable=False,
                 aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
             )
-        step = TrainStep.of(self.model)
-        step.angles_before_mirror = ([p.name for p in self._pathways], angles)
+        step = self._step = TrainStep.of(self.model)
         step.add("mirror", self._around_step)
+        names = [pathway.name for pathway in self._pathways]
+        step.angles_before_mirror = (names, self._angles_before)
         step.predicted_angles["mirror"] = self._predicted_angles
+        if keras_internals.was_restored(self.model):
+            self._skip_fired_noise(epoch=0)
         self._run(self.schedule.warm_up_steps)
+        self._begins = True
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Mirror mode at the begin of the epoch, if scheduled."""
+        # Callbacks behind this one may have restored in their `on_train_begin`.
+        if self._begins and (epoch > 0 or keras_internals.was_restored(self.model)):
+            self._skip_fired_noise(epoch)
+        self._begins = False
         self._run(self.schedule.epoch_begin_steps)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -165,9 +181,26 @@ class WeightMirror(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Any = None) -> None:
         """Give the model its own train step back."""
-        step = TrainStep.existing(self.model)
-        if step is not None:
-            step.remove("mirror")
+        if self._step is not None:
+            self._step.remove("mirror", self._around_step)
+        self._step, self._pathways, self._activations = None, [], {}
+
+    def _skip_fired_noise(self, epoch: int) -> None:
+        """Count on behind what an interrupted training has fired, if its count is lost."""
+        plan, updates, accumulated = self.schedule, 0, 1
+        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        if optimizer is not None:
+            updates = int(optimizer.iterations)
+            accumulated = optimizer.gradient_accumulation_steps or 1
+
+        def fired(batches: int) -> int:
+            each = plan.epoch_begin_steps + plan.epoch_end_steps
+            after = 0 if plan.every_batches is None else batches // plan.every_batches * plan.steps
+            return plan.warm_up_steps + epoch * each + after
+
+        if self.mirror_steps.numpy() < fired(updates):
+            # Twice: batches may have had no update, and each restore has a warm-up of its own.
+            self.mirror_steps.assign(2 * fired(updates * accumulated))
 
     def _predicted_angles(self) -> dict[str, float]:
         """Where the angles settle while W stands still, for pathways with a law."""
@@ -179,10 +212,9 @@ class WeightMirror(keras.callbacks.Callback):
         """`steps` mirror steps now, outside the train step."""
         if not steps:
             return
-        step = TrainStep.of(self.model)
-        if step.monitored:
-            _, angles = step.angles_before_mirror
-            angles.assign(tf.stack([weight_angle_deg(p) for p in self._pathways]))
+        self._check_layers()
+        if self._step.monitored:
+            self._angles_before.assign(self._angles_now())
         run = compiled_mirror(self.model, self._pathways, self.mode)
         first_step, seed = tf.cast(self.mirror_steps, tf.int32), tf.constant(self._seed)
         run(first_step, tf.constant(0), seed)  # compiles, and does nothing
@@ -198,21 +230,41 @@ class WeightMirror(keras.callbacks.Callback):
         for pathway in self._pathways:
             tf.reduce_max(tf.convert_to_tensor(pathway.feedback_kernel)).numpy()
 
+    def _angles_now(self) -> tf.Tensor:
+        return tf.stack([weight_angle_deg(pathway) for pathway in self._pathways])
+
+    def _check_layers(self) -> None:
+        """Refuse to teach feedback kernels that the model has no longer, or to leave new ones out.
+
+        Layers may be converted or stripped in mid-training, which traces the step anew.
+        """
+        changes = MirrorMemory.of(self.model).changes
+        if changes == self._changes:
+            return
+        with tf.init_scope():  # may be within the traced step
+            now = [p for p in pathways(self.model) if p.rule.learns_by == "mirror"]
+        if {id(p.feedback_kernel) for p in now} != {id(p.feedback_kernel) for p in self._pathways}:
+            raise ValueError(
+                f"The 'weight_mirror' layers of '{self.model.name}' were converted or stripped in "
+                "the middle of a training under WeightMirror, which teaches those that it found "
+                "at the begin. Let this fit end, change the layers, and begin another."
+            )
+        self._changes = changes
+
     @contextlib.contextmanager
     def _around_step(self) -> Iterator[None]:
         """The train step, then mirror mode if it is due: traced, in replica context."""
         with mirror_attends():
             yield
+        self._check_layers()
         every = self.schedule.every_batches
         if every is None:
             return
         batches = tf.convert_to_tensor(self._batches) + 1
         done = tf.convert_to_tensor(self.mirror_steps)
         due = None if every == 1 else tf.equal(batches % every, 0)
-        step = TrainStep.of(self.model)
-        if step.monitored:
-            _, angles = step.angles_before_mirror
-            now = tf.stack([weight_angle_deg(p) for p in self._pathways])
+        if self._step.monitored:
+            angles, now = self._angles_before, self._angles_now()
             now = now if due is None else tf.where(due, now, tf.convert_to_tensor(angles))
             assign_on_replicas([angles], [now])
         steps = self.schedule.steps

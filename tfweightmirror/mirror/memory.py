@@ -18,10 +18,12 @@ class MirrorMemory:
     Attributes:
         functions: The compiled mirrors used last, by mode and pathways.
         steps: By seed, the number of its next mirror step, an int64 variable.
+        changes: How often layers of the model were converted or stripped.
     """
 
     functions: dict[tuple[Hashable, Hashable], Any] = dataclasses.field(default_factory=dict)
     steps: dict[int, tf.Variable] = dataclasses.field(default_factory=dict)
+    changes: int = 0
 
     @classmethod
     def of(cls, model: keras.Model) -> "MirrorMemory":
@@ -60,6 +62,8 @@ def counter(name: str) -> tf.Variable:
     )
 
 
-def forget_compiled_mirrors(model: keras.Model) -> None:
-    """Let go of compiled mirrors, and of the kernels they hold, when layers of `model` change."""
-    MirrorMemory.of(model).functions.clear()
+def layers_have_changed(model: keras.Model) -> None:
+    """Let go of compiled mirrors, and of the kernels they hold: layers of `model` have changed."""
+    memory = MirrorMemory.of(model)
+    memory.functions.clear()
+    memory.changes += 1
