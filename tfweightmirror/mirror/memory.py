@@ -9,6 +9,7 @@ import tensorflow as tf
 
 # The mode that trains, and one for looks in between.
 _KEPT = 2
+_ATTRIBUTE = "_mirror_memory"
 
 
 @dataclasses.dataclass(eq=False)
@@ -29,7 +30,7 @@ class MirrorMemory:
     def of(cls, model: keras.Model) -> "MirrorMemory":
         """The memory of `model`, made if there is none."""
         # Past `__setattr__`, by which Keras would track it.
-        memory: MirrorMemory = model.__dict__.setdefault("_mirror_memory", cls())
+        memory: MirrorMemory = model.__dict__.setdefault(_ATTRIBUTE, cls())
         return memory
 
     def function(self, mode: Hashable, mirrored: Hashable, make: Callable[[], Any]) -> Any:
@@ -64,6 +65,7 @@ def counter(name: str) -> tf.Variable:
 
 def layers_have_changed(model: keras.Model) -> None:
     """Let go of compiled mirrors, and of the kernels they hold: layers of `model` have changed."""
-    memory = MirrorMemory.of(model)
-    memory.functions.clear()
-    memory.changes += 1
+    memory: MirrorMemory | None = model.__dict__.get(_ATTRIBUTE)
+    if memory is not None:
+        memory.functions.clear()
+        memory.changes += 1
