@@ -14,13 +14,14 @@ BROWSER_STAMP := $(VENV)/browser-installed
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test slow keras-suite tpu-check browser-check lint types bench clean
+.PHONY: help setup quickstart test slow slow-share keras-suite tpu-check browser-check lint types bench clean
 
 help:
 	@echo 'make setup       .venv with everything the project needs (the other targets do it too)'
 	@echo 'make quickstart  five ways of learning on real digits, in under two minutes'
 	@echo 'make test        the test suite without the slow tests'
 	@echo 'make slow        the slow tests'
+	@echo 'make slow-share  one in ten of the slow tests, others every day (SHARE=3/10: the third)'
 	@echo 'make keras-suite  the layer tests of Keras on the feedback twins (KERAS_SOURCE=, RULE=)'
 	@echo 'make tpu-check   train and mirror steps compiled for a TPU (none is needed; x86 Linux)'
 	@echo 'make browser-check  TensorBoard in a real browser (needs chromium and chromedriver)'
@@ -34,14 +35,19 @@ quickstart: $(STAMP)
 	@$(BIN)/python -m train.quickstart
 
 # Two test workers share two cores: one TensorFlow thread each.
-test slow keras-suite: export TF_NUM_INTRAOP_THREADS = 1
-test slow keras-suite: export TF_NUM_INTEROP_THREADS = 1
+test slow slow-share keras-suite: export TF_NUM_INTRAOP_THREADS = 1
+test slow slow-share keras-suite: export TF_NUM_INTEROP_THREADS = 1
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest -q
 
 slow: $(STAMP)
 	@$(BIN)/python -m pytest -q -m slow
+
+# Which share is said by the day of the year, so that in ten days all of them have run.
+SHARE ?= $(shell date +%j)/10
+slow-share: $(STAMP)
+	@$(BIN)/python -m pytest -q -m slow --share=$(SHARE)
 
 # The installed Keras brings its tests, or KERAS_SOURCE names a checkout. RULE=fa: that rule alone.
 keras-suite: $(STAMP)

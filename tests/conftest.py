@@ -1,6 +1,8 @@
 """What every test starts from: two logical CPU devices, float32, one seed."""
 
+import argparse
 import os
+import zlib
 from collections.abc import Iterator
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -35,6 +37,35 @@ def two_replicas() -> tf.distribute.Strategy:
     )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a minute begin first, so that the two workers end together."""
+def share(text: str) -> tuple[int, int]:
+    """The share that `--share=K/N` asks for."""
+    number, _, of = text.partition("/")
+    if not (number.isdecimal() and of.isdecimal() and int(of)):
+        raise argparse.ArgumentTypeError(f"--share is {text!r}. Expected K/N, such as 3/10.")
+    return int(number) % int(of), int(of)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--share",
+        type=share,
+        metavar="K/N",
+        help="run one test in N, another one for every K modulo N; K may be the day of the year",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is not in the share asked for; tests of a minute begin first, so that the two
+    workers end together.
+    """
+    if config.option.share:
+        number, of = config.option.share
+        chosen: list[pytest.Item] = []
+        left_out: list[pytest.Item] = []
+        for item in items:
+            # By name, so that a test stays in its share whatever tests come and go.
+            mine = zlib.crc32(item.nodeid.encode()) % of == number
+            (chosen if mine else left_out).append(item)
+        items[:] = chosen
+        config.hook.pytest_deselected(items=left_out)
     items.sort(key=lambda item: item.get_closest_marker("first") is None)

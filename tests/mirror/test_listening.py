@@ -38,6 +38,25 @@ from tfweightmirror.mirror.noise import Firing, Impulse, Noise, Orthogonal
 from tfweightmirror.pathway import Pathway
 
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=IDS)
+
+
+def kinds_and_noises(names: Sequence[str], everywhere: Sequence[str]) -> Any:
+    """Every kind under every noise; those not in `everywhere` but on one of each kind are slow."""
+    return pytest.mark.parametrize(
+        ("kind", "noise"),
+        [
+            pytest.param(
+                kind,
+                noise,
+                id=f"{kind.name}-{noise}",
+                marks=() if noise in everywhere or kind in ONE_OF_EACH else pytest.mark.slow,
+            )
+            for kind in KINDS
+            for noise in names
+        ],
+    )
+
+
 three_kinds = pytest.mark.parametrize("small_model", ["three kinds"], indirect=True)
 
 
@@ -103,14 +122,12 @@ def not_learnt(pathways: Sequence[Pathway], noise: str, **options: Any) -> list[
     return found
 
 
-@pytest.mark.parametrize("noise", NOISES)
-@every_kind
+@kinds_and_noises(NOISES, everywhere=("orthogonal", "impulse", "gaussian"))
 def test_behind_a_black_box_b_learns_the_black_box_and_nothing_of_w(kind: Kind, noise: str) -> None:
     assert not_learnt(random_pathways(kind), noise) == []
 
 
-@pytest.mark.parametrize("noise", BALANCED)
-@every_kind
+@kinds_and_noises(BALANCED, everywhere=("orthogonal",))
 def test_sign_pairs_behind_a_black_box_with_an_offset_learn_its_linear_part(
     kind: Kind, noise: str
 ) -> None:
