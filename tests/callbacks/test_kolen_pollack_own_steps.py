@@ -192,7 +192,7 @@ CLIPPING: dict[str, Callable[[], Optimizer]] = {
     "own norm alone": lambda: sgd(momentum=0.9),
     "accumulation": lambda: sgd(gradient_accumulation_steps=3),
     "loss scale": lambda: o.LossScaleOptimizer(sgd(global_clipnorm=0.02), initial_scale=4.0),
-    "two replicas": lambda: sgd(global_clipnorm=0.02),
+    "two replicas": lambda: sgd(momentum=0.9),
 }
 
 
@@ -269,36 +269,3 @@ def test_layers_of_two_precisions() -> None:
     for name, gap in gaps(model).items():
         assert gap / before[name] == pytest.approx(predicted, rel=LAW), name
     assert history["feedback_gap"] == pytest.approx([predicted], rel=LAW)
-
-
-def test_the_law_begins_with_what_a_backup_restores(tmp_path: Any) -> None:
-    def model() -> keras.Model:
-        return compiled(dense("kolen_pollack"), sgd())
-
-    def backup() -> keras.callbacks.Callback:
-        return keras.callbacks.BackupAndRestore(tmp_path, delete_checkpoint=False)
-
-    fit(model(), KolenPollack(), backup(), epochs=2)
-    second = model()
-    history = fit(second, KolenPollack(), backup(), epochs=3)  # a wrong law would warn
-    assert len(history["loss"]) == 1
-    predicted = law(second.optimizer, 0.6, 8)
-    assert history["feedback_gap_predicted"] == pytest.approx([predicted], rel=1e-5)
-    assert history["feedback_gap"] == pytest.approx([predicted], rel=LAW)
-
-
-def test_state_that_is_restored_after_the_begin_is_kept() -> None:
-    model, callback = compiled(dense("kolen_pollack"), sgd()), KolenPollack()
-    before = gaps(model)
-
-    class Restores(keras.callbacks.Callback):
-        def on_train_begin(self, logs: Any = None) -> None:
-            state = callback.state()
-            state["first_gaps"].assign(state["first_gaps"] * 4.0)
-            state["predicted"].assign(state["predicted"] * 0.25)
-
-    history = fit(model, callback, Restores())
-    predicted = 0.25 * law(model.optimizer, 0.6, 8)
-    assert history["feedback_gap_predicted"] == pytest.approx([predicted], rel=1e-5)
-    assert history["feedback_gap"] == pytest.approx([predicted], rel=LAW)
-    np.testing.assert_allclose(callback.state()["first_gaps"], np.array([*before.values()]) * 4)

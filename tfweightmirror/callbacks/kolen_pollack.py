@@ -164,7 +164,7 @@ class KolenPollack(keras.callbacks.Callback):
         """Give the model its own train step back."""
         step = TrainStep.existing(self.model)
         if step is not None:
-            step.remove("kolen_pollack")
+            step.remove("kolen_pollack", self._around_step)
 
     def _steps_as_keras(self) -> bool:
         """Whether `model.optimizer` moves everything: else a trace has to tell what moves what."""
