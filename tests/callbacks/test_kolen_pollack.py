@@ -22,6 +22,7 @@ from tests.callbacks.training import (
     own_train_step,
     weights,
 )
+from tests.slow import slow_but
 from tfweightmirror.callbacks import KolenPollack
 
 o = keras.optimizers
@@ -50,7 +51,14 @@ UNDER_THE_LAW: dict[str, tuple[Callable[[], Optimizer], float]] = {
 }
 
 
-@pytest.mark.parametrize("name", UNDER_THE_LAW)
+# Of each way in which an optimizer decays, scales or postpones an update.
+MOST_UNLIKE = (
+    *("Nesterov", "AdamW", "Lion", "RMSprop", "Muon"),
+    *("global_clipnorm", "schedule", "loss scale"),
+)
+
+
+@pytest.mark.parametrize("name", slow_but(MOST_UNLIKE, UNDER_THE_LAW))
 def test_the_gap_dies_out_by_the_law(name: str) -> None:
     make, decay = UNDER_THE_LAW[name]
     model = compiled(dense("kolen_pollack"), make())
@@ -114,7 +122,7 @@ def test_another_decay_for_kernels_outside_muon_is_predicted_for_each() -> None:
     assert history["feedback_gap_predicted"] == pytest.approx([law(optimizer, 3.0)], rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["Nesterov", "AdamW", "global_clipnorm"])
+@pytest.mark.parametrize("name", slow_but(["AdamW"], ["Nesterov", "AdamW", "global_clipnorm"]))
 def test_the_gap_dies_out_by_the_law_on_two_replicas(
     two_replicas: tf.distribute.Strategy, name: str
 ) -> None:

@@ -40,8 +40,18 @@ def predicted_of(optimizer: Optimizer, updates: int = 16) -> float:
     )
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
-@pytest.mark.parametrize("name", UNDER_COUPLED_DECAY)
+@pytest.mark.parametrize(
+    ("name", "replicas"),
+    [
+        pytest.param(
+            name,
+            replicas,
+            marks=() if replicas == (2 if name == "Nesterov" else 1) else pytest.mark.slow,
+        )
+        for name in UNDER_COUPLED_DECAY
+        for replicas in (1, 2)
+    ],
+)
 def test_the_gap_dies_out_by_the_law_of_coupled_decay(
     name: str, replicas: int, two_replicas: tf.distribute.Strategy
 ) -> None:

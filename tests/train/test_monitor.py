@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import tfweightmirror as tfwm
+from tests.slow import slow_but
 from tests.train.test_fit import SMALL, run
 from train.__main__ import main
 from train.command_line import parse
@@ -96,11 +97,7 @@ def test_mirror_cost_is_fan_in_over_batch_for_a_sweep_after_every_batch(tmp_path
 
 
 @pytest.mark.parametrize(
-    "rule",
-    [
-        "kolen_pollack",
-        *(pytest.param(r, marks=pytest.mark.slow) for r in ("backprop", "feedback_alignment")),
-    ],
+    "rule", slow_but(["kolen_pollack"], ["backprop", "feedback_alignment", "kolen_pollack"])
 )
 def test_the_baseline_trains_the_last_layer_alone(tmp_path: Path, rule: str) -> None:
     def weights(*arguments: str) -> dict[str, np.ndarray]:
