@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 
 import tfweightmirror as tfwm
+from train import models
+from train.config import ModelConfig
+from train.config.model import ResNetConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -111,6 +114,18 @@ def test_sources_have_an_entry_each_and_no_entry_is_idle() -> None:
     named = {key.rstrip("0123456789") for key in keys}
     missing = {re.sub(r"\d+$", "", c) for c in cited if c[:-4] in named and c not in keys}
     assert missing == set()
+
+
+def test_firings_of_a_sweep_are_those_that_the_code_counts() -> None:
+    config = ModelConfig(name="resnet18", resnet=ResNetConfig(stem="imagenet"))
+    model = models.build(config, (64, 64, 3), num_classes=10)
+    tfwm.convert_model(model, "weight_mirror")
+    fired = tfwm.callbacks.WeightMirror().samples_per_step(model)
+    needed = sum(fired[p.name] for p in tfwm.pathways(model) if p.sends_error_back)
+    text = " ".join((ROOT / "docs" / "science.md").read_text().split())
+    for number in (sum(fired.values()), needed, max(fired.values())):
+        assert f"{number:,}" in text
+    assert f"fires {sum(fired.values()):,} cells one pathway after another" in text
 
 
 def test_python_of_the_documentation_runs() -> None:

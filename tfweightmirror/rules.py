@@ -238,7 +238,9 @@ class KolenPollack(FeedbackRule):
 @register
 @dataclasses.dataclass(frozen=True)
 class UpdatedRandomFeedback(FeedbackRule):
-    """B is random and gets `epsilon` times the change of W (Amit 2019, URFB).
+    """B is random and gets `epsilon` times the change of W (Amit 2019: URFB).
+
+    The paper states no order of the error's passage and B's update; here the error passes first.
 
     `epsilon` scales the gradient, so with an optimizer that normalizes gradients (Adam, RMSprop,
     Lion) every `epsilon` but 0 acts as 1: use SGD. It is a gradient among the others: a norm over

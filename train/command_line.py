@@ -62,7 +62,7 @@ SUMMARIES = {
     "export": "Write a trained model as a plain Keras model, which needs nothing of this library.",
     "list": "Show the models, data sets, rules, noises, optimizers and configurations there are.",
     "sweep": "Choose values on a part of the training images; test images are never looked at.",
-    "report": "Tables, curves and angles of finished runs, beside the papers' numbers.",
+    "report": "Tables, curves and angles of finished runs, beside published numbers.",
     "compare": "What differs between two runs: configuration, set-up, results.",
     "angles": "Weight angle and norm ratio of every layer of a trained model.",
 }

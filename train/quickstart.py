@@ -1,7 +1,7 @@
 """Five ways of learning on real digits: `make quickstart`, or `python -m train.quickstart`.
 
 Trains the network of `configs/quickstart.yaml` under backprop, feedback alignment, Kolen-Pollack
-and the weight mirror twice: with the paper's noise, and balanced. Everything goes into a new folder
+and the weight mirror twice: in the paper's mode, and balanced. Everything goes into a new folder
 `runs/quickstart-<n>`.
 """
 
@@ -27,7 +27,7 @@ RULES = (
     ("backprop", "BP", "backprop", MirrorConfig()),
     ("feedback_alignment", "FA", "feedback_alignment", MirrorConfig()),
     ("kolen_pollack", "KP", "kolen_pollack", MirrorConfig()),
-    ("weight_mirror_akrout2019", "WM, paper's noise", "weight_mirror", PAPER),
+    ("weight_mirror_akrout2019", "WM, paper's mode", "weight_mirror", PAPER),
     ("weight_mirror_balanced", "WM, balanced", "weight_mirror", MirrorConfig()),
 )
 

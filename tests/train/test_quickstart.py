@@ -41,7 +41,7 @@ def test_five_rules_reach_what_the_readme_says(
         result["label"]: RuleResult(**result)
         for result in json.loads((folder / "results.json").read_text())
     }
-    assert list(results) == ["BP", "FA", "KP", "WM, paper's noise", "WM, balanced"]
+    assert list(results) == ["BP", "FA", "KP", "WM, paper's mode", "WM, balanced"]
     for label in ("BP", "KP", "WM, balanced"):
         assert results[label].test_accuracy >= 0.96
     last = {
@@ -51,7 +51,7 @@ def test_five_rules_reach_what_the_readme_says(
     assert list(results["KP"].angles_deg) == ["conv_2", "conv_3", "head"]
     assert max(last["KP"]) < 15
     assert max(last["WM, balanced"]) < 0.01
-    assert max(last["WM, paper's noise"]) < 30 < min(last["FA"])
+    assert max(last["WM, paper's mode"]) < 30 < min(last["FA"])
     assert (folder / "weight_angles.png").is_file()
     assert len(list(folder.glob("*/model.keras"))) == 5
     assert f"--logdir {Path('runs') / 'quickstart-1'}" in capsys.readouterr().out

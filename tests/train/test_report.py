@@ -204,6 +204,51 @@ def test_released_logs_stand_beside_our_runs_in_their_rows(tmp_path: Path) -> No
     assert f"{RELEASED / 'mnist_mlp_bp'}" in page
 
 
+@pytest.mark.parametrize("page", ["README.md", "reports/akrout2019/README.md"])
+def test_tables_of_the_documentation_are_the_runs_and_the_released_logs(page: str) -> None:
+    logs = {
+        cell.label.partition(", ")[2]: cell.measures
+        for cell in published.read_all()
+        if cell.label.startswith("MNIST")
+    }
+    folders = {"backprop": "bp", "feedback alignment": "fa", "weight mirror": "wm"}
+    measures = {TEST_ERROR: "val_accuracy", "output_angle": "weight_angle/head"}
+    measures["input_angle"] = "weight_angle/hidden_1"
+    compared, head = 0, [""]
+    for line in (RELEASED.parents[1] / page).read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if cells[0] == "rule":
+            head = cells
+        pairs = [re.fullmatch(r"([\d.]+) / ([\d.]+)", cell) for cell in cells]
+        rule = cells[0].partition(",")[0]
+        if rule not in logs or not any(pairs):
+            continue
+        folder = RELEASED / f"mnist_mlp_{folders.get(rule, 'kp')}"
+        ours = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
+        for name, pair in zip(head, pairs, strict=True):
+            if pair is None:
+                continue
+            epoch = int(re.search(r"\d+", name)[0])  # type: ignore[index]
+            values = {
+                key: (ours[epoch - 1][column], numbers[epoch].mean)
+                for key, column in measures.items()
+                if (numbers := logs[rule].get(key)) and column in ours[epoch - 1]
+            }
+            error = values[TEST_ERROR]
+            values[TEST_ERROR] = (100 * error[0], 100 - error[1])
+            found = [
+                key
+                for key, both in values.items()
+                if all(
+                    float(shown) == pytest.approx(value, abs=0.51 * 10 ** -len(shown.split(".")[1]))
+                    for shown, value in zip(pair.groups(), both, strict=True)
+                )
+            ]
+            assert found, line
+            compared += 1
+    assert compared >= 15
+
+
 def test_differences_of_scale_are_said(tmp_path: Path) -> None:
     changes = {
         "data": DataConfig(name="mnist", take=1000),

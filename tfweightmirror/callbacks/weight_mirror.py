@@ -95,14 +95,16 @@ class WeightMirror(keras.callbacks.Callback):
         seed: int = 0,
         **options: Any,
     ) -> "WeightMirror":
-        """The paper's mode: Gaussian noise through the activation, biases on, decay.
+        """The paper's mode: independent noise through the activation, biases on, decay.
 
-        Akrout et al. 2019, eq. 7 to 12. Their noise and decay on ImageNet are not known; the
-        released code (an MLP) has uniform noise on +-0.05 and no decay. With biases on, the angle
-        has a floor unless the noise is large against them (docs/science.md).
+        Akrout et al. 2019, eq. 7 to 12. The paper names no distribution, only independent cells,
+        mean zero and equal variance, which its derivation wants small; Gaussian noise of standard
+        deviation 1 is ours. Its variance, samples, decay and schedule are in an appendix that we do
+        not have; the released code (MLPs alone) has uniform noise on +-0.05 and no decay. With
+        biases on, the angle has a floor unless the noise is large against them (docs/science.md).
 
         Args:
-            std: Standard deviation of the noise.
+            std: Standard deviation of the noise; 1 is not small.
             samples: Noise samples per mirror step, one step after every batch.
             target_angle_deg: Sets the decay, by the law for a linear response.
             decay: Sets it by hand.

@@ -42,7 +42,7 @@ def learn(
         eta: Step size. `eta = decay / (m std^2)` settles at B = W.
         decay: The share of B that is replaced, in (0, 1].
         norm: What bounds |B|. `"decay"`: the decay. `"scaling"`: synaptic scaling to the norm that
-            B had before. None: nothing (the paper's released code).
+            B had before. None: nothing (the code that the paper's authors released).
 
     Returns:
         The new B. Where decay is 1 the old B does not enter, so a NaN in it does not survive.

@@ -1,10 +1,11 @@
 """What the cells fire in mirror mode.
 
-*Independent* noise (Gaussian, uniform, Rademacher) is the paper's: every cell fires by itself, and
-the angle falls with the number of samples N as `tan^2(angle) = (n + kurtosis - 2) / N`, n the
-fan-in. *Balanced* noise (orthogonal blocks, impulses) fires an orthogonal basis once, a *sweep*:
-for a linear, noise-free response B then equals W. What that does and does not claim is in
-docs/science.md, "What exactness means".
+*Independent* noise (Gaussian, uniform, Rademacher; the paper names no distribution) is as Akrout et
+al. 2019 have it: every cell fires by itself, with mean 0 and one variance. The angle falls with the
+number of samples N as `tan^2(angle) = (n + kurtosis - 2) / N`, n the fan-in. *Balanced* noise
+(orthogonal blocks, impulses) fires an orthogonal basis once, a *sweep*: for a linear, noise-free
+response B then equals W. What that does and does not claim is in docs/science.md, "What exactness
+means".
 
 For a noise of your own, subclass `IndependentNoise` (and override `draw` and `kurtosis`) or
 `Noise`.

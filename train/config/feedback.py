@@ -62,8 +62,9 @@ class MirrorConfig:
 
     Args:
         mode: `linear` (listens to the linear response, biases blocked), `akrout2019` (the paper's:
-            gaussian noise through the activation, biases on, decay) or `akrout2019_code` (what the
-            released code does: uniform noise on +-0.05, no decay, a fixed step).
+            noise through the activation, biases on, decay; that it is gaussian is ours) or
+            `akrout2019_code` (what the released code does: uniform noise on +-0.05, no decay, a
+            fixed step).
         noise: Of `linear`. Balanced: orthogonal, impulse. Independent: gaussian, uniform,
             rademacher.
         noise_options: Arguments of the noise by their names, such as std, block, samples,

@@ -40,8 +40,8 @@ def _resnet(
     With BatchNorm before ReLU it is the published network, and that of Xiao et al. 2018. With
     BatchNorm after ReLU, the order in Akrout et al. 2019, every normalisation follows the
     activation (or, after the sum, the block's last activation), the convolutions have biases, and
-    the projection has no normalisation of its own. The paper does not draw its block; this is the
-    plainest reading.
+    the projection has no normalisation of its own. The block is drawn in an appendix that we do not
+    have; this is the plainest reading.
 
     Args:
         name: Of the model.

@@ -1,4 +1,4 @@
-"""The papers' numbers, `train/published/*.yaml`, and which run each stands beside."""
+"""Numbers of papers and released logs, `train/published/*.yaml`, and the runs beside them."""
 
 from __future__ import annotations
 
