@@ -1,0 +1,89 @@
+"""Every private hook of TensorFlow that this library uses, in one file.
+
+`tests/test_tensorflow_internals.py` is their canary; pyproject.toml pins the range of TensorFlow.
+"""
+
+import inspect
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import tensorflow as tf
+from tensorflow.python.eager import record
+
+# From (inputs of the forward pass, error at its output) to the error at each input (None: none).
+Backward: TypeAlias = Callable[[Sequence[tf.Tensor], tf.Tensor], Sequence[tf.Tensor | None]]
+
+_NAME = "TfweightmirrorCustomGradient"
+_BACKWARDS = "_tfweightmirror_backwards"  # on a graph: its operations' names to `Backward`s
+
+
+def tape_records() -> bool:
+    """Whether a gradient tape records what is computed (or traced) now."""
+    return bool(record.could_possibly_record())
+
+
+def custom_gradient(
+    forward: Callable[..., tf.Tensor], backward: Backward
+) -> Callable[..., tf.Tensor]:
+    """`tf.custom_gradient` for functions of tensors, whose traces are forgotten with their graph.
+
+    TensorFlow's own registers the gradient of every trace under another name, for ever, and with it
+    the graph and the model around it: megabytes for each model that was trained and is no more.
+    Here one name is registered, and the function behind it hangs on the graph of the trace.
+
+    Args:
+        forward: Gives the output for tensors.
+        backward: Should hold no tensors, which would keep the graph alive; it is given those of the
+            forward pass. A bound method that it needs may be held by `weakly_bound`.
+    """
+
+    def run(*tensors: tf.Tensor) -> tf.Tensor:
+        tensors = tuple(tf.convert_to_tensor(tensor) for tensor in tensors)
+        if tf.executing_eagerly():
+            eager = tf.custom_gradient(
+                lambda *tensors: (forward(*tensors), lambda error: backward(tensors, error))
+            )
+            return eager(*tensors)
+        inputs = [forward(*tensors), *tensors]
+        graph = tf.compat.v1.get_default_graph()
+        with graph.gradient_override_map({"IdentityN": _NAME}):
+            outputs = tf.identity_n(inputs)
+        if not hasattr(graph, _BACKWARDS):
+            setattr(graph, _BACKWARDS, {})
+        getattr(graph, _BACKWARDS)[outputs[0].op.name] = backward
+        record.record_operation(
+            _NAME, outputs, inputs, lambda error, *_: [None, *backward(tensors, error)]
+        )
+        return outputs[0]
+
+    return run
+
+
+@tf.RegisterGradient(_NAME)
+def _backward_of(operation: Any, error: tf.Tensor, *_: tf.Tensor) -> list[tf.Tensor | None]:
+    backwards: dict[str, Backward] = getattr(operation.graph, _BACKWARDS, {})
+    if operation.name not in backwards:
+        raise LookupError(
+            "This graph has lost the backward pass of its feedback layers: it was loaded from a "
+            "SavedModel. Train the Keras model itself, from a .keras file."
+        )
+    return [None, *backwards[operation.name](operation.inputs[1:], error)]
+
+
+def weakly_bound(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, without keeping the object alive that it is a method of."""
+    if not inspect.ismethod(function):
+        return function
+    reference = weakref.WeakMethod(function)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        method = reference()
+        if method is None:
+            raise LookupError(
+                "An error was sent back through a feedback layer that does not exist any more: "
+                "keep the model as long as its traced functions."
+            )
+        return method(*args, **kwargs)
+
+    return call
