@@ -64,6 +64,27 @@ def test_the_outermost_layer_of_a_call_is_known_inside() -> None:
     model = keras.Sequential([Asks()])
     model(np.ones((1, 2)))
     assert seen[-1] is model
+    outside = Asks()
+    outside.call(tf.ones((1, 2)))  # as Keras rematerializes a layer
+    assert seen[-1] is outside
+
+
+def test_training_is_what_was_given_to_the_present_call_and_nothing_stays_behind() -> None:
+    seen = []
+
+    class Asks(layers.Layer):
+        def call(self, inputs: tf.Tensor) -> tf.Tensor:
+            seen.append(internals.training_of_call())
+            return inputs
+
+    layer, x = Asks(), tf.ones((1, 2))
+    model = keras.Sequential([keras.Input((2,)), layer])
+    seen.clear()
+    model(x, training=True)
+    layer(x, training=False)
+    layer(x)
+    layer.call(x)
+    assert seen == [True, False, None, None]
 
 
 def test_calls_are_recorded_in_order_and_nothing_stays_behind() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src.backend.common import global_state
 
 _TracedFunction = type(tf.function(lambda: None))
 
@@ -27,7 +28,20 @@ def child_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
 
 def outermost_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
     """The layer or model whose call led to the present call of `layer`."""
-    return layer._get_call_context().entry_layer
+    context = _call_context()
+    return layer if context is None else context.entry_layer
+
+
+def training_of_call() -> Any:
+    """The value of `training` in the present call of a layer; None where nobody gave one."""
+    context = _call_context()
+    return None if context is None else context.get_value("training")
+
+
+def _call_context() -> Any:
+    # `Layer._get_call_context` would begin one, and outside a layer's `__call__` (where Keras calls
+    # `call` again on the way back, to rematerialize) nobody would end it.
+    return global_state.get_global_attribute("current_call_ctx")
 
 
 @contextlib.contextmanager

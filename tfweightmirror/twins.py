@@ -68,6 +68,12 @@ def refuse(layer: keras.layers.Layer, path: str) -> None:
             "that a feedback layer's own would never run. Convert first, or leave the layer to "
             f"backprop with a pattern: {{'{path}': 'backprop', '*': ...}}."
         )
+    if isinstance(layer, keras.layers.Conv1D) and "convolution_op" in vars(layer):
+        raise ValueError(
+            f"The `convolution_op` of layer '{path}' ({cls.__name__}) has been replaced on the "
+            "instance. Keras' Conv1D does not call it and the feedback layer would, so that the "
+            "outputs would change: remove it first, or set it after converting."
+        )
     for part in (layer, *parts_of(layer)):
         refuse_unsupported(part)
         if isinstance(part, keras.layers.EinsumDense):

@@ -33,8 +33,8 @@ class PerChannelDense(keras.layers.Layer):
 class FeedbackPerChannelDense(tfwm.layers.FeedbackLayer, PerChannelDense):
     """The same with a feedback kernel."""
 
-    def call(self, inputs, training=None):
-        return self.carry(lambda x, k: keras.ops.einsum("bic,cio->boc", x, k), inputs, training)
+    def call(self, inputs):
+        return self.carry(lambda x, k: keras.ops.einsum("bic,cio->boc", x, k), inputs)
 
     def kernel_view(self, site):
         shape = tuple(self.kernel.shape)

@@ -13,14 +13,15 @@ class FeedbackConv(FeedbackLayer):
     def kernel_view(self, site: Site) -> KernelView:
         return conv_view(tuple(self.kernel.shape), self.groups)
 
-    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Apply the layer."""
         # Keras compiles these two cases with XLA on its own.
         compiled = self.groups > 1 or (self.rank == 3 and self.data_format == "channels_first")
-        outputs = self.carry(self._linear_map, inputs, training, jit_compile=compiled)
+        outputs = self.carry(self.convolution_op, inputs, jit_compile=compiled)
         return add_channel_bias(self, outputs, self.filters)
 
-    def _linear_map(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        """Keras' hook for other convolutions: W and B pass whatever overrides it alike."""
         padding = self.padding
         if padding == "causal":
             inputs = keras.ops.pad(inputs, self._compute_causal_padding())

@@ -13,9 +13,9 @@ class FeedbackConvTranspose(FeedbackLayer):
     def kernel_view(self, site: Site) -> KernelView:
         return conv_transpose_view(tuple(self.kernel.shape))
 
-    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Apply the layer."""
-        return add_channel_bias(self, self.carry(self._linear_map, inputs, training), self.filters)
+        return add_channel_bias(self, self.carry(self._linear_map, inputs), self.filters)
 
     def _linear_map(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         return keras.ops.conv_transpose(

@@ -25,9 +25,9 @@ class FeedbackDense(FeedbackLayer, keras.layers.Dense):
     def kernel_view(self, site: Site) -> KernelView:
         return dense_view(*self.kernel.shape)
 
-    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Apply the layer."""
-        outputs = self.carry(keras.ops.matmul, inputs, training)
+        outputs = self.carry(keras.ops.matmul, inputs)
         if self.bias is not None:
             outputs = keras.ops.add(outputs, self.bias)
         return outputs if self.activation is None else self.activation(outputs)

@@ -1,7 +1,5 @@
 """Depthwise convolutions with a feedback kernel."""
 
-import functools
-
 import keras
 import tensorflow as tf
 
@@ -29,11 +27,14 @@ class FeedbackDepthwiseConv(FeedbackLayer):
     def kernel_view(self, site: Site) -> KernelView:
         return depthwise_view(tuple(self.kernel.shape))
 
-    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Apply the layer."""
-        outputs = self.carry(functools.partial(depthwise_map, self), inputs, training)
+        outputs = self.carry(self._linear_map, inputs)
         *_, channels, multiplier = self.kernel.shape
         return add_channel_bias(self, outputs, channels * multiplier)
+
+    def _linear_map(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        return depthwise_map(self, inputs, kernel)
 
 
 @register

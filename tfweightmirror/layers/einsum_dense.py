@@ -46,14 +46,15 @@ class FeedbackEinsumDense(FeedbackLayer, keras.layers.EinsumDense):
             return type(initializer).from_config(config)
         return initializer
 
-    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Apply the layer."""
-        outputs = self.carry(
-            lambda x, kernel: keras.ops.einsum(self.equation, x, kernel), inputs, training
-        )
+        outputs = self.carry(self._linear_map, inputs)
         if self.bias is not None:
             outputs = keras.ops.add(outputs, self.bias)
         return outputs if self.activation is None else self.activation(outputs)
+
+    def _linear_map(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        return keras.ops.einsum(self.equation, inputs, kernel)
 
     def kernel_view(self, site: Site) -> KernelView:
         kernel, group, fan_in, fan_out = kernel_labels(self)

@@ -9,11 +9,12 @@ from typing import Any, ClassVar
 import keras
 import tensorflow as tf
 
-from tfweightmirror import attendance, rules, twin_gradient
+from tfweightmirror import attendance, keras_internals, rules, twin_gradient
 from tfweightmirror.asymmetric import LinearMap, asymmetric
 from tfweightmirror.pathway import KernelView, Pathway, record_call
 from tfweightmirror.probe import record_output
 from tfweightmirror.rules import FeedbackRule
+from tfweightmirror.tensorflow_internals import tape_records, weakly_bound
 
 register = keras.saving.register_keras_serializable(package="tfweightmirror")
 
@@ -165,7 +166,6 @@ class FeedbackLayer(CarriesRule):
         self,
         op: LinearMap,
         inputs: tf.Tensor,
-        training: bool | None,
         *,
         site: Site | None = None,
         jit_compile: bool = False,
@@ -177,15 +177,14 @@ class FeedbackLayer(CarriesRule):
                 f"Layer '{self.name}' ({type(self).__name__}) received a sparse tensor. Feedback "
                 "layers take dense inputs: use tf.sparse.to_dense first, or the plain Keras layer."
             )
-        if record_call(self, site.kernel, inputs):
-            # TensorFlow never forgets a custom gradient that was traced, nor the model around it.
-            return op(inputs, tf.convert_to_tensor(getattr(self, site.kernel)))
+        record_call(self, site.kernel, inputs)
+        training = self._in_training()
         if training and self.rule.learns_by == "mirror":
             attendance.warn_if_unattended(self)
         feedback, state = getattr(self, site.feedback), getattr(self, site.state)
         if state is not None and training:
             state.assign(tf.convert_to_tensor(state) + tf.constant([0, 1]))
-        f = asymmetric(op, self._rule_at(site), jit_compile=jit_compile)
+        f = asymmetric(weakly_bound(op), self._rule_at(site), jit_compile=jit_compile)
         # A variable must not enter a custom gradient, and this is also where Keras autocasts.
         drawn = None if state is None else tf.convert_to_tensor(state)
         carrier = None if feedback is None else twin_gradient.read(feedback)
@@ -196,6 +195,15 @@ class FeedbackLayer(CarriesRule):
         outputs = f(inputs, kernel, carrier, drawn)
         record_output(self, site.kernel, outputs)
         return outputs
+
+    def _in_training(self) -> bool:
+        """Whether errors will be sent back through this call.
+
+        Keras does not know where a model's `call` takes no `training`, and in training loops of
+        one's own: there a gradient tape tells.
+        """
+        training = keras_internals.training_of_call()
+        return tape_records() if training is None else bool(training)
 
     def _rule_at(self, site: Site) -> FeedbackRule:
         return self.rule.for_fans(self.kernel_view(site).fans)

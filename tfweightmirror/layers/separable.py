@@ -1,7 +1,5 @@
 """Separable convolutions: two kernels, two feedback kernels, two pathways."""
 
-import functools
-
 import keras
 import tensorflow as tf
 
@@ -22,12 +20,14 @@ class FeedbackSeparableConv(FeedbackLayer):
         shape = tuple(getattr(self, site.kernel).shape)
         return depthwise_view(shape) if site is DEPTHWISE else conv_view(shape)
 
-    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Apply the layer."""
-        depthwise = functools.partial(depthwise_map, self)
-        middle = self.carry(depthwise, inputs, training, site=DEPTHWISE)
-        outputs = self.carry(self._pointwise, middle, training, site=POINTWISE)
+        middle = self.carry(self._depthwise, inputs, site=DEPTHWISE)
+        outputs = self.carry(self._pointwise, middle, site=POINTWISE)
         return add_channel_bias(self, outputs, self.filters)
+
+    def _depthwise(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        return depthwise_map(self, inputs, kernel)
 
     def _pointwise(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         if self.data_format == "channels_last":
