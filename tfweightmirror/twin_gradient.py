@@ -7,10 +7,11 @@ of the user's own) would count dW twice, and W would train otherwise than withou
 import contextlib
 import contextvars
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import keras
 import tensorflow as tf
+
+from tfweightmirror.tensorflow_internals import custom_gradient
 
 _hidden: contextvars.ContextVar[frozenset[int]] = contextvars.ContextVar(
     "tfweightmirror_hidden_gradients", default=frozenset()
@@ -41,8 +42,6 @@ def read(kernel: keras.Variable) -> tf.Tensor:
     return _without_gradient(value) if is_hidden(kernel) else value
 
 
-@tf.custom_gradient
-def _without_gradient(value: tf.Tensor) -> Any:
-    # Not None, as `tf.stop_gradient` has it: zeros can be scaled, clipped and summed, and they are
-    # constants, for which nothing is computed.
-    return tf.identity(value), tf.zeros_like
+# Not None, as `tf.stop_gradient` has it: zeros can be scaled, clipped and summed, and they are
+# constants, for which nothing is computed.
+_without_gradient = custom_gradient(tf.identity, lambda tensors, error: [tf.zeros_like(error)])
