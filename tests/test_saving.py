@@ -173,19 +173,17 @@ class Pair(keras.Model):
         return self.second(self.first(inputs))
 
 
-def test_a_subclassed_model_is_converted_again_on_loading(tmp_path: Path) -> None:
+def test_the_weights_of_a_subclassed_model_load_into_one_that_is_converted_alike(
+    tmp_path: Path,
+) -> None:
     model = Pair()
     x = np.random.default_rng(0).normal(size=(4, 5)).astype("float32")
     model(x)
     tfwm.convert_model(model, "fa")
     model.save_weights(tmp_path / "pair.weights.h5")
-    model.save(tmp_path / "pair.keras")
-    # Its own code makes plain layers, so the file does not fit: an error, not silence.
-    with pytest.raises(ValueError):
-        keras.models.load_model(tmp_path / "pair.keras")
     again = Pair()
     again(x)
-    tfwm.convert_model(again, "fa")
+    tfwm.convert_model(again, "fa", seed=1)
     again.load_weights(tmp_path / "pair.weights.h5")
     for one, other in zip(model.variables, again.variables, strict=True):
         assert np.array_equal(one, other), one.path

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from tfweightmirror import compiled, keras_internals, rules, twins
+from tfweightmirror import compiled, composite, keras_internals, rules, twins
 from tfweightmirror.layers.feedback_layer import CarriesRule
 from tfweightmirror.selection import (
     Choice,
@@ -79,6 +79,8 @@ def convert_model(
         _convert(targets, seed)
     compiled.renew(holders, joining=[c for _, layer, _ in targets for c in twins.companions(layer)])
     _watch_unbuilt(model, "", choice, members, seed)
+    for holder in holders.models:
+        composite.mark(holder)
     return model
 
 
@@ -122,6 +124,8 @@ def strip_feedback(model: keras.Model) -> keras.Model:
     for _, layer in walk(model):
         keras_internals.forget_after_build(layer)
     compiled.renew(holders, leaving=leaving)
+    for holder in holders.models:
+        composite.mark(holder)
     return model
 
 
@@ -168,6 +172,7 @@ def _watch_unbuilt(
             own_seed = None if seed is None else f"{seed} {position}"
             _convert(targets, own_seed)
             _watch_unbuilt(layer, inside, choice, known + members, own_seed)
+            composite.mark(layer)
 
         keras_internals.after_build(layer, convert_newcomers)
 

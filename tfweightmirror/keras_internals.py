@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 from keras.src.backend.common import global_state
+from keras.src.models import functional as functional_models
 
 _TracedFunction = type(tf.function(lambda: None))
 
@@ -24,6 +25,18 @@ def child_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     """The layers that `layer` owns directly, in the order in which it tracks them."""
     children: list[keras.layers.Layer] = layer._flatten_layers(include_self=False, recursive=False)
     return children
+
+
+def layers_in_config(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """The layers that Keras writes into a Sequential or functional model's config by itself."""
+    cls = type(layer)
+    stacked = isinstance(layer, keras.Sequential) and cls.get_config is keras.Sequential.get_config
+    functional = (
+        isinstance(layer, functional_models.Functional)
+        and cls.get_config is functional_models.Functional.get_config
+        and functional_models.functional_like_constructor(cls)
+    )
+    return layer.layers if stacked or functional else []
 
 
 def outermost_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -156,9 +169,13 @@ def after_build(layer: keras.layers.Layer, then: Callable[[], None]) -> None:
 
 def forget_after_build(layer: keras.layers.Layer) -> None:
     """Undo `after_build` on a layer that has not been built yet."""
-    build = layer.__dict__["build"]
-    if build.__code__.co_name == "build_and_then":
-        layer.__dict__["build"] = _cells(build)["build"].cell_contents
+    if waits_for_build(layer):
+        layer.__dict__["build"] = _cells(layer.__dict__["build"])["build"].cell_contents
+
+
+def waits_for_build(layer: keras.layers.Layer) -> bool:
+    """Whether `after_build` has something to do for a layer that has not been built yet."""
+    return layer.__dict__["build"].__code__.co_name == "build_and_then"
 
 
 # --- compiled models ---------------------------------------------------------------------------

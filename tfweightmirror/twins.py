@@ -80,16 +80,28 @@ def refuse(layer: keras.layers.Layer, path: str) -> None:
             kernel_labels(part)
 
 
-def to_twin(layer: Any, rule: FeedbackRule, *, seed: int | None = None) -> None:
+def to_twin(
+    layer: Any, rule: FeedbackRule, *, seed: int | None = None, feedback_initializer: Any = None
+) -> None:
     """Make `layer`, of a class in `TWINS`, its feedback twin; if it is built, add B."""
     keras_internals.become(layer, TWINS[type(layer)])
-    layer.set_rule(rule, feedback_seed=seed)
+    layer.set_rule(rule, feedback_initializer, feedback_seed=seed)
     if layer.built:
         with keras_internals.adding_weights(layer):
             layer.build_feedback()
         for companion in companions(layer):
             if not companion.kernel.trainable:
                 companion.feedback_kernel.trainable = False
+
+
+def rule_of(layer: Any) -> dict[str, Any]:
+    """What a feedback layer has beyond the plain one, as a config."""
+    initializer = layer.feedback_initializer
+    return {
+        "rule": keras.saving.serialize_keras_object(layer.rule),
+        "feedback_initializer": initializer and keras.initializers.serialize(initializer),
+        "feedback_seed": layer._feedback_seed,
+    }
 
 
 def to_plain(layer: Any) -> list[keras.Variable]:
