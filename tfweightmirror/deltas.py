@@ -5,6 +5,9 @@ same activations, dropout masks and batch statistics.
 """
 
 import contextlib
+import inspect
+import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,10 +16,12 @@ import tensorflow as tf
 
 from tfweightmirror.attendance import mirror_attends
 from tfweightmirror.diagnostics import angle_between_parts_deg
+from tfweightmirror.look_internals import inlining_functions, training_loss
 from tfweightmirror.probe import errors_on_w, recording_outputs
-from tfweightmirror.walk import pathways
+from tfweightmirror.walk import in_a_function, pathways
 
 WHOLE_NETWORK = "whole_network"
+_told: "weakref.WeakSet[keras.Model]" = weakref.WeakSet()
 _Pairs = dict[str, tuple[list[tf.Tensor], list[tf.Tensor]]]
 
 
@@ -27,6 +32,7 @@ def delta_angles(model: keras.Model, x: Any, y: Any, sample_weight: Any = None) 
     (all calls of a shared layer together). Backprop's is the one that plain backprop through the
     whole network above would deliver at the same weights and in the same forward pass, in training
     mode (Akrout et al. 2019, fig. 4: "delta angles"). The topmost layers' are 0 whatever the rule.
+    The loss is the compiled one (`compute_loss`), not that of a `train_step` of the model's own.
 
     Weights, BatchNorm's statistics, metrics and random state are afterwards as they were. (What
     `keras.random` draws without a seed generator of the layer's own moves Keras' global stream.)
@@ -38,12 +44,16 @@ def delta_angles(model: keras.Model, x: Any, y: Any, sample_weight: Any = None) 
 
     Returns:
         `{pathway name: degrees}`, from input to output. NaN where an error is zero: it has no
-        direction then. Empty without feedback layers.
+        direction then. Layers that are not called are left out. Empty without feedback layers.
 
     Raises:
         ValueError: The model is not compiled; the batch does not divide by the replicas; or a
-            layer is called where its error cannot be seen (in a loop, in a `tf.function` of the
-            model's own, under `keras.remat`), or the loss does not depend on it.
+            layer is called where its error cannot be seen (in a loop or branch of the graph, under
+            `keras.remat`, in a function that the model brings with its trace), or the loss does not
+            depend on it.
+
+    Warns:
+        UserWarning: The model has a `train_step` of its own (once per model).
     """
     return _floats(Probe(model, (x, y, sample_weight)).delta_angles())
 
@@ -65,7 +75,11 @@ def gradient_angles(
         a normalization has rounding errors for a gradient: its angle means nothing.)
 
     Raises:
-        ValueError: As `delta_angles`.
+        ValueError: The model is not compiled; the batch does not divide by the replicas; or a
+            feedback layer is called in a function that the model brings with its trace.
+
+    Warns:
+        UserWarning: The model has a `train_step` of its own (once per model).
     """
     return _floats(Probe(model, (x, y, sample_weight)).gradient_angles())
 
@@ -84,13 +98,15 @@ class Probe:
                 f"Delta and gradient angles need a loss, but '{model.name}' is not compiled: call "
                 "model.compile(...) first."
             )
+        _tell_of_own_train_step(model)
         self.model = model
+        self._pathways = pathways(model)
         self._batch = _on_replicas(model, batch)
         self._compiled: dict[str, Any] = {}
 
     def delta_angles(self) -> dict[str, tf.Tensor]:
         """Degrees by pathway name."""
-        return self._measured("delta", self._deltas) if pathways(self.model) else {}
+        return self._measured("delta", self._deltas) if self._pathways else {}
 
     def gradient_angles(self) -> dict[str, tf.Tensor]:
         """Degrees by variable path."""
@@ -100,43 +116,40 @@ class Probe:
         strategy = self.model.distribute_strategy
 
         def on_replica(batch: Any) -> dict[str, tf.Tensor]:
-            with mirror_attends():  # here, since a replica may be a thread of its own
+            # Here, since a replica may be a thread of its own.
+            with mirror_attends(), inlining_functions():
                 pairs = errors(batch)
             return {key: angle_between_parts_deg(*both) for key, both in pairs.items()}
 
         @tf.function(autograph=False)
-        def run(batch: Any) -> Any:
-            return strategy.run(on_replica, args=(batch,))
+        def run() -> Any:
+            return strategy.run(on_replica, args=(self._batch,))
 
         if name not in self._compiled:
-            self._compiled[name] = run
+            # Traced also where TensorFlow is told to run functions eagerly.
+            self._compiled[name] = run.get_concrete_function()
         with _as_before(self.model):
-            angles = self._compiled[name](self._batch)
+            angles = self._compiled[name]()
         return {key: strategy.experimental_local_results(angle)[0] for key, angle in angles.items()}
 
-    def _forward(self, batch: Any, tape: tf.GradientTape) -> tf.Tensor:
+    def _loss(self, batch: Any) -> tf.Tensor:
         """The loss, with what Keras' train step adds to it and multiplies it by."""
-        x, y, sample_weight = batch
-        with tape:
-            predictions = self.model(x, training=True)
-            loss = self.model.compute_loss(x, y, predictions, sample_weight, training=True)
-            optimizer = self.model.optimizer
-            # Without the scale that training has, float16 errors would vanish.
-            return loss if optimizer is None else optimizer.scale_loss(loss)
+        loss = training_loss(self.model, *batch)
+        for pathway in self._pathways:
+            if in_a_function(pathway.kernel, loss.graph):
+                raise ValueError(_unseen(pathway.layer))
+        optimizer = self.model.optimizer
+        # Without the scale that training has, float16 errors would vanish.
+        return loss if optimizer is None else optimizer.scale_loss(loss)
 
     def _deltas(self, batch: Any) -> _Pairs:
-        names = {id(p.kernel): p.name for p in pathways(self.model)}
-        tape = tf.GradientTape(persistent=True)
-        with recording_outputs(tape) as calls:
-            loss = self._forward(batch, tape)
-        outputs = [output for _, _, output in calls]
-        here = tf.constant(0.0)
+        names = {id(p.kernel): p.name for p in self._pathways}
+        with recording_outputs() as calls:
+            loss = self._loss(batch)
         for layer, _, output in calls:
-            if output.graph is not here.graph:
+            if output.graph is not loss.graph:
                 raise ValueError(_unseen(layer))
-        received = tape.gradient(loss, outputs)
-        with errors_on_w():
-            exact = tape.gradient(loss, outputs)
+        received, exact = _both_ways(loss, [output for _, _, output in calls])
         pairs: _Pairs = {name: ([], []) for name in names.values()}
         for (layer, kernel, _), ours, theirs in zip(calls, received, exact, strict=True):
             if ours is None or theirs is None:
@@ -144,19 +157,14 @@ class Probe:
             both = pairs[names[id(getattr(layer, kernel))]]
             both[0].append(ours)
             both[1].append(theirs)
-        silent = [p for p in pathways(self.model) if not pairs[p.name][0]]
-        if silent:
-            raise ValueError(_unseen(silent[0].layer))
-        return pairs
+        return {name: both for name, both in pairs.items() if both[0]}
 
     def _gradients(self, batch: Any) -> _Pairs:
-        feedback = {id(p.feedback_kernel) for p in pathways(self.model)}
+        feedback = {id(p.feedback_kernel) for p in self._pathways}
         variables = [v for v in self.model.trainable_variables if id(v) not in feedback]
-        tape = tf.GradientTape(persistent=True)
-        loss = self._forward(batch, tape)
-        received = tape.gradient(loss, variables)
-        with errors_on_w():
-            exact = tape.gradient(loss, variables)
+        loss = self._loss(batch)
+        handles = [loss.graph.capture(variable.value.handle) for variable in variables]
+        received, exact = _both_ways(loss, handles)
         pairs: _Pairs = {}
         whole: tuple[list[tf.Tensor], list[tf.Tensor]] = ([], [])
         for variable, *both in zip(variables, received, exact, strict=True):
@@ -180,11 +188,36 @@ class Probe:
         return {name: (counted_once(u), counted_once(v)) for name, (u, v) in pairs.items()}
 
 
-def _unseen(layer: keras.layers.Layer) -> str:
+def _both_ways(loss: tf.Tensor, tensors: list[tf.Tensor]) -> tuple[list[Any], list[Any]]:
+    """The gradients of `loss` in `tensors` of its graph: as the rules say, and on W itself."""
+    # Not a tape: one that gives two gradients would put loops and branches into functions, whose
+    # backward pass is traced once, for both.
+    received = tf.gradients(loss, tensors)
+    with errors_on_w():
+        return received, tf.gradients(loss, tensors)
+
+
+def _tell_of_own_train_step(model: keras.Model) -> None:
+    """Warn, once per model, that angles are of the compiled loss."""
+    step = inspect.unwrap(model.train_step)  # callbacks may have extended it
+    if model in _told or getattr(step, "__func__", None) is keras.Model.train_step:
+        return
+    _told.add(model)
+    warnings.warn(
+        f"'{model.name}' has a train_step of its own, but delta and gradient angles are those of "
+        "the compiled loss (compute_loss), on one batch with inputs as the model takes them. Where "
+        "train_step learns from something else, they are not the angles of its training.",
+        UserWarning,
+        stacklevel=4,
+    )
+
+
+def _unseen(layer: Any) -> str:
     return (
-        f"The error of layer '{layer.name}' cannot be seen: it is called inside a loop, a "
-        "tf.function of its own or keras.remat, or the loss does not depend on it. Measure a model "
-        "without these, such as one with RNN(unroll=True)."
+        f"The error of layer '{layer.name}' cannot be seen: it is called inside a loop or "
+        "branch, under keras.remat or in a function that was traced before "
+        "(get_concrete_function), or the loss does not depend on it. Measure a model without "
+        "these, such as one with RNN(unroll=True)."
     )
 
 

@@ -146,6 +146,7 @@ class Pathway:
         initial_feedback: Gives the Keras initializer that B started from.
         sends_error_back: Whether the layer's input needs a gradient (the first layer's does not);
             None if not known.
+        called: Whether the model calls the layer at all; None if not known.
         respond: The only door to W in mirror mode: signals in, signals out. Exchange it with
             `dataclasses.replace(pathway, respond=...)` to listen to something else: a chip, say.
     """
@@ -165,6 +166,7 @@ class Pathway:
         keras.initializers.GlorotUniform
     )
     sends_error_back: bool | None = None
+    called: bool | None = None
     respond: Callable[[tf.Tensor], tf.Tensor] = None  # type: ignore[assignment]  # set below
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 Outputs = list[tuple[Any, str, tf.Tensor]]
 
-_probe: contextvars.ContextVar[tuple[tf.GradientTape, Outputs] | None] = contextvars.ContextVar(
+_probe: contextvars.ContextVar[Outputs | None] = contextvars.ContextVar(
     "tfweightmirror_probe", default=None
 )
 _on_w: contextvars.ContextVar[bool] = contextvars.ContextVar(
@@ -21,13 +21,10 @@ _on_w: contextvars.ContextVar[bool] = contextvars.ContextVar(
 
 
 @contextlib.contextmanager
-def recording_outputs(tape: tf.GradientTape) -> Iterator[Outputs]:
-    """A context that lists (layer, name of the kernel, `op(x, W)`) of every pathway's call.
-
-    The tape watches the outputs, so that their errors can be asked for whatever is frozen.
-    """
+def recording_outputs() -> Iterator[Outputs]:
+    """A context that lists (layer, name of the kernel, `op(x, W)`) of every pathway's call."""
     outputs: Outputs = []
-    token = _probe.set((tape, outputs))
+    token = _probe.set(outputs)
     try:
         yield outputs
     finally:
@@ -36,10 +33,8 @@ def recording_outputs(tape: tf.GradientTape) -> Iterator[Outputs]:
 
 def record_output(layer: Any, kernel: str, output: tf.Tensor) -> None:
     """Called by feedback layers with `op(x, W)`, before bias and activation."""
-    probe = _probe.get()
-    if probe is not None:
-        tape, outputs = probe
-        tape.watch(output)
+    outputs = _probe.get()
+    if outputs is not None:
         outputs.append((layer, kernel, output))
 
 

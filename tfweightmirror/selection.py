@@ -7,11 +7,10 @@ import warnings
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from tfweightmirror import keras_internals, rules, twins
 from tfweightmirror.rules import Backprop, FeedbackRule
-from tfweightmirror.walk import input_specs, walk
+from tfweightmirror.walk import symbolic_call, walk
 
 # (path, layer), and what it is to become.
 Member = tuple[str, keras.layers.Layer]
@@ -176,20 +175,8 @@ def with_last_layer(
 
 def _call_order(model: keras.Model, layers: list[keras.layers.Layer]) -> list[keras.layers.Layer]:
     """The calls of `layers` in one symbolic call of the model; empty if that is not possible."""
-    arguments = input_specs(model) if model.built else None
-    if arguments is None or not all(layer.built for layer in layers):
-        return []
-
-    @tf.function(autograph=False)
-    def call(args: Any, kwargs: Any) -> Any:
-        return model(*args, **kwargs, training=False)
-
     with keras_internals.recording_calls_of(layers) as calls:
-        try:
-            call.get_concrete_function(*arguments)
-        except Exception:  # A model's own `call` may raise anything on guessed inputs.
-            return []
-    return calls
+        return calls if model.built and symbolic_call(model) is not None else []
 
 
 def nothing_to_convert(model: keras.Model, members: list[Member]) -> str:

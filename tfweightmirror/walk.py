@@ -11,12 +11,13 @@ import tensorflow as tf
 
 from tfweightmirror import keras_internals
 from tfweightmirror.layers.feedback_layer import FeedbackLayer
+from tfweightmirror.look_internals import building_nothing, inlining_functions
 from tfweightmirror.pathway import Pathway, recording_calls
 
 # Identity of a kernel in a walk: (id of the layer, attribute of the kernel).
 _Key: TypeAlias = tuple[int, str]
-_Order: TypeAlias = dict[_Key, bool | None]
-_orders: "weakref.WeakKeyDictionary[keras.layers.Layer, tuple[Any, _Order]]"
+_Order: TypeAlias = dict[_Key, bool]
+_orders: "weakref.WeakKeyDictionary[keras.layers.Layer, tuple[Any, _Order | None]]"
 _orders = weakref.WeakKeyDictionary()
 
 # More than any layer has: places are layer * this + kernel.
@@ -28,7 +29,8 @@ def pathways(model: keras.layers.Layer) -> list[Pathway]:
 
     They come in execution order, found by one symbolic call of the model on its input shapes;
     where the model has no known input shapes, or cannot be called symbolically, in the order in
-    which Keras tracks the layers (`sends_error_back` is then None).
+    which Keras tracks the layers (`sends_error_back` and `called` are then None). Layers that the
+    model does not call come last; those of them that are not built have no pathways.
 
     Args:
         model: A built Keras model or layer. Nested, shared, wrapped and subclassed layers are
@@ -39,36 +41,36 @@ def pathways(model: keras.layers.Layer) -> list[Pathway]:
         names below the model, joined by slashes.
 
     Raises:
-        ValueError: A feedback layer is not built.
+        ValueError: A feedback layer that the model calls, or may call, is not built.
     """
     named = dict(_feedback_layers(model))
     rank = {id(layer): index for index, (_, layer) in enumerate(walk(model))}
     fingerprint = (
         model.built,  # a model of built layers learns its input shape in its first call
-        tuple(id(layer) for layer in named.values()),
+        tuple((id(layer), layer.built) for layer in named.values()),
         tuple(variable.trainable for variable in model.variables),
     )
     cached = _orders.get(model)
     if cached is None or cached[0] != fingerprint:
-        cached = (fingerprint, _execution_order(model) if named else {})
+        cached = (fingerprint, _execution_order(model) if named else None)
         _orders[model] = cached
     order = cached[1]
+    turns = {key: turn for turn, key in enumerate(order or ())}
     found: list[tuple[int, Pathway]] = []
     for name, layer in named.items():
+        if order is not None and not layer.built:
+            continue  # Made and never called.
         for site, pathway in zip(layer.sites, layer.pathways, strict=True):
             key = (id(layer), site.kernel)
-            found.append(
-                (
-                    list(order).index(key) if key in order else len(order),
-                    dataclasses.replace(
-                        pathway,
-                        name=f"{name}/{site.name}" if site.name else name,
-                        place=rank[id(layer)] * _KERNELS_OF_A_LAYER + pathway.place,
-                        sends_error_back=order.get(key),
-                        respond=None,
-                    ),
-                )
+            known = dataclasses.replace(
+                pathway,
+                name=f"{name}/{site.name}" if site.name else name,
+                place=rank[id(layer)] * _KERNELS_OF_A_LAYER + pathway.place,
+                sends_error_back=(order or {}).get(key),
+                called=None if order is None else key in order,
+                respond=None,
             )
+            found.append((turns.get(key, len(turns)), known))
     return [pathway for _, pathway in sorted(found, key=lambda item: item[0])]
 
 
@@ -99,28 +101,51 @@ def walk(model: keras.layers.Layer) -> Iterator[tuple[str, keras.layers.Layer]]:
     yield from below(model, "")
 
 
-def _execution_order(model: keras.layers.Layer) -> _Order:
-    """Kernels in execution order, and whether each one's input needs a gradient."""
-    arguments = input_specs(model)
-    if arguments is None:
-        return {}
-    args, kwargs = arguments
-
-    @tf.function(autograph=False)
-    def call(args: Any, kwargs: Any) -> Any:
-        return model(*args, **kwargs, training=False)
-
+def _execution_order(model: keras.layers.Layer) -> _Order | None:
+    """Kernels in execution order, and whether each one's input needs a gradient, if known."""
     with recording_calls() as calls:
-        try:
-            graph = call.get_concrete_function(args, kwargs).graph
-        except Exception:  # A model's own `call` may raise anything on guessed inputs.
-            return {}
+        graph = symbolic_call(model)
+    if graph is None:
+        return None
     order: _Order = {}
     frozen = {id(handle) for handle in _handles(model.non_trainable_variables)}
     for layer, kernel, inputs in calls:
         key = (id(layer), kernel)
         order[key] = order.get(key) or _needs_gradient(inputs, graph, frozen)
-    return order
+    return order | _out_of_sight(model, graph, order)
+
+
+def _out_of_sight(model: keras.layers.Layer, graph: Any, seen: _Order) -> _Order:
+    """Kernels that only a function that the model brings with its trace reads."""
+    feedback = [layer for _, layer in _feedback_layers(model) if layer.built]
+    keys = [(layer, site.kernel) for layer in feedback for site in layer.sites]
+    return {
+        (id(layer), kernel): True
+        for layer, kernel in keys
+        if (id(layer), kernel) not in seen and in_a_function(getattr(layer, kernel), graph)
+    }
+
+
+def symbolic_call(model: keras.layers.Layer) -> Any:
+    """The graph of one call of `model` on its input shapes, or None if that is not possible.
+
+    It leaves nothing behind: no layer is built by it, and no `tf.function` inside the model is
+    traced by it.
+    """
+    arguments = input_specs(model)
+    if arguments is None:
+        return None
+
+    @tf.function(autograph=False)
+    def call(args: Any, kwargs: Any) -> Any:
+        return model(*args, **kwargs, training=False)
+
+    layers = [layer for _, layer in walk(model)]
+    with building_nothing(layers), inlining_functions():
+        try:
+            return call.get_concrete_function(*arguments).graph
+        except Exception:  # A model's own `call` may raise anything on guessed inputs.
+            return None
 
 
 def input_specs(model: keras.layers.Layer) -> tuple[list[Any], dict[str, Any]] | None:
@@ -153,6 +178,16 @@ def _map_shapes(spec: Any, shapes: Any) -> Any:
     if any(isinstance(part, (tuple, list, dict)) for part in shapes):
         return [_map_shapes(spec, part) for part in shapes]
     return spec(shapes)
+
+
+def in_a_function(kernel: keras.Variable, graph: Any) -> bool:
+    """Whether a function that `graph` calls reads `kernel`: one that was traced before."""
+    users = {id(outer): inner.consumers() for outer, inner in graph.captures}
+    return any(
+        operation.type.endswith("PartitionedCall")
+        for handle in _handles([kernel])
+        for operation in users.get(id(handle), ())
+    )
 
 
 def _handles(variables: list[keras.Variable]) -> Iterator[tf.Tensor]:

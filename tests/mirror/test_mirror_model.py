@@ -476,6 +476,32 @@ def test_two_different_activations_behind_one_layer_count_as_none() -> None:
     model = keras.Model(x, [K.ReLU()(y), K.Activation("tanh")(y)])
     with pytest.raises(ValueError, match="no activation behind 'dense'"):
         found_activations(model)
+    # Of one kind, but not the same.
+    y = L.FeedbackDense(4, name="dense")(x)
+    model = keras.Model(x, [K.LeakyReLU(0.1)(y), K.LeakyReLU(0.5)(y)])
+    with pytest.raises(ValueError, match="no activation behind 'dense'"):
+        found_activations(model)
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        lambda y: -y,
+        lambda y: 2.0 * y,
+        lambda y: y * K.Dense(4, activation="sigmoid")(y),
+        lambda y: y * keras.ops.sigmoid(y),
+        lambda y: K.Multiply()([y, K.Activation("sigmoid")(y)]),
+        lambda y: K.Concatenate()([K.ReLU()(y), -y]),
+        lambda y: [K.ReLU()(y), K.Dense(2)(y)],
+    ],
+    ids=["minus", "times", "gate", "swish", "swish_of_layers", "two_signs", "also_linear"],
+)
+def test_what_is_not_an_activation_on_every_way_is_never_taken_for_one(behind: Any) -> None:
+    x = keras.Input((4,))
+    model = keras.Model(x, behind(L.FeedbackDense(4, name="dense")(x)))
+    with pytest.raises(ValueError, match="no activation behind 'dense'"):
+        found_activations(model)
+    assert found_activations(model, {"dense": "relu"}) == {"dense": RELU}
 
 
 def test_layers_without_an_activation_are_reported_all_at_once() -> None:
@@ -486,8 +512,9 @@ def test_layers_without_an_activation_are_reported_all_at_once() -> None:
     with pytest.raises(ValueError) as refusal:
         tfwm.mirror_model(model, "gaussian", through_activation=True)
     assert str(refusal.value) == (
-        "through_activation found no activation behind 'linear', 'also'. Name one for each, by "
-        "pattern: activations={'linear': 'linear'} listens to the linear response."
+        "through_activation found no activation behind 'linear', 'also' (one elementwise "
+        "activation, the same on every way through the graph). Name one for each, by pattern: "
+        "activations={'linear': 'linear'} listens to the linear response."
     )
 
 

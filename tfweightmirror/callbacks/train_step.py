@@ -45,6 +45,7 @@ class TrainStep:
         self._own = {name: model.__dict__.get(name) for name in names}
         step, make, fit = (getattr(model, name) for name in names)
 
+        @functools.wraps(step)
         def train_step(*args: Any, **kwargs: Any) -> Any:
             self._used |= set(self._around)
             with contextlib.ExitStack() as stack:

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfweightmirror import look_internals
 from tfweightmirror.mirror.mode import Activation, MirrorMode
 from tfweightmirror.pathway import Pathway
 
@@ -42,8 +43,10 @@ _ACTIVATION_LAYERS = (
 def activations_of(pathways: Iterable[Pathway], mode: MirrorMode) -> dict[str, Activation | None]:
     """The activation of each pathway, by name; None throughout unless `through_activation`.
 
-    It is the one that `mode.activations` names; else the layer's own; else the first ones behind
-    the layer in the graph, if they are all the same.
+    It is the one that `mode.activations` names; else the layer's own; else what stands first on
+    every way from the layer through the graph, past normalization, dropout, pooling and sums, if
+    that is an elementwise activation of Keras and the same one throughout. The linear response
+    counts for a layer that the model never calls.
 
     Raises:
         ValueError: A pathway has none, or one that is not elementwise.
@@ -56,7 +59,7 @@ def activations_of(pathways: Iterable[Pathway], mode: MirrorMode) -> dict[str, A
     for pathway in pathways:
         activation = _named(pathway, mode) or pathway.activation or _behind(pathway.layer)
         if activation is None:
-            missing.append(pathway.name)
+            missing += [pathway.name] * (pathway.called is not False)
         elif not _is_elementwise(activation):
             raise ValueError(
                 f"through_activation needs an elementwise activation, but that of pathway "
@@ -66,7 +69,8 @@ def activations_of(pathways: Iterable[Pathway], mode: MirrorMode) -> dict[str, A
         found[pathway.name] = activation
     if missing:
         raise ValueError(
-            f"through_activation found no activation behind {', '.join(map(repr, missing))}. "
+            f"through_activation found no activation behind {', '.join(map(repr, missing))} (one "
+            "elementwise activation, the same on every way through the graph). "
             f"Name one for each, by pattern: activations={{{missing[0]!r}: 'linear'}} listens to "
             "the linear response."
         )
@@ -83,7 +87,7 @@ def _named(pathway: Pathway, mode: MirrorMode) -> Activation | None:
 
 def _behind(layer: Any) -> Activation | None:
     """The activation that follows `layer` in its functional graph, or None."""
-    found: dict[str, Activation] = {}
+    found: dict[Any, Activation | None] = {}
     stack, seen = _consumers(layer), set()
     while stack:
         operation = stack.pop()
@@ -93,11 +97,14 @@ def _behind(layer: Any) -> Activation | None:
         if isinstance(operation, _PASSED) or type(operation).__name__ == "Add":
             stack.extend(_consumers(operation))
         elif isinstance(operation, keras.layers.Activation):
-            found[_name(operation.activation)] = operation.activation
-        elif isinstance(operation, _ACTIVATION_LAYERS) or not isinstance(
-            operation, keras.layers.Layer
-        ):
-            found[_name(operation)] = operation
+            found[operation.activation] = operation.activation
+        elif isinstance(operation, _ACTIVATION_LAYERS):
+            options = {**operation.get_config(), "name": None}
+            found[type(operation), repr(options)] = operation
+        elif look_internals.is_activation(operation):
+            found[type(operation), look_internals.options_of(operation)] = operation
+        else:
+            found[None] = None
     return next(iter(found.values())) if len(found) == 1 else None
 
 
