@@ -145,6 +145,19 @@ def test_conversion_asks_for_the_order_without_a_trace() -> None:
     assert model.traces == before
 
 
+def test_conversion_and_stripping_reach_functions_that_no_layer_owns() -> None:
+    model = chain(("module",), rule=None)
+    model.fit(*batch(), verbose=0)
+    tfwm.convert_model(model, "fa")
+    model.blocks[0].inner.feedback_kernel.assign(tf.zeros((4, 4)))
+    before = model.low.kernel.numpy()
+    model.fit(*batch(), verbose=0)
+    np.testing.assert_array_equal(model.low.kernel, before)
+    tfwm.strip_feedback(model)
+    model.fit(*batch(), verbose=0)
+    assert np.abs(model.low.kernel - before).max() > 1e-3
+
+
 def test_functions_that_need_autograph_are_seen_through() -> None:
     model = chain(("branching",))
     assert [p.name for p in tfwm.pathways(model)] == ["low", "block_branching/inner", "head"]

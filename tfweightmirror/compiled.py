@@ -14,9 +14,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfweightmirror import keras_internals
+from tfweightmirror import keras_internals, look_internals
 from tfweightmirror.mirror.memory import layers_have_changed
-from tfweightmirror.walk import walk
+from tfweightmirror.walk import functions_inside, walk
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -152,6 +152,8 @@ def renew(
         layers_have_changed(model)
         for _, layer in walk(model):
             keras_internals.forget_traces(layer)
+        for function in functions_inside(model):
+            look_internals.forget_traces(function)
         for name in ("train", "test", "predict"):
             if getattr(model, f"{name}_function", None) is not None:
                 getattr(model, f"make_{name}_function")(force=True)

@@ -30,8 +30,9 @@ def convert_model(
     functions again, and so does every other living model that shares a converted layer. B joins
     every optimizer that knows its W, several in one model's attributes included.
 
-    What cannot be reached: a `tf.function` of your own that has already traced a call of the
-    model, unless it is a method or an attribute of one of its layers. Make it after converting.
+    What cannot be reached: a `tf.function` of your own around the model that has already traced a
+    call of it, such as a training step. Make it after converting. Those that the model's own layers
+    call are made to trace again, wherever they stand, if the model knows its input shapes.
 
     Args:
         model: A Keras model.

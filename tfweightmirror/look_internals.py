@@ -31,9 +31,10 @@ def inlining_functions() -> Iterator[list[Any]]:
     """A context in which this thread calls every `tf.function` as the Python function behind it.
 
     A function inside a model would keep what it is traced with, and use it in training, too. The
-    context lists the functions that were called.
+    context lists the functions that were called, also those of contexts inside it.
     """
-    inlined: list[Any] = []
+    outer = _inlined.get()
+    inlined: list[Any] = [] if outer is None else outer
     me = object()
     with _lock:
         _inliners.append(me)

@@ -126,7 +126,17 @@ def _out_of_sight(model: keras.layers.Layer, graph: Any, seen: _Order) -> _Order
     }
 
 
-def symbolic_call(model: keras.layers.Layer) -> Any:
+def functions_inside(model: keras.layers.Layer) -> list[Any]:
+    """The `tf.function`s that a training call of `model` passes, whoever owns them."""
+    by_keras = ("keras.", "tfweightmirror.")  # these layers call none
+    if all(type(layer).__module__.startswith(by_keras) for _, layer in walk(model)):
+        return []
+    with recording_calls(), inlining_functions() as functions:
+        symbolic_call(model, training=True)
+    return functions
+
+
+def symbolic_call(model: keras.layers.Layer, *, training: bool = False) -> Any:
     """The graph of one call of `model` on its input shapes, or None if that is not possible.
 
     It leaves nothing behind: no layer is built by it, and no `tf.function` inside the model is
@@ -138,7 +148,7 @@ def symbolic_call(model: keras.layers.Layer) -> Any:
 
     @tf.function(autograph=False)
     def call(args: Any, kwargs: Any) -> Any:
-        return model(*args, **kwargs, training=False)
+        return model(*args, **kwargs, training=training)
 
     layers = [layer for _, layer in walk(model)]
     with building_nothing(layers), inlining_functions():
