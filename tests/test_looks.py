@@ -184,6 +184,22 @@ def test_a_function_that_the_model_brings_with_its_trace_is_refused() -> None:
             look(model, *batch())
 
 
+def test_losses_of_layers_are_after_a_look_what_they_were() -> None:
+    class Adds(Chain):
+        def call(self, inputs: tf.Tensor) -> tf.Tensor:
+            self.add_loss(tf.reduce_mean(inputs))
+            return super().call(inputs)
+
+    model = Adds(("method",))
+    model.compile("sgd", "mse")
+    model(batch()[0])
+    before = model.losses[0]
+    tfwm.weight_angles(model)
+    tfwm.delta_angles(model, *batch())
+    assert len(model.losses) == 1
+    assert model.losses[0] is before
+
+
 # --- made and never called -----------------------------------------------------------------------
 
 

@@ -16,9 +16,9 @@ import tensorflow as tf
 
 from tfweightmirror.attendance import mirror_attends
 from tfweightmirror.diagnostics import angle_between_parts_deg
-from tfweightmirror.look_internals import inlining_functions, training_loss
+from tfweightmirror.look_internals import inlining_functions, keeping_losses, training_loss
 from tfweightmirror.probe import errors_on_w, recording_outputs
-from tfweightmirror.walk import in_a_function, pathways
+from tfweightmirror.walk import in_a_function, pathways, walk
 
 WHOLE_NETWORK = "whole_network"
 _told: "weakref.WeakSet[keras.Model]" = weakref.WeakSet()
@@ -127,7 +127,8 @@ class Probe:
 
         if name not in self._compiled:
             # Traced also where TensorFlow is told to run functions eagerly.
-            self._compiled[name] = run.get_concrete_function()
+            with keeping_losses(layer for _, layer in walk(self.model)):
+                self._compiled[name] = run.get_concrete_function()
         with _as_before(self.model):
             angles = self._compiled[name]()
         return {key: strategy.experimental_local_results(angle)[0] for key, angle in angles.items()}

@@ -92,6 +92,17 @@ def building_nothing(layers: Iterable[keras.layers.Layer]) -> Iterator[None]:
             layer.__dict__["build"] = build
 
 
+@contextlib.contextmanager
+def keeping_losses(layers: Iterable[keras.layers.Layer]) -> Iterator[None]:
+    """A context after which what the layers' `add_loss` has collected is what it was."""
+    before = [(layer, list(layer._losses)) for layer in layers]
+    try:
+        yield
+    finally:
+        for layer, losses in before:
+            layer._losses[:] = losses
+
+
 # --- training ----------------------------------------------------------------------------------
 
 

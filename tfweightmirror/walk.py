@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfweightmirror import keras_internals
 from tfweightmirror.layers.feedback_layer import FeedbackLayer
-from tfweightmirror.look_internals import building_nothing, inlining_functions
+from tfweightmirror.look_internals import building_nothing, inlining_functions, keeping_losses
 from tfweightmirror.pathway import Pathway, recording_calls
 
 # Identity of a kernel in a walk: (id of the layer, attribute of the kernel).
@@ -151,7 +151,7 @@ def symbolic_call(model: keras.layers.Layer, *, training: bool = False) -> Any:
         return model(*args, **kwargs, training=training)
 
     layers = [layer for _, layer in walk(model)]
-    with building_nothing(layers), inlining_functions():
+    with building_nothing(layers), keeping_losses(layers), inlining_functions():
         try:
             return call.get_concrete_function(*arguments).graph
         except Exception:  # A model's own `call` may raise anything on guessed inputs.
