@@ -1,6 +1,7 @@
 """The custom gradient alone: tensors in, tensors out, for any linear `op` and any rule."""
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -233,3 +234,26 @@ def test_under_backprop_what_the_backward_pass_knows_of_w_changes_the_error() ->
     _, expected = products(asymmetric(tf.matmul, rules.get("bp")), [x, kernel])
     _, found = products(asymmetric(tf.matmul, seen_otherwise(rules.get("bp"))), [x, kernel])
     assert relative_error(found[0], expected[0]) > 0.1
+
+
+@pytest.mark.parametrize("rule", [rules.FeedbackAlignment(), rules.Backprop()])
+def test_loops_of_the_graph_send_the_same_error_back_under_a_persistent_tape(rule: Any) -> None:
+    f = asymmetric(tf.matmul, rule)
+    w, b = (tf.random.stateless_normal((4, 4), (1, seed)) for seed in (2, 3))
+    feedback = b if rule.uses_feedback_kernel else None
+
+    @tf.function(autograph=False)
+    def gradients(x: tf.Tensor, w: tf.Tensor, loop: bool) -> Any:
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch([x, w])
+            if loop:
+                body = lambda count, y: (count + 1, f(y, w, feedback))  # noqa: E731
+                y = tf.while_loop(lambda count, _: count < 2, body, (0, x))[1]
+            else:
+                y = f(f(x, w, feedback), w, feedback)
+        return tape.gradient(y, [x, w])
+
+    x = tf.random.stateless_normal((3, 4), (1, 4))
+    for seen, expected in zip(gradients(x, w, True), gradients(x, w, False), strict=True):
+        np.testing.assert_allclose(seen, expected, rtol=1e-5)
+        assert np.abs(expected).max() > 0.1

@@ -270,6 +270,39 @@ class DenseCell(keras.layers.Layer):
         return output, [output]
 
 
+@pytest.mark.parametrize("loop", [True, False])
+def test_gradients_pass_loops_and_branches_of_the_graph(loop: bool) -> None:
+    normal = keras.initializers.RandomNormal(stddev=0.3, seed=1)
+
+    class Looped(keras.layers.Layer):
+        def __init__(self, in_the_graph: bool) -> None:
+            super().__init__()
+            self.inner = tfwm.layers.FeedbackDense(7, "tanh", rule="fa", kernel_initializer=normal)
+            self.in_the_graph = in_the_graph
+
+        def call(self, x: tf.Tensor) -> tf.Tensor:
+            if not self.in_the_graph:
+                return self.inner(self.inner(x)) if loop else self.inner(x)
+            if loop:
+                body = lambda count, x: (count + 1, self.inner(x))  # noqa: E731
+                return tf.while_loop(lambda count, _: count < 2, body, (0, x))[1]
+            return tf.cond(tf.reduce_sum(x) < 1e9, lambda: self.inner(x), lambda: x)
+
+    batch = random_batch()
+    found = []
+    for in_the_graph in (True, False):
+        low = tfwm.layers.FeedbackDense(7, rule="fa", kernel_initializer=normal)
+        head = keras.layers.Dense(3, kernel_initializer=normal)
+        layers = [keras.Input((7,)), low, Looped(in_the_graph), head]
+        model = keras.Sequential(layers)
+        model.compile("sgd", "mse")
+        low.feedback_kernel.assign(np.random.default_rng(1).normal(size=(7, 7)))
+        layers[2].inner.feedback_kernel.assign(np.random.default_rng(2).normal(size=(7, 7)))
+        found.append(list(tfwm.gradient_angles(model, *batch).values()))
+    assert found[0] == pytest.approx(found[1], abs=1e-2)
+    assert found[1][-1] > 1
+
+
 def test_rematerialized_layers_are_refused() -> None:
     class Remat(keras.Model):
         def __init__(self) -> None:

@@ -69,7 +69,8 @@ def asymmetric(
         given = [name for name, tensor in optional.items() if tensor is not None]
 
         def backward(tensors: Sequence[tf.Tensor], dy: tf.Tensor) -> list[tf.Tensor | None]:
-            x, kernel, *rest = tensors
+            # Copies: in the gradient of a loop, a tape may watch the loop's own tensors in vain.
+            x, kernel, *rest = (tf.identity(tensor) for tensor in tensors)
             more = dict(zip(given, rest, strict=True))
             feedback = more.get("feedback")
             if errors_travel_on_w():  # a measurement; no update comes of it

@@ -108,9 +108,11 @@ def keeping_losses(layers: Iterable[keras.layers.Layer]) -> Iterator[None]:
 
 def training_loss(model: keras.Model, x: Any, y: Any, sample_weight: Any) -> tf.Tensor:
     """The loss of a batch, as Keras' own `train_step` asks the model for it."""
-    # Either method may be a user's own without a `training` argument.
-    y_pred = model(x, training=True) if model._call_has_training_arg else model(x)
-    return model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True)
+    with tf.GradientTape():  # by which layers know that they train, if nobody tells them
+        # Either method may be a user's own without a `training` argument.
+        y_pred = model(x, training=True) if model._call_has_training_arg else model(x)
+        data = {"x": x, "y": y, "y_pred": y_pred, "sample_weight": sample_weight}
+        return model._compute_loss(**data, training=True)
 
 
 # --- operations --------------------------------------------------------------------------------
