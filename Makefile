@@ -23,7 +23,7 @@ help:
 	@echo 'make slow        the slow tests'
 	@echo 'make slow-share  one in ten of the slow tests, others every day (SHARE=3/10: the third)'
 	@echo 'make keras-suite  the layer tests of Keras on the feedback twins (KERAS_SOURCE=, RULE=)'
-	@echo 'make tpu-check   train and mirror steps compiled for a TPU (none is needed; x86 Linux)'
+	@echo 'make tpu-check   train and mirror steps compiled for a TPU (x86 Linux; ALL=1: every rule in bfloat16, too)'
 	@echo 'make browser-check  TensorBoard in a real browser (needs chromium and chromedriver)'
 	@echo 'make lint types  ruff; mypy --strict'
 	@echo 'make bench       step time of every rule over plain Keras'
@@ -58,7 +58,7 @@ keras-suite: $(STAMP)
 # One program at a time. With the compiler named, its absence is a failure, not a reason to skip.
 tpu-check: export TPU_CHECK_PYTHON = $(TPU_VENV)/bin/python
 tpu-check: $(STAMP) $(TPU_STAMP)
-	@$(BIN)/python -m pytest -q -n 0 -m '' tests/tpu
+	@$(BIN)/python -m pytest -q -n 0 -m '$(if $(ALL),,not tpu_product)' tests/tpu
 
 # Without a browser this fails; `make slow` skips it.
 browser-check: export BROWSER_REQUIRED = 1

@@ -17,9 +17,9 @@ from tfweightmirror.twins import has_twin
 FAST = {
     "MobileNetV2": 32,
     "ResNet50": 32,
-    "EfficientNetV2B0": 32,
 }
 SLOW = {
+    "EfficientNetV2B0": 32,
     "Xception": 71,
     "DenseNet121": 32,
     "ConvNeXtTiny": 32,

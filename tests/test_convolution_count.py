@@ -16,6 +16,7 @@ import tensorflow as tf
 
 import tfweightmirror as tfwm
 from tests.layers.kinds import RULES
+from tests.slow import slow_but
 from tfweightmirror.attendance import mirror_attends
 
 Make = Callable[[], keras.Model]
@@ -102,10 +103,7 @@ def test_plain_resnet_holds_the_convolutions_one_counts_by_hand(
     assert under_backprop[resnext]["convolution"] > 17
 
 
-@pytest.mark.parametrize(
-    "rule",
-    [pytest.param(rule, marks=() if rule in ("fa", "kp") else pytest.mark.slow) for rule in RULES],
-)
+@pytest.mark.parametrize("rule", slow_but(["fa", "kp"], RULES))
 @pytest.mark.parametrize("make", [resnet, resnext])
 def test_a_compiled_training_step_holds_as_many_convolutions_as_backprop(
     make: Make, rule: str, under_backprop: dict[Make, dict[str, int]]

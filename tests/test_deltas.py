@@ -153,8 +153,14 @@ def carry_w(model: keras.Model) -> None:
             pathway.feedback_kernel.assign(pathway.kernel)
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
-@pytest.mark.parametrize("build", MODELS)
+@pytest.mark.parametrize(
+    ("build", "replicas"),
+    [
+        *[(build, 1) for build in MODELS],
+        (functional, 2),
+        *[pytest.param(build, 2, marks=pytest.mark.slow) for build in MODELS[1:]],
+    ],
+)
 def test_angles_are_zero_for_backprop_and_where_b_is_w(
     build: Callable[[], keras.Model], replicas: int, two_replicas: tf.distribute.Strategy
 ) -> None:

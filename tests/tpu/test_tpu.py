@@ -1,11 +1,12 @@
 """The train and mirror steps compile, whole, for a real TPU target. Nothing here runs on a TPU.
 
-`make tpu-check` runs these; each step takes the TPU compiler a second, with mirror mode
-up to half a minute.
+`make tpu-check` runs these, without most rules in bfloat16 (`ALL=1`: with them); each step takes
+the TPU compiler a second, with mirror mode up to half a minute.
 """
 
 import functools
 import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -30,7 +31,25 @@ if compiler_python() is None:
 pytestmark = pytest.mark.slow
 
 DTYPES = ("float32", "mixed_bfloat16")
-every_dtype = pytest.mark.parametrize("dtype", DTYPES)
+
+
+def with_dtypes(name: str, values: Iterable[str], in_both: Sequence[str]) -> Any:
+    """Parametrize by `values` and precisions; `make tpu-check` takes a few in bfloat16."""
+    return pytest.mark.parametrize(
+        (name, "dtype"),
+        [
+            pytest.param(
+                value,
+                dtype,
+                id=f"{value}-{dtype}",
+                marks=() if dtype == "float32" or value in in_both else pytest.mark.tpu_product,
+            )
+            for value in values
+            for dtype in DTYPES
+        ],
+    )
+
+
 WITHOUT_MIRROR = [rule for rule in RULES if rule != "wm"]
 
 # Akrout et al.'s mode listens behind an activation; logits have none.
@@ -80,8 +99,7 @@ def assert_computed_in(dtype: str, program: TpuProgram) -> None:
 # --- train steps --------------------------------------------------------------------------------
 
 
-@every_dtype
-@pytest.mark.parametrize("rule", WITHOUT_MIRROR)
+@with_dtypes("rule", WITHOUT_MIRROR, in_both=("fa", "brsf", "kp"))
 def test_a_train_step_is_backprop_s_and_the_memory_of_b(
     rule: str, dtype: str, compiled: Compile, plain: Any
 ) -> None:
@@ -99,8 +117,7 @@ def test_a_train_step_is_backprop_s_and_the_memory_of_b(
     assert_computed_in(dtype, found)
 
 
-@every_dtype
-@pytest.mark.parametrize("mirror", MIRRORS)
+@with_dtypes("mirror", MIRRORS, in_both=("balanced",))
 def test_a_train_step_with_mirror_mode_inside(
     mirror: str, dtype: str, compiled: Compile, plain: Any
 ) -> None:

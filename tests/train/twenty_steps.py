@@ -1,6 +1,6 @@
 """Twenty training steps under some rules, weights into a file: run by each strategy alike.
 
-python -m tests.train.twenty_steps OUT.npz RULE,RULE [arguments of `train fit`]
+python -m tests.train.twenty_steps OUT.npz RULE[;RULE ...] [arguments of `train fit`]
 """
 
 import sys
@@ -11,12 +11,18 @@ from unittest import mock
 import numpy as np
 
 RULES = {
-    "bp": [],
-    "fa": [],
-    "ss": [],
-    "kp": ["--optimizer.weight_decay=0.1"],
-    "urfb": [],
-    "wm": ["--mirror.noise=orthogonal"],
+    "bp": ["--feedback.rule=bp"],
+    "fa": ["--feedback.rule=fa"],
+    "ss": ["--feedback.rule=ss"],
+    "kp": ["--feedback.rule=kp", "--optimizer.weight_decay=0.1"],
+    "urfb": ["--feedback.rule=urfb"],
+    "wm": ["--feedback.rule=wm"],
+    # Of these two the replicas have most to agree on.
+    "wm, kp": [
+        "--feedback.rule=wm",
+        "--feedback.layers.hidden_2=kp",
+        "--optimizer.weight_decay=0.1",
+    ],
 }
 
 # No BatchNorm: its statistics are of a replica's part of the batch.
@@ -47,9 +53,7 @@ def train_all(out: Path, rules: Sequence[str], arguments: Sequence[str]) -> None
     placement = place(first)
     for rule in rules:
         directory = f"--run_directory={out.with_suffix('')}_{rule}"
-        config, _ = parse(
-            ["fit", *STEPS, f"--feedback.rule={rule}", *RULES[rule], directory, *arguments]
-        )
+        config, _ = parse(["fit", *STEPS, *RULES[rule], directory, *arguments])
         # A process can make its cluster once.
         with mock.patch.object(fit_module, "place", return_value=placement):
             finished = fit_module.fit(config)
@@ -66,4 +70,4 @@ if __name__ == "__main__":
     from train.start_up import load_tensorflow_quietly
 
     load_tensorflow_quietly()
-    train_all(Path(sys.argv[1]), sys.argv[2].split(","), sys.argv[3:])
+    train_all(Path(sys.argv[1]), sys.argv[2].split(";"), sys.argv[3:])
