@@ -17,12 +17,18 @@ def inner_of(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimize
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
+def _value(variable: Any) -> Any:
+    """TensorFlow's variable."""
+    # Not `value`, which in a layer's call is a tensor of the compute precision.
+    return variable._value if isinstance(variable, keras.Variable) else variable
+
+
 def decay_of(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> float:
     """The decoupled weight decay that `optimizer` gives to `variable`; 0.0 for none."""
     # Names are matched against those of TensorFlow's variables, which are paths; in Muon against
     # Keras' own, which are not. The first answer is kept, so to ask otherwise would change it.
     muon = isinstance(optimizer, keras.optimizers.Muon)
-    if not optimizer._use_weight_decay(variable if muon else variable.value):
+    if not optimizer._use_weight_decay(variable if muon else _value(variable)):
         return 0.0
     if muon and optimizer._should_use_adamw(variable):
         return float(optimizer.adam_weight_decay or 0.0)
@@ -37,7 +43,7 @@ def coupled_decay_of(optimizer: keras.optimizers.Optimizer, variable: keras.Vari
     names, says so by an attribute of that name.
     """
     decay = getattr(optimizer, "coupled_weight_decay", None)
-    return float(decay) if decay and optimizer._use_weight_decay(variable.value) else 0.0
+    return float(decay) if decay and optimizer._use_weight_decay(_value(variable)) else 0.0
 
 
 def per_step_decay_of(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> float:
@@ -48,7 +54,7 @@ def per_step_decay_of(optimizer: keras.optimizers.Optimizer, variable: keras.Var
     says so by an attribute of that name.
     """
     decay = getattr(optimizer, "per_step_weight_decay", None)
-    return float(decay) if decay and optimizer._use_weight_decay(variable.value) else 0.0
+    return float(decay) if decay and optimizer._use_weight_decay(_value(variable)) else 0.0
 
 
 def any_decay_of(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> float:
@@ -75,11 +81,6 @@ def same_update(
     return True
 
 
-def _value(variable: Any) -> Any:
-    """TensorFlow's variable."""
-    return variable.value if isinstance(variable, keras.Variable) else variable
-
-
 def share_gradients(
     optimizer: keras.optimizers.Optimizer, twins: Sequence[tuple[keras.Variable, keras.Variable]]
 ) -> Callable[[], None]:
@@ -95,7 +96,7 @@ def share_gradients(
     Returns:
         A function that undoes it.
     """
-    original_of = {id(twin.value): variable.value for variable, twin in twins}
+    original_of = {id(_value(twin)): _value(variable) for variable, twin in twins}
     reduce, apply = optimizer._all_reduce_sum_gradients, optimizer._backend_apply_gradients
     clip = optimizer._clip_gradients
     present = threading.local()  # MirroredStrategy traces each replica in a thread of its own.

@@ -179,8 +179,8 @@ class FeedbackLayer(CarriesRule):
             )
         record_call(self, site.kernel, inputs)
         training = self._in_training()
-        if training and self.rule.learns_by == "mirror":
-            attendance.warn_if_unattended(self)
+        if training:
+            self._warn_if_untaught(site)
         feedback, state = getattr(self, site.feedback), getattr(self, site.state)
         if state is not None and training:
             state.assign(tf.convert_to_tensor(state) + tf.constant([0, 1]))
@@ -204,6 +204,14 @@ class FeedbackLayer(CarriesRule):
         """
         training = keras_internals.training_of_call()
         return tape_records() if training is None else bool(training)
+
+    def _warn_if_untaught(self, site: Site) -> None:
+        if self.rule.learns_by == "mirror":
+            attendance.warn_if_unattended(self)
+        elif isinstance(self.rule, rules.KolenPollack) and tape_records():
+            feedback = getattr(self, site.feedback)
+            if feedback.trainable and not twin_gradient.is_hidden(feedback):
+                attendance.warn_if_not_decayed(self, getattr(self, site.kernel))
 
     def _rule_at(self, site: Site) -> FeedbackRule:
         return self.rule.for_fans(self.kernel_view(site).fans)
