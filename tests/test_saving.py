@@ -85,9 +85,18 @@ ROUND_TRIPS = [
     ),
     *((way, name) for way in (through_deepcopy, through_pickle) for name in ("frsf", "kp")),
 ]
+# A file of Keras names the rule; the others hold variables: B that learns, or the seed of a draw.
+QUICK = [
+    *((through_keras, name) for name in RULES),
+    *((way, name) for way in (through_weights, through_checkpoint) for name in ("brsf", "kp")),
+    *((way, "kp") for way in (through_deepcopy, through_pickle)),
+]
 
 
-@pytest.mark.parametrize(("way", "name"), ROUND_TRIPS)
+@pytest.mark.parametrize(
+    ("way", "name"),
+    [pytest.param(*trip, marks=() if trip in QUICK else pytest.mark.slow) for trip in ROUND_TRIPS],
+)
 def test_round_trips_are_bit_equal_for_every_layer_kind(
     way: Callable[..., keras.Model], name: str, tmp_path: Path
 ) -> None:

@@ -29,6 +29,7 @@ from tests.layers.kinds import (
     relative_error,
     twins,
 )
+from tests.slow import slow_but
 from tfweightmirror.asymmetric import asymmetric
 from tfweightmirror.layers import feedback_layer
 from tfweightmirror.pathway import Pathway
@@ -262,7 +263,7 @@ def test_gradients_with_random_b_are_those_of_the_equations(kind: Kind, rule: st
     compare_with_numpy(kind, rule, "eager")
 
 
-@every_rule
+@pytest.mark.parametrize("rule", slow_but(DISTINCT, RULES))
 @one_of_each
 def test_gradients_with_random_b_are_those_of_the_equations_in_a_graph(
     kind: Kind, rule: str
