@@ -415,12 +415,20 @@ def layers_in_lists_and_dicts_and_made_in_build(convert: Convert, prove: Prove) 
     prove(model, lambda: fit(model))
 
 
-class MakesASpare(Plain):
+class MakesASpare(k.Layer):
     """Makes a layer that it never calls."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.spare = dense(4, "spare")
+        self.used, self.spare = dense(5, "used"), dense(5, "spare")
+
+    def build(self, input_shape: Any) -> None:
+        self.used.build(input_shape)
+        self.built = True
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Only one."""
+        return self.used(x)
 
 
 # --- functions traced by the user ---------------------------------------------------------------
@@ -507,4 +515,26 @@ def looked_at(block: k.Layer, convert: Convert, prove: Prove) -> None:
                 with contextlib.suppress(ValueError):  # said, where it cannot be seen
                     look(model, X, Y)
     fit(model)
+    prove(model, lambda: fit(model))
+
+
+@goes()
+def gradient_penalty(convert: Convert, prove: Prove) -> None:
+    model = compiled(Steep(mlp().layers))
+    fit(model)
+    convert(model)
+    # What carries the slope counts as W: every B is in every dW, and without B of the lowest
+    # layer there is no slope.
+    other_ways = {"low": ["*"], "middle": ["middle", "head"], "head": ["head"]}
+    prove(model, lambda: fit(model), top=[], first=[], other_ways=other_ways)
+
+
+@goes()
+def spectral_normalization(convert: Convert, prove: Prove) -> None:
+    layers = [dense(4, "low"), k.SpectralNormalization(dense(5, "middle")), k.Dense(3)]
+    model = compiled(keras.Sequential([keras.Input((4,)), *layers]))
+    fit(model)
+    convert(model)
+    for _ in range(60):  # until its norm is 1, so that the next call leaves W where it is
+        model(X, training=True)
     prove(model, lambda: fit(model))

@@ -1,9 +1,11 @@
 """Ways to keep: saved, copied, stopped and taken up again, converted and stripped, looked at."""
 
 import copy
+import gc
 import pathlib
 import pickle
 import tempfile
+import warnings
 from typing import Any
 
 import keras
@@ -237,3 +239,39 @@ def trunk_of_two_models(convert: Convert, prove: Prove) -> None:
     fit(other)
     convert(one)
     prove(other, lambda: fit(other), plain="other")
+
+
+@goes()
+def composite_saved_and_loaded(convert: Convert, prove: Prove) -> None:
+    path = folder() / "model.keras"
+    with_pair(convert).save(path)
+    model = keras.models.load_model(path)
+    prove(model, lambda: fit(model))
+
+
+@goes("usf")
+def composite_cloned(convert: Convert, prove: Prove) -> None:
+    model = compiled(keras.models.clone_model(with_pair(convert)))
+    fit(model)
+    prove(model, lambda: fit(model))
+
+
+@goes("brsf")
+def composite_copied(convert: Convert, prove: Prove) -> None:
+    model = copy.deepcopy(with_pair(convert))
+    prove(model, lambda: fit(model))
+
+
+@goes()
+def converted_behind_gc_freeze(convert: Convert, prove: Prove) -> None:
+    model = compiled(mlp())
+    fit(model)
+    gc.collect()
+    gc.freeze()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"gc\.freeze\(\) hides")
+            convert(model)
+        prove(model, lambda: fit(model))
+    finally:
+        gc.unfreeze()

@@ -220,3 +220,28 @@ class TrainsAnother(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.other.train_on_batch(X, Y)
+
+
+@goes("wm")
+def callbacks_driven_by_hand(convert: Convert, prove: Prove) -> None:
+    model = convert(compiled(mlp()))
+    callbacks = keras.callbacks.CallbackList(only(model, gaussian_mirror()), model=model, epochs=1)
+    callbacks.on_train_begin()
+    model.train_on_batch(X, Y)
+    prove(model, lambda: model.train_on_batch(X, Y))
+    callbacks.on_train_end()
+
+
+@goes()
+def remat_of_listed_layers(convert: Convert, prove: Prove) -> None:
+    with keras.RematScope(mode="list_of_layers", layer_names=["low", "middle"]):
+        model = compiled(mlp())
+    convert(model)
+    fit(model)
+    prove(model, lambda: fit(model))
+
+
+@goes("wm")
+def train_on_batch_inside_a_callback(convert: Convert, prove: Prove) -> None:
+    model = convert(compiled(mlp()))
+    fit_and_prove(model, prove, *only(model, gaussian_mirror()), TrainsAnother(model))
