@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfweightmirror import keras_internals, look_internals
+from tfweightmirror import keras_internals, look_internals, tensorflow_internals
 from tfweightmirror.mirror.memory import layers_have_changed
 from tfweightmirror.walk import functions_inside, walk
 
@@ -148,6 +148,7 @@ def renew(
     for optimizers, model in holders.optimizers:
         with model.distribute_strategy.scope():
             _carry_over(optimizers, model, joining, gone)
+    tensorflow_internals.let_go_of_graphs()
     for model in holders.models:
         layers_have_changed(model)
         for _, layer in walk(model):

@@ -10,12 +10,14 @@ from typing import Any, TypeAlias
 
 import tensorflow as tf
 from tensorflow.python.eager import record
+from tensorflow.python.framework import ops
 
 # From (inputs of the forward pass, error at its output) to the error at each input (None: none).
 Backward: TypeAlias = Callable[[Sequence[tf.Tensor], tf.Tensor], Sequence[tf.Tensor | None]]
 
 _NAME = "TfweightmirrorCustomGradient"
 _BACKWARDS = "_tfweightmirror_backwards"  # on a graph: its operations' names to `Backward`s
+_REGISTERED = "_tfweightmirror_registered"  # on a graph: functions that TensorFlow has registered
 
 
 def tape_records() -> bool:
@@ -87,3 +89,38 @@ def weakly_bound(function: Callable[..., Any]) -> Callable[..., Any]:
         return method(*args, **kwargs)
 
     return call
+
+
+class _HangsOnItsGraph:
+    """A registered gradient function, of which only the graph of its trace holds on to."""
+
+    def __init__(self, function: Callable[..., Any], graph: tf.Graph) -> None:
+        if not hasattr(graph, _REGISTERED):
+            setattr(graph, _REGISTERED, [])
+        getattr(graph, _REGISTERED).append(function)
+        self.reference = weakref.ref(function)
+
+    def __call__(self, *arguments: Any) -> Any:
+        function = self.reference()
+        if function is None:
+            raise LookupError(
+                "A gradient was asked for through a graph that does not exist any more."
+            )
+        return function(*arguments)
+
+
+def let_go_of_graphs() -> None:
+    """Make every custom gradient that TensorFlow has registered live as long as its graph only.
+
+    `tf.custom_gradient` registers each trace for ever, and with it the graph. Keras' optimizers sum
+    gradients over replicas by one, so that no train function that was ever traced is forgotten:
+    with a mirror in it, megabytes for every `fit`. Called where a train function is made anew.
+    """
+    for name, entry in list(ops.gradient_registry._registry.items()):
+        function = entry["type"]
+        if name.startswith("CustomGradient-") and not isinstance(function, _HangsOnItsGraph):
+            trace = inspect.getclosurevars(function).nonlocals.get("tape_grad_fn")
+            result = inspect.getclosurevars(trace).nonlocals["result"] if trace else None
+            graphs = [t.graph for t in tf.nest.flatten(result) if tf.is_symbolic_tensor(t)]
+            if graphs:
+                entry["type"] = _HangsOnItsGraph(function, graphs[0])

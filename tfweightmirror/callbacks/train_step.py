@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import keras
 
-from tfweightmirror import keras_internals
+from tfweightmirror import keras_internals, tensorflow_internals
 
 Around = Callable[[], contextlib.AbstractContextManager[None]]
 
@@ -141,6 +141,7 @@ class TrainStep:
         self._cleanups.pop(stage, lambda: None)()
 
     def _retrace(self) -> None:
+        tensorflow_internals.let_go_of_graphs()
         # Lazy: the function is traced at its next call. Keras makes one itself where there is none.
         if self.model.train_function is not None:
             self.model.make_train_function(force=True)
