@@ -538,3 +538,25 @@ def spectral_normalization(convert: Convert, prove: Prove) -> None:
     for _ in range(60):  # until its norm is 1, so that the next call leaves W where it is
         model(X, training=True)
     prove(model, lambda: fit(model))
+
+
+@goes("wm")
+def layer_that_is_never_called(convert: Convert, prove: Prove) -> None:
+    model = around(MakesASpare())
+    convert(model)
+    fit_and_prove(model, prove, *only(model, gaussian_mirror()))
+
+
+@goes()
+def looked_at_with_a_traced_method(convert: Convert, prove: Prove) -> None:
+    looked_at(TracedMethod(), convert, prove)
+
+
+@goes()
+def looked_at_with_a_traced_attribute(convert: Convert, prove: Prove) -> None:
+    looked_at(TracedAttribute(), convert, prove)
+
+
+@goes("kp")
+def looked_at_with_a_function_of_a_module(convert: Convert, prove: Prove) -> None:
+    looked_at(TracedElsewhere(), convert, prove)
