@@ -378,6 +378,18 @@ def test_an_owner_that_comes_back_with_other_layers_is_refused() -> None:
         keras.models.clone_model(model)
 
 
+def test_a_legacy_file_keeps_the_rules_of_layers_and_is_refused_for_models(tmp_path: Path) -> None:
+    model = tfwm.convert_model(in_sequence(Late(), Pair()), "kp")
+    model.save(tmp_path / "m.h5")
+    other = keras.models.load_model(tmp_path / "m.h5", compile=False)
+    _assert_alike(model, other)
+    for one, two in zip(model.variables, other.variables, strict=True):
+        assert np.array_equal(one, two), one.path
+    own = tfwm.convert_model(OwnFunctional(5), "usf")
+    with pytest.raises(ValueError, match=r"\(OwnFunctional\) holds converted.*Save it as \.keras"):
+        own.save(tmp_path / "own.h5")
+
+
 class Unregistered(Pair):
     """Keras does not know it."""
 

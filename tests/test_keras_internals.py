@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.convert_helpers import chain, compiled, fit, vectors
+from tests.convert_helpers import chain, compiled
 from tfweightmirror import keras_internals as internals
 
 layers = keras.layers
@@ -51,30 +51,6 @@ def test_child_layers_come_in_tracking_order_and_one_level_deep() -> None:
         "value",
         "attention_output",
     ]
-
-
-def test_the_layers_that_keras_writes_into_a_config_by_itself() -> None:
-    class Stack(keras.Sequential):
-        pass
-
-    class OwnConfig(Stack):
-        def get_config(self) -> dict[str, Any]:
-            return {}
-
-    class Graph(keras.Model):
-        def __init__(self, width: int) -> None:
-            inputs = keras.Input((width,))
-            super().__init__(inputs, layers.Dense(2)(inputs))
-
-    for stack in (Stack([dense()]), keras.Sequential([dense()])):
-        assert internals.layers_in_config(stack) == stack.layers
-        assert [config["class_name"] for config in stack.get_config()["layers"]] == ["Dense"]
-    whole = keras.Model(*[keras.Input((2,))] * 2)
-    assert internals.layers_in_config(whole) == whole.layers
-    assert "layers" in whole.get_config()
-    assert "layers" not in Graph(3).get_config()
-    for none in (OwnConfig([dense()]), Graph(3), dense()):
-        assert internals.layers_in_config(none) == []
 
 
 def test_the_outermost_layer_of_a_call_is_known_inside() -> None:
@@ -222,15 +198,6 @@ def test_models_around_beside_and_inside_are_found() -> None:
     assert found[0] is outer
 
 
-def test_optimizers_that_know_a_variable_are_found() -> None:
-    one, other = dense(), dense()
-    optimizers = [keras.optimizers.SGD() for _ in range(3)]
-    optimizers[0].build([one.kernel, other.kernel])
-    optimizers[1].build([other.kernel])
-    found = internals.optimizers_knowing([one.kernel])
-    assert [id(each) for each in found] == [id(optimizers[0])]
-
-
 def test_traces_of_methods_and_attributes_are_forgotten() -> None:
     traced = []
 
@@ -259,33 +226,6 @@ def test_traces_of_methods_and_attributes_are_forgotten() -> None:
         one.listed["one"][0](tf.ones(1))
         one.method(tf.ones(1))
     assert sorted(traced) == ["attribute", "listed", "method"]
-
-
-def test_an_optimizer_can_be_built_again_with_its_own_variables_in_place(tmp_path: Path) -> None:
-    model = keras.Sequential([keras.Input((4,)), layers.Dense(5), layers.Dense(3)])
-    model.compile(keras.optimizers.Adam(0.01), "mse")
-    fit(model, *vectors())
-    optimizer = model.optimizer
-    known = internals.known_variables(optimizer)
-    assert [id(v) for v in known] == [id(v) for v in model.trainable_variables]
-    state = internals.optimizer_state(optimizer)
-    assert {"_iterations", "_learning_rate", "_momentums", "_velocities"} == set(state)
-    assert len(state["_momentums"]) == 4
-    internals.build_again([optimizer], known[:2])
-    assert optimizer.iterations is state["_iterations"]
-    assert optimizer.learning_rate is state["_learning_rate"]
-    assert [v.path.split("/")[-1].split("_")[-1] for v in optimizer.variables] == [
-        "iteration",
-        "rate",
-        *["momentum", "velocity"] * 2,
-    ]
-    assert not np.any(optimizer.variables[2])
-    # What it makes from now on is tracked as at birth, and checkpoints hold it.
-    optimizer.add_variable((), name="later")
-    assert len(optimizer.variables) == 7
-    checkpoint = tf.train.Checkpoint(optimizer=optimizer)
-    saved = {name for name, _ in tf.train.list_variables(checkpoint.save(tmp_path / "c"))}
-    assert sum("_variables/" in name for name in saved) == 7
 
 
 def test_compiled_models_can_be_told_to_trace_again() -> None:

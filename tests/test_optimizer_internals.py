@@ -1,5 +1,6 @@
 """Canary: every private hook of Keras' optimizers still does what this library relies on."""
 
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -8,6 +9,8 @@ import pytest
 import tensorflow as tf
 
 import tfweightmirror as tfwm
+from tests.convert_helpers import fit, vectors
+from tfweightmirror import optimizer_internals
 from tfweightmirror.optimizer_internals import (
     coupled_decay_of,
     decay_of,
@@ -286,3 +289,41 @@ def test_velocity_of_a_variable_that_the_optimizer_does_not_know_is_none() -> No
     optimizer = O.SGD(0.1, momentum=0.9)
     optimizer.build(model.trainable_variables[:1])
     assert velocity_of(optimizer, model.trainable_variables[-1]) is None
+
+
+def test_optimizers_that_know_a_variable_are_found() -> None:
+    one, other = keras.layers.Dense(3), keras.layers.Dense(3)
+    for layer in (one, other):
+        layer.build((None, 4))
+    optimizers = [keras.optimizers.SGD() for _ in range(3)]
+    optimizers[0].build([one.kernel, other.kernel])
+    optimizers[1].build([other.kernel])
+    found = optimizer_internals.optimizers_knowing([one.kernel])
+    assert [id(each) for each in found] == [id(optimizers[0])]
+
+
+def test_an_optimizer_can_be_built_again_with_its_own_variables_in_place(tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5), keras.layers.Dense(3)])
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    fit(model, *vectors())
+    optimizer = model.optimizer
+    known = optimizer_internals.known_variables(optimizer)
+    assert [id(v) for v in known] == [id(v) for v in model.trainable_variables]
+    state = optimizer_internals.optimizer_state(optimizer)
+    assert {"_iterations", "_learning_rate", "_momentums", "_velocities"} == set(state)
+    assert len(state["_momentums"]) == 4
+    optimizer_internals.build_again([optimizer], known[:2])
+    assert optimizer.iterations is state["_iterations"]
+    assert optimizer.learning_rate is state["_learning_rate"]
+    assert [v.path.split("/")[-1].split("_")[-1] for v in optimizer.variables] == [
+        "iteration",
+        "rate",
+        *["momentum", "velocity"] * 2,
+    ]
+    assert not np.any(optimizer.variables[2])
+    # What it makes from now on is tracked as at birth, and checkpoints hold it.
+    optimizer.add_variable((), name="later")
+    assert len(optimizer.variables) == 7
+    checkpoint = tf.train.Checkpoint(optimizer=optimizer)
+    saved = {name for name, _ in tf.train.list_variables(checkpoint.save(tmp_path / "c"))}
+    assert sum("_variables/" in name for name in saved) == 7

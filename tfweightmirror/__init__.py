@@ -12,7 +12,7 @@ if keras.backend.backend() != "tensorflow":
         "before Python starts (or 'backend' in keras.json)."
     )
 
-from tfweightmirror import callbacks, layers, mirror, rules
+from tfweightmirror import callbacks, layers, mirror, rules, saving_internals
 from tfweightmirror.asymmetric import asymmetric
 from tfweightmirror.convert import convert_model, strip_feedback
 from tfweightmirror.deltas import delta_angles, gradient_angles
@@ -21,6 +21,8 @@ from tfweightmirror.mirror import mirror_model
 from tfweightmirror.pathway import Pathway
 from tfweightmirror.reset import reset_feedback
 from tfweightmirror.walk import pathways
+
+saving_internals.keep_kernels_apart_in_legacy_files()
 
 __version__ = "0.1.0"
 

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from tfweightmirror import keras_internals
-from tfweightmirror.optimizer_internals import any_decay_of, inner_of
+from tfweightmirror.optimizer_internals import any_decay_of, inner_of, optimizers_knowing
 
 _attended = contextvars.ContextVar("tfweightmirror_attended", default=False)
 _warned: "weakref.WeakSet[keras.layers.Layer]" = weakref.WeakSet()
@@ -84,6 +84,6 @@ def _optimizers(model: keras.layers.Layer) -> list[keras.optimizers.Optimizer]:
         return own
     around = keras_internals.models_holding([model])
     return [
-        *keras_internals.optimizers_knowing(model.trainable_variables),
+        *optimizers_knowing(model.trainable_variables),
         *(optimizer for holder in around for optimizer in optimizers_of(holder)),
     ]

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfweightmirror import keras_internals, look_internals, tensorflow_internals
+from tfweightmirror import optimizer_internals as internals
 from tfweightmirror.mirror.memory import layers_have_changed
 from tfweightmirror.walk import functions_inside, walk
 
@@ -109,7 +110,7 @@ def _built_optimizers(
             owners.setdefault(id(optimizer), (optimizer, holder))
     # Those of a training loop of the user's own stand in no model's attributes.
     weights = [weight for layer in layers for weight in layer.weights]
-    loose = [(each, model) for each in keras_internals.optimizers_knowing(weights)]
+    loose = [(each, model) for each in internals.optimizers_knowing(weights)]
     candidates = {id(optimizer): (optimizer, holder) for optimizer, holder in loose} | owners
     inside = {id(p) for optimizer, _ in candidates.values() for p in _with_inner(optimizer)[1:]}
     found = []
@@ -119,7 +120,7 @@ def _built_optimizers(
         parts = [part for part in _with_inner(optimizer) if part.built]
         try:
             for part in parts:
-                keras_internals.optimizer_state(part)
+                internals.optimizer_state(part)
         except ValueError:
             if id(optimizer) in owners:
                 raise
@@ -164,7 +165,7 @@ def _carry_over(
     optimizers: list[Any], model: keras.Model, joining: list[Companion], gone: set[int]
 ) -> None:
     """Rebuild an optimizer with those inside it for another set of variables, state copied."""
-    known = keras_internals.known_variables(optimizers[0])
+    known = internals.known_variables(optimizers[0])
     known_ids = {id(variable) for variable in known}
     new = [c.feedback_kernel for c in joining if id(c.kernel) in known_ids]
     if not new and known_ids.isdisjoint(gone):
@@ -174,10 +175,13 @@ def _carry_over(
     stay = [variable for variable in known if id(variable) not in gone]
     variables = sorted(stay + new, key=lambda variable: rank.get(id(variable), len(rank)))
     before = [
-        (keras_internals.known_variables(optimizer), keras_internals.optimizer_state(optimizer))
+        (
+            internals.known_variables(optimizer),
+            internals.optimizer_state(optimizer),
+        )
         for optimizer in optimizers
     ]
-    keras_internals.build_again(optimizers, variables)
+    internals.build_again(optimizers, variables)
     for optimizer, (old_variables, old_state) in zip(optimizers, before, strict=True):
         if optimizer.built:
             _copy_state(optimizer, old_variables, old_state, joining)
@@ -191,8 +195,8 @@ def _copy_state(
 ) -> None:
     companion_of = {id(c.feedback_kernel): c for c in joining}
     old_index = {id(variable): i for i, variable in enumerate(old_variables)}
-    variables = keras_internals.known_variables(optimizer)
-    for name, new in keras_internals.optimizer_state(optimizer).items():
+    variables = internals.known_variables(optimizer)
+    for name, new in internals.optimizer_state(optimizer).items():
         old = old_state.get(name)
         if not isinstance(new, list):
             if old is not None and old is not new:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import keras
 
-from tfweightmirror import keras_internals, rules, twins
+from tfweightmirror import keras_internals, rules, saving_internals, twins
 from tfweightmirror.layers.feedback_layer import CarriesRule
 from tfweightmirror.walk import walk
 
@@ -34,6 +34,12 @@ class Composite:
 
     def get_config(self: Any) -> dict[str, Any]:
         """The config of the plain owner, and the rule of every converted layer below it."""
+        if isinstance(self, keras.Model) and saving_internals.writes_legacy_file():
+            raise ValueError(
+                f"Model '{self.name}' ({type(self).__name__}) holds converted layers, and a legacy "
+                ".h5 file knows a model of your own by its class alone: their rules would be lost. "
+                "Save it as .keras, or its weights as .weights.h5."
+            )
         for path, layer in walk(self):
             if keras_internals.waits_for_build(layer):
                 raise ValueError(
@@ -109,7 +115,7 @@ def mark(model: keras.layers.Layer) -> None:
 def _loses_layers(owner: keras.layers.Layer) -> bool:
     """Whether feedback layers below `owner` are there, or will be, without its config's doing."""
     kept = {
-        id(layer) for child in keras_internals.layers_in_config(owner) for _, layer in walk(child)
+        id(layer) for child in saving_internals.layers_in_config(owner) for _, layer in walk(child)
     }
     return any(
         keras_internals.waits_for_build(layer) or type(layer) in twins.PLAIN_CLASSES

@@ -14,7 +14,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 from keras.src.backend.common import global_state
-from keras.src.models import functional as functional_models
 
 _TracedFunction = type(tf.function(lambda: None))
 
@@ -25,18 +24,6 @@ def child_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     """The layers that `layer` owns directly, in the order in which it tracks them."""
     children: list[keras.layers.Layer] = layer._flatten_layers(include_self=False, recursive=False)
     return children
-
-
-def layers_in_config(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """The layers that Keras writes into a Sequential or functional model's config by itself."""
-    cls = type(layer)
-    stacked = isinstance(layer, keras.Sequential) and cls.get_config is keras.Sequential.get_config
-    functional = (
-        isinstance(layer, functional_models.Functional)
-        and cls.get_config is functional_models.Functional.get_config
-        and functional_models.functional_like_constructor(cls)
-    )
-    return layer.layers if stacked or functional else []
 
 
 def outermost_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -191,7 +178,7 @@ def models_holding(
     everything (`gc.freeze`), so models that are known are not left to it.
     """
     wanted = {id(layer) for layer in layers}
-    models = {id(thing): thing for thing in (*known, *_living(keras.Model))}
+    models = {id(thing): thing for thing in (*known, *living(keras.Model))}
     return [
         model
         for model in models.values()
@@ -200,7 +187,8 @@ def models_holding(
     ]
 
 
-def _living(cls: type) -> list[Any]:
+def living(cls: type) -> list[Any]:
+    """All that the garbage collector shows of a class."""
     # `type(...)`, not isinstance: asking a lazy proxy for its class would load it.
     return [thing for thing in gc.get_objects() if issubclass(type(thing), cls)]
 
@@ -253,82 +241,3 @@ def is_fitting(model: keras.Model) -> bool:
 def was_restored(model: keras.Model) -> bool:
     """Whether `BackupAndRestore` has put an interrupted training of `model` back."""
     return model._initial_epoch is not None
-
-
-# --- optimizers --------------------------------------------------------------------------------
-
-
-def optimizers_knowing(variables: Iterable[keras.Variable]) -> list[keras.optimizers.Optimizer]:
-    """Every living optimizer that keeps state for one of `variables`: those of training loops."""
-    wanted = {id(variable) for variable in variables}
-    return [
-        optimizer
-        for optimizer in _living(keras.optimizers.Optimizer)
-        if optimizer.built and not wanted.isdisjoint(map(id, known_variables(optimizer)))
-    ]
-
-
-def known_variables(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
-    """The model's variables that a built optimizer keeps state for, in its order."""
-    return list(optimizer._trainable_variables)
-
-
-def is_state(value: Any) -> bool:
-    """Whether `value` is a Keras variable or a list of them (or None) alone."""
-    if isinstance(value, list):
-        return bool(value) and all(v is None or isinstance(v, keras.Variable) for v in value)
-    return isinstance(value, keras.Variable)
-
-
-def optimizer_state(optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:
-    """Attributes that hold state: a variable, or a list that runs along the known variables."""
-    state = {
-        name: list(value) if isinstance(value, list) else value
-        for name, value in vars(optimizer).items()
-        if name not in ("_variables", "_trainable_variables") and is_state(value)
-    }
-    lists = [value for value in state.values() if isinstance(value, list)]
-    reached = {id(v) for v in state.values()} | {id(v) for slots in lists for v in slots}
-    known = len(known_variables(optimizer))
-    if any(len(slots) != known for slots in lists) or not reached.issuperset(
-        id(variable) for variable in optimizer._variables
-    ):
-        raise ValueError(
-            f"Optimizer '{optimizer.name}' ({type(optimizer).__name__}) keeps state in a form "
-            "that cannot be carried over to another set of weights (expected: one variable, or "
-            "one list of variables along the weights, an attribute). Compile the model after this "
-            "call instead of before."
-        )
-    return state
-
-
-def build_again(
-    optimizers: list[keras.optimizers.Optimizer], variables: list[keras.Variable]
-) -> None:
-    """Build `optimizers[0]` anew for `variables`, and those inside it, `optimizers[1:]`, too.
-
-    What their constructors made (iterations, learning rate) stays, the same objects; what `build`
-    makes is new and fresh.
-    """
-    before = [list(optimizer._variables) for optimizer in optimizers]
-    for optimizer in optimizers:
-        _store_variables(optimizer, [])
-        optimizer._trainable_variables_indices = {}
-        optimizer.built = False
-    optimizers[0].build(variables)
-    for optimizer, old in zip(optimizers, before, strict=True):
-        held = {id(value) for value in vars(optimizer).values()}
-        kept = [variable for variable in old if id(variable) in held]
-        _store_variables(optimizer, kept + list(optimizer._variables))
-
-
-def _store_variables(
-    optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable]
-) -> None:
-    # As at birth: set before there is a tracker, which is to append to this very list.
-    tracker = optimizer.__dict__.pop("_tracker")
-    optimizer._variables = variables
-    optimizer.__dict__["_tracker"] = tracker
-    is_variable, _ = tracker.config["variables"]
-    tracker.config["variables"] = (is_variable, optimizer._variables)
-    tracker.stored_ids["variables"] = {id(variable) for variable in variables}

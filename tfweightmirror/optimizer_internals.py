@@ -5,11 +5,13 @@
 
 import functools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
+
+from tfweightmirror import keras_internals
 
 
 def inner_of(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
@@ -178,3 +180,82 @@ def watch_updates(
         optimizer.__dict__.pop("apply", None)
 
     return undo
+
+
+# --- state that is carried over to other variables ----------------------------------------------
+
+
+def optimizers_knowing(variables: Iterable[keras.Variable]) -> list[keras.optimizers.Optimizer]:
+    """Every living optimizer that keeps state for one of `variables`: those of training loops."""
+    wanted = {id(variable) for variable in variables}
+    return [
+        optimizer
+        for optimizer in keras_internals.living(keras.optimizers.Optimizer)
+        if optimizer.built and not wanted.isdisjoint(map(id, known_variables(optimizer)))
+    ]
+
+
+def known_variables(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
+    """The model's variables that a built optimizer keeps state for, in its order."""
+    return list(optimizer._trainable_variables)
+
+
+def is_state(value: Any) -> bool:
+    """Whether `value` is a Keras variable or a list of them (or None) alone."""
+    if isinstance(value, list):
+        return bool(value) and all(v is None or isinstance(v, keras.Variable) for v in value)
+    return isinstance(value, keras.Variable)
+
+
+def optimizer_state(optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:
+    """Attributes that hold state: a variable, or a list that runs along the known variables."""
+    state = {
+        name: list(value) if isinstance(value, list) else value
+        for name, value in vars(optimizer).items()
+        if name not in ("_variables", "_trainable_variables") and is_state(value)
+    }
+    lists = [value for value in state.values() if isinstance(value, list)]
+    reached = {id(v) for v in state.values()} | {id(v) for slots in lists for v in slots}
+    known = len(known_variables(optimizer))
+    if any(len(slots) != known for slots in lists) or not reached.issuperset(
+        id(variable) for variable in optimizer._variables
+    ):
+        raise ValueError(
+            f"Optimizer '{optimizer.name}' ({type(optimizer).__name__}) keeps state in a form "
+            "that cannot be carried over to another set of weights (expected: one variable, or "
+            "one list of variables along the weights, an attribute). Compile the model after this "
+            "call instead of before."
+        )
+    return state
+
+
+def build_again(
+    optimizers: list[keras.optimizers.Optimizer], variables: list[keras.Variable]
+) -> None:
+    """Build `optimizers[0]` anew for `variables`, and those inside it, `optimizers[1:]`, too.
+
+    What their constructors made (iterations, learning rate) stays, the same objects; what `build`
+    makes is new and fresh.
+    """
+    before = [list(optimizer._variables) for optimizer in optimizers]
+    for optimizer in optimizers:
+        _store_variables(optimizer, [])
+        optimizer._trainable_variables_indices = {}
+        optimizer.built = False
+    optimizers[0].build(variables)
+    for optimizer, old in zip(optimizers, before, strict=True):
+        held = {id(value) for value in vars(optimizer).values()}
+        kept = [variable for variable in old if id(variable) in held]
+        _store_variables(optimizer, kept + list(optimizer._variables))
+
+
+def _store_variables(
+    optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable]
+) -> None:
+    # As at birth: set before there is a tracker, which is to append to this very list.
+    tracker = optimizer.__dict__.pop("_tracker")
+    optimizer._variables = variables
+    optimizer.__dict__["_tracker"] = tracker
+    is_variable, _ = tracker.config["variables"]
+    tracker.config["variables"] = (is_variable, optimizer._variables)
+    tracker.stored_ids["variables"] = {id(variable) for variable in variables}
