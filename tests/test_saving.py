@@ -18,6 +18,7 @@ import tensorflow as tf
 import tfweightmirror as tfwm
 from tests.convert_helpers import assert_b_carries, chain, compiled, fit, images
 from tests.layers.kinds import ONE_OF_EACH, RULES
+from tests.slow import slow_but
 
 layers = keras.layers
 
@@ -217,7 +218,7 @@ assert bool(loaded) == ({module!r} == "tfweightmirror"), loaded
 """
 
 
-@pytest.mark.parametrize("module", ["tfweightmirror", "keras"])
+@pytest.mark.parametrize("module", slow_but(["tfweightmirror"], ["tfweightmirror", "keras"]))
 def test_a_fresh_process_loads_the_file(module: str, tmp_path: Path) -> None:
     """With this library imported and nothing else; without it, once stripped."""
     model, (x, _) = chain(), images()

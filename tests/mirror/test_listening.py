@@ -31,12 +31,15 @@ from tests.mirror.mirroring import (
     relative,
 )
 from tests.mirror.signal_flow import kernels_reaching_feedback, violations
+from tests.slow import slow_but
 from tfweightmirror.mirror import MirrorMode
 from tfweightmirror.mirror import noise as noises
 from tfweightmirror.mirror.mirror_model import compiled_mirror, mirror_pathways
 from tfweightmirror.mirror.noise import Firing, Impulse, Noise, Orthogonal
 from tfweightmirror.pathway import Pathway
 
+# A balanced noise and an independent one; the others are slow.
+one_of_each_sort = pytest.mark.parametrize("noise", slow_but(["orthogonal", "gaussian"], NOISES))
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=IDS)
 
 
@@ -191,7 +194,7 @@ def small_model(request: pytest.FixtureRequest) -> keras.Model:
     return model
 
 
-@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("noise", slow_but(["orthogonal"], NOISES))
 def test_in_the_compiled_mirror_of_every_kind_w_reaches_b_through_its_response_only(
     noise: str,
 ) -> None:
@@ -232,14 +235,7 @@ def test_mirror_in_chunks_listens_too(
     assert violations(program, pathways) == []
 
 
-@pytest.mark.parametrize(
-    "noise",
-    [
-        "orthogonal",
-        "gaussian",
-        *[pytest.param(noise, marks=pytest.mark.slow) for noise in ("impulse", *INDEPENDENT[1:])],
-    ],
-)
+@one_of_each_sort
 def test_in_the_compiled_train_step_w_reaches_b_through_its_response_only(
     small_model: keras.Model, noise: str
 ) -> None:
@@ -356,7 +352,7 @@ FAULTS = (assigns_w, goes_towards_w, multiplies_w, fires_at_w)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("noise", NOISES)
+@one_of_each_sort
 def test_the_black_box_finds_a_mirror_that_looks(
     fault: Callable[..., tf.Tensor], noise: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,7 @@ from tests.mirror.mirroring import (
     model_of,
     random_pathways,
 )
+from tests.slow import slow_but
 from tfweightmirror.mirror import MirrorMode
 from tfweightmirror.mirror import noise as noises
 from tfweightmirror.mirror.activation import activations_of
@@ -106,7 +107,7 @@ def test_balanced_sweep_in_chunks_leaves_zero_angle(
     assert max(tfwm.mirror_model(model, noise).values()) < 1e-3
 
 
-@pytest.mark.parametrize("noise", BALANCED)
+@pytest.mark.parametrize("noise", slow_but(["orthogonal"], BALANCED))
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
 def test_balanced_sweep_in_mixed_precision_is_as_exact_as_its_numbers(
     dtype: str, noise: str
@@ -176,7 +177,10 @@ def test_what_is_not_a_number_in_b_does_not_survive_a_full_decay(noise: Any) -> 
 # --- nothing else moves -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("noise", NOISES)
+one_of_each_sort = pytest.mark.parametrize("noise", slow_but(["orthogonal", "gaussian"], NOISES))
+
+
+@one_of_each_sort
 def test_only_b_moves(noise: str, trained_network: keras.Model) -> None:
     model = trained_network
     feedback = {id(pathway.feedback_kernel) for pathway in mirror_pathways(model)}
@@ -194,7 +198,7 @@ def test_only_b_moves(noise: str, trained_network: keras.Model) -> None:
         assert not np.array_equal(one, other)
 
 
-@pytest.mark.parametrize("noise", NOISES)
+@one_of_each_sort
 def test_no_random_stream_moves(noise: str) -> None:
     def draws(mirrors: bool) -> list[Any]:
         keras.utils.set_random_seed(3)

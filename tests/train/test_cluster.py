@@ -101,6 +101,7 @@ def test_loss_of_a_worker_ends_the_others_and_the_cluster_goes_on_when_started_a
     assert (directory / "model.keras").is_file()
 
 
+@pytest.mark.slow
 def test_loss_that_is_not_finite_ends_all_workers_at_the_same_step(tmp_path: Path) -> None:
     """Each sees the loss of its own images; one that went on alone would wait for ever."""
     options = ["--training.epochs=2", "--optimizer.learning_rate=1e30"]
