@@ -221,3 +221,87 @@ def test_all_replicas_get_the_b_of_one_device(two_replicas: tf.distribute.Strate
         for pathway in tfwm.pathways(model)[:-1]:
             for copy in two_replicas.experimental_local_results(pathway.feedback_kernel.value):
                 np.testing.assert_array_equal(copy.numpy(), expected[pathway.name])
+
+
+# --- seeds ---------------------------------------------------------------------------------------
+
+
+def two_alike(by_hand: bool = False, **options: Any) -> keras.Model:
+    """Two layers of one shape, converted or made as feedback layers."""
+    if by_hand:
+        middle = [tfwm.layers.FeedbackDense(6, rule="fa", **options) for _ in range(2)]
+        return keras.Sequential([keras.Input((6,)), *middle])
+    middle = [keras.layers.Dense(6, **options) for _ in range(2)]
+    return tfwm.convert_model(keras.Sequential([keras.Input((6,)), *middle]), "fa")
+
+
+def both(model: keras.Model) -> list[np.ndarray]:
+    return list(feedback(model).values())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_initializer": "zeros"},
+        {"kernel_initializer": lambda shape, dtype=None: tf.ones(shape, dtype)},
+        {"feedback_initializer": keras.initializers.HeNormal()},
+    ],
+    ids=["constant", "function", "one feedback initializer"],
+)
+def test_layers_of_one_shape_get_b_of_their_own(options: dict[str, Any]) -> None:
+    ways = [True] if "feedback_initializer" in options else [False, True]
+    for by_hand in ways:
+        one, other = both(two_alike(by_hand, **options))
+        assert (one != other).mean() > 0.99
+
+
+def test_b_of_a_converted_model_without_seeds_follows_places_alone() -> None:
+    born = [both(two_alike(kernel_initializer="zeros")) for _ in range(2)]
+    for one, again in zip(*born, strict=True):
+        np.testing.assert_array_equal(one, again)
+
+
+def test_b_of_layers_by_hand_without_seeds_follows_keras_random_seed() -> None:
+    def born(seed: int) -> list[np.ndarray]:
+        keras.utils.set_random_seed(seed)
+        return both(two_alike(True, kernel_initializer="zeros"))
+
+    for one, other, again in zip(born(1), born(2), born(1), strict=True):
+        np.testing.assert_array_equal(one, again)
+        assert (one != other).mean() > 0.99
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_after_loading_too_b_is_as_at_birth(by_hand: bool, tmp_path: Any) -> None:
+    inputs = keras.Input((4, 6))
+    if by_hand:
+        attended = tfwm.layers.FeedbackMultiHeadAttention(2, 3, rule="fa")(inputs, inputs)
+        options = {"rule": "fa", "feedback_initializer": keras.initializers.HeNormal()}
+        separable = tfwm.layers.FeedbackSeparableConv1D(3, 2, **options)
+        model = keras.Model(inputs, separable(attended))
+    else:
+        attended = keras.layers.MultiHeadAttention(2, 3)(inputs, inputs)
+        model = keras.Model(inputs, keras.layers.SeparableConv1D(3, 2)(attended))
+        tfwm.convert_model(model, "fa", seed=5)
+    born = feedback(model)
+    tfwm.reset_feedback(model, seed=1)
+    model.save(tmp_path / "model.keras")
+    keras.utils.set_random_seed(99)
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    tfwm.reset_feedback(loaded)
+    assert_equal(feedback(loaded), born)
+
+
+def test_a_clone_gets_b_of_its_own_as_it_gets_w() -> None:
+    model = two_alike()
+    for one, other in zip(both(model), both(keras.models.clone_model(model)), strict=True):
+        assert (one != other).mean() > 0.99
+
+
+def test_b_drawn_anew_does_not_depend_on_names() -> None:
+    one, other = two_alike(), two_alike()
+    assert one.layers[0].name != other.layers[0].name
+    for model in (one, other):
+        tfwm.reset_feedback(model, seed=3)
+    for b, same in zip(both(one), both(other), strict=True):
+        np.testing.assert_array_equal(b, same)

@@ -137,7 +137,7 @@ def _convert(targets: list[Target], seed: Any) -> None:
         for position, (_, layer, rule) in enumerate(targets):
             changed.append(layer)
             own_seed = None if seed is None else zlib.crc32(f"{seed} {position}".encode())
-            twins.to_twin(layer, rule, seed=own_seed)
+            twins.to_twin(layer, rule, seed=own_seed, place=position)
     except BaseException:
         for layer in changed:
             if type(layer) in twins.PLAIN_CLASSES:

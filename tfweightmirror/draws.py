@@ -5,6 +5,8 @@ when told to use Philox; Philox's integers are the same everywhere, so floats ar
 """
 
 import math
+import random
+import zlib
 
 import tensorflow as tf
 
@@ -37,3 +39,19 @@ def signs(shape: tuple[int, ...], seed: tf.Tensor) -> tf.Tensor:
 def fold_in(seed: tf.Tensor, data: tf.Tensor | int) -> tf.Tensor:
     """A seed that depends on `data`, too: two int32."""
     return tf.random.experimental.stateless_fold_in(seed, data, alg="philox")
+
+
+_seeds_given: dict[int, int] = {}  # state of Python's random stream: seeds given in it
+
+
+def unused_seed() -> int:
+    """A seed that nobody was given, a function of Python's random stream, which does not move.
+
+    `keras.utils.set_random_seed` sets that stream, and Keras draws the seeds of initializers from
+    it. While it stands still, seeds are counted.
+    """
+    state = zlib.crc32(repr(random.getstate()).encode())
+    count = _seeds_given.get(state, 0)
+    _seeds_given.clear()
+    _seeds_given[state] = count + 1
+    return zlib.crc32(f"{state} {count}".encode()) % 2**31

@@ -39,12 +39,12 @@ def reset_feedback(
         for name, array in arrays.items():
             found[name].feedback_kernel.assign(array)
         return
-    for name, pathway in found.items():
+    for pathway in found.values():
         start = initializer
         if start is None:
             start = pathway.initial_feedback()
         pathway.feedback_kernel.assign(
-            _seeded(keras.initializers.get(start), name, seed, fresh=initializer is not None)(
+            _seeded(keras.initializers.get(start), pathway, seed, fresh=initializer is not None)(
                 pathway.feedback_kernel.shape, pathway.feedback_kernel.dtype
             )
         )
@@ -64,11 +64,13 @@ def _check(name: str, array: np.ndarray[Any, Any], found: Mapping[str, Pathway])
         )
 
 
-def _seeded(initializer: Any, name: str, seed: int | None, *, fresh: bool) -> Any:
+def _seeded(initializer: Any, pathway: Pathway, seed: int | None, *, fresh: bool) -> Any:
     """`initializer` with a seed of its own for the pathway, where it has a seed at all."""
     config: dict[str, Any] = getattr(initializer, "get_config", dict)()
     if "seed" not in config or (seed is None and not fresh):
         return initializer
-    source = config["seed"] if seed is None else seed
-    own = zlib.crc32(f"feedback {name} {source}".encode()) % 2**31
+    # Without a seed of the user's, Keras has drawn one, that its config does not tell.
+    source = getattr(initializer, "seed", config["seed"]) if seed is None else seed
+    # Not by name: Keras counts names up from model to model.
+    own = zlib.crc32(f"feedback {pathway.place} {source}".encode()) % 2**31
     return type(initializer).from_config({**config, "seed": own})

@@ -81,10 +81,20 @@ def refuse(layer: keras.layers.Layer, path: str) -> None:
 
 
 def to_twin(
-    layer: Any, rule: FeedbackRule, *, seed: int | None = None, feedback_initializer: Any = None
+    layer: Any,
+    rule: FeedbackRule,
+    *,
+    seed: int | None = None,
+    place: int = 0,
+    feedback_initializer: Any = None,
 ) -> None:
-    """Make `layer`, of a class in `TWINS`, its feedback twin; if it is built, add B."""
+    """Make `layer`, of a class in `TWINS`, its feedback twin; if it is built, add B.
+
+    Without a seed, that of the kernel's initializer counts; if it has none, `place` does.
+    """
     keras_internals.become(layer, TWINS[type(layer)])
+    if seed is None and layer.initializer_seed() is None:
+        seed = place
     layer.set_rule(rule, feedback_initializer, feedback_seed=seed)
     if layer.built:
         with keras_internals.adding_weights(layer):
@@ -112,7 +122,7 @@ def to_plain(layer: Any) -> list[keras.Variable]:
     """
     parts = [part for part in parts_of(layer) if isinstance(part, CarriesRule)]
     forgotten = [variable for part in parts for variable in to_plain(part)]
-    names = ["rule", "feedback_initializer", "_feedback_seed"]
+    names = ["rule", "feedback_initializer", "_feedback_seed", "_birth_seed"]
     for site in getattr(layer, "sites", ()):
         names += [site.feedback, site.state]
     for weight in keras_internals.own_weights(layer):

@@ -5,11 +5,12 @@ backprop.
 """
 
 import dataclasses
+import zlib
 from typing import TypeAlias
 
 import keras
 
-from tfweightmirror import keras_internals
+from tfweightmirror import draws, keras_internals
 from tfweightmirror.layers.einsum_dense import FeedbackEinsumDense
 from tfweightmirror.layers.feedback_layer import CarriesRule, refuse_unsupported, register
 from tfweightmirror.pathway import Pathway
@@ -27,13 +28,24 @@ class FeedbackAttention(CarriesRule):
 
     def build_feedback(self) -> None:
         """Give every projection of a built layer its feedback kernel."""
-        for index, part in enumerate(self.projections):
+        for part in self.projections:
             refuse_unsupported(part)
-            seed = None if self._feedback_seed is None else self._feedback_seed + index
             keras_internals.become(part, FeedbackEinsumDense)
+        if self._birth_seed is None:
+            seed = self.initializer_seed()
+            self._birth_seed = draws.unused_seed() if seed is None else seed
+        for index, part in enumerate(self.projections):
+            seed = self._birth_seed + index
             part.set_rule(self.rule, self.feedback_initializer, feedback_seed=seed)
             with keras_internals.adding_weights(part):
                 part.build_feedback()
+
+    def initializer_seed(self) -> int | None:
+        """Made from the seeds of all (built) projections' initializers; None if they have none."""
+        seeds = [getattr(part.kernel_initializer, "seed", None) for part in self.projections]
+        if None in seeds or not seeds:
+            return None
+        return zlib.crc32(f"{seeds}".encode()) % 2**31
 
     @property
     def pathways(self) -> list[Pathway]:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import keras
 import tensorflow as tf
 
-from tfweightmirror import attendance, keras_internals, rules, twin_gradient
+from tfweightmirror import attendance, draws, keras_internals, rules, twin_gradient
 from tfweightmirror.asymmetric import LinearMap, asymmetric
 from tfweightmirror.pathway import KernelView, Pathway, record_call
 from tfweightmirror.probe import record_output
@@ -76,11 +76,27 @@ class CarriesRule(keras.layers.Layer):
         self.feedback_initializer = (
             None if feedback_initializer is None else keras.initializers.get(feedback_initializer)
         )
-        self._feedback_seed = feedback_seed
+        self._feedback_seed = self._birth_seed = feedback_seed
 
     def build_feedback(self) -> None:
         """Add the feedback kernels to a layer that has its kernels."""
         raise NotImplementedError
+
+    def initializer_seed(self) -> int | None:
+        """The seed of the kernels' initializer; None where it has none (constants, functions)."""
+        raise NotImplementedError
+
+    # Not in the config: layers that are cloned get B of their own, as they get W of their own.
+    def get_build_config(self) -> dict[str, Any] | None:
+        """The parent's, and the seed from which `reset_feedback` draws B as at birth."""
+        config = super().get_build_config()
+        return config and {**config, "feedback_seed": self._birth_seed}
+
+    def build_from_config(self, config: dict[str, Any] | None) -> None:
+        """Build with the feedback seed that was saved."""
+        config = dict(config or {})
+        self._birth_seed = config.pop("feedback_seed", self._birth_seed)
+        super().build_from_config(config)
 
     def get_config(self) -> dict[str, Any]:
         """The parent's config, the rule and the feedback initializer."""
@@ -114,6 +130,9 @@ class FeedbackLayer(CarriesRule):
 
     def build_feedback(self) -> None:
         """Add the feedback kernels to a layer that has its kernels."""
+        if self._birth_seed is None:
+            seed = self.initializer_seed()
+            self._birth_seed = draws.unused_seed() if seed is None else seed
         for site in self.sites:
             rule, kernel = self.rule, getattr(self, site.kernel)
             feedback = state = None
@@ -142,7 +161,7 @@ class FeedbackLayer(CarriesRule):
     def initial_feedback(self, site: Site) -> keras.initializers.Initializer:
         """What the feedback kernel of `site` starts from."""
         if self.feedback_initializer is not None:
-            return self.feedback_initializer
+            return _seeded(self.feedback_initializer, self._seed_of(site))
         default = self.rule.default_initializer(self.kernel_view(site).fans)
         initializer = default or getattr(self, site.initializer)
         config: dict[str, Any] = getattr(initializer, "get_config", dict)()
@@ -151,14 +170,19 @@ class FeedbackLayer(CarriesRule):
         # Keras initializers are stateless: without a seed of its own, B would be W.
         return type(initializer).from_config({**config, "seed": self._seed_of(site)})
 
+    def initializer_seed(self) -> int | None:
+        """The seed of the (first) kernel's initializer, or None."""
+        for site in self.sites:
+            seed = getattr(getattr(self, site.initializer), "seed", None)
+            if isinstance(seed, keras.random.SeedGenerator):
+                seed = seed.get_config()["seed"]
+            if seed is not None:
+                return int(seed)
+        return None
+
     def _seed_of(self, site: Site) -> int:
-        """A seed for B that differs from W's and takes nothing from any random stream."""
-        source = self._feedback_seed
-        if source is None:
-            source = getattr(getattr(self, site.initializer), "seed", None)
-        if isinstance(source, keras.random.SeedGenerator):
-            source = source.get_config()["seed"]
-        return zlib.crc32(f"feedback {site.kernel} {source}".encode()) % (2**31)
+        """A seed for B that differs from W's."""
+        return zlib.crc32(f"feedback {site.kernel} {self._birth_seed}".encode()) % (2**31)
 
     # --- forward ---------------------------------------------------------------------------
 
@@ -277,6 +301,16 @@ def _refusal(layer: keras.layers.Layer, feature: str) -> str:
         "trained by dW: feedback rules cannot work on it. Merge or remove it first, or leave this "
         "layer to backprop with a dict of patterns."
     )
+
+
+def _seeded(
+    initializer: keras.initializers.Initializer, seed: int
+) -> keras.initializers.Initializer:
+    """`initializer` with `seed`, if it draws and was given no seed: or layers would share its."""
+    config: dict[str, Any] = getattr(initializer, "get_config", dict)()
+    if "seed" not in config or config["seed"] is not None:
+        return initializer
+    return type(initializer).from_config({**config, "seed": seed})
 
 
 def _or_none(activation: Callable[..., Any] | None) -> Callable[..., Any] | None:
