@@ -2,8 +2,10 @@
 
 import gc
 import weakref
+from typing import Any
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -47,6 +49,21 @@ def test_a_graph_without_its_backward_pass_says_so() -> None:
     x = tf.Variable(1.0)
     with tf.GradientTape(), pytest.raises(LookupError, match=r"\.keras file"):
         concrete(tf.convert_to_tensor(x))
+
+
+@pytest.mark.parametrize("rule", ["fa", "brsf"])
+def test_a_saved_model_answers_and_refuses_to_send_errors_back(rule: str, tmp_path: Any) -> None:
+    """TensorFlow saves one gradient for each name, and ours stands for all layers."""
+    x = tf.random.normal((2, 4))
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4), keras.layers.Dense(4)])
+    tfwm.convert_model(model, rule).export(tmp_path, verbose=False)
+    loaded = tf.saved_model.load(str(tmp_path))
+    np.testing.assert_allclose(loaded.serve(x), model(x), rtol=1e-5, atol=1e-6)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = loaded.serve(x)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"\.keras file"):
+        tape.gradient(y, x)
 
 
 def test_a_trace_does_not_keep_the_object_of_a_method_alive() -> None:

@@ -17,6 +17,10 @@ Backward: TypeAlias = Callable[[Sequence[tf.Tensor], tf.Tensor], Sequence[tf.Ten
 
 _NAME = "TfweightmirrorCustomGradient"
 _BACKWARDS = "_tfweightmirror_backwards"  # on a graph: its operations' names to `Backward`s
+_LOST = (
+    "This graph has lost the backward pass of its feedback layers: it was loaded from a "
+    "SavedModel. Train the Keras model itself, from a .keras file."
+)
 _REGISTERED = "_tfweightmirror_registered"  # on a graph: functions that TensorFlow has registered
 
 
@@ -63,14 +67,23 @@ def custom_gradient(
 
 
 @tf.RegisterGradient(_NAME)
-def _backward_of(operation: Any, error: tf.Tensor, *_: tf.Tensor) -> list[tf.Tensor | None]:
+def _backward_of(operation: Any, error: tf.Tensor, *inputs: tf.Tensor) -> list[tf.Tensor | None]:
+    if operation is None:
+        return _lost(inputs)  # traced for a SavedModel, of which one gradient serves all layers
     backwards: dict[str, Backward] = getattr(operation.graph, _BACKWARDS, {})
     if operation.name not in backwards:
-        raise LookupError(
-            "This graph has lost the backward pass of its feedback layers: it was loaded from a "
-            "SavedModel. Train the Keras model itself, from a .keras file."
-        )
+        raise LookupError(_LOST)
     return [None, *backwards[operation.name](operation.inputs[1:], error)]
+
+
+def _lost(inputs: Sequence[tf.Tensor]) -> list[tf.Tensor | None]:
+    """Gradients that stop whoever asks for them; NaN where XLA drops the assertion.
+
+    A layer of other shapes than the one they were traced for is refused by TensorFlow itself.
+    """
+    with tf.control_dependencies([tf.debugging.Assert(tf.zeros((), tf.bool), [_LOST])]):
+        nan = [float("nan") * t if t.dtype.is_floating else None for t in inputs]
+    return [None, *nan]
 
 
 def weakly_bound(function: Callable[..., Any]) -> Callable[..., Any]:
