@@ -25,6 +25,7 @@ from tests.callbacks.training import (
 from tfweightmirror.callbacks import FeedbackMonitor, WeightMirror
 from tfweightmirror.callbacks.train_step import TrainStep
 from tfweightmirror.mirror import Schedule
+from tfweightmirror.mirror.memory import MirrorMemory
 
 UNTAUGHT = "nothing teaches its feedback"
 
@@ -267,6 +268,8 @@ def test_another_callback_of_the_same_seed_goes_on_with_the_model_s_noise() -> N
             fit(model, mirror, batches=2)
         assert mirror.mirror_steps.numpy() == 2 * (1 + 1)
         ends.append(feedback(model))
+        (warm_up,) = MirrorMemory.of(model).functions.values()
+        assert warm_up.experimental_get_tracing_count() == 1
     assert same(*ends)
 
 
