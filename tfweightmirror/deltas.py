@@ -14,9 +14,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfweightmirror.attendance import mirror_attends
 from tfweightmirror.diagnostics import angle_between_parts_deg
 from tfweightmirror.look_internals import inlining_functions, keeping_losses, training_loss
+from tfweightmirror.pathway import recording_calls
 from tfweightmirror.probe import errors_on_w, recording_outputs
 from tfweightmirror.walk import in_a_function, pathways, walk
 
@@ -117,7 +117,7 @@ class Probe:
 
         def on_replica(batch: Any) -> dict[str, tf.Tensor]:
             # Here, since a replica may be a thread of its own.
-            with mirror_attends(), inlining_functions():
+            with recording_calls(), inlining_functions():
                 pairs = errors(batch)
             return {key: angle_between_parts_deg(*both) for key, both in pairs.items()}
 

@@ -33,11 +33,12 @@ def recording_calls() -> Iterator[list[tuple[Any, str, tf.Tensor]]]:
         _calls.reset(token)
 
 
-def record_call(layer: Any, kernel: str, inputs: tf.Tensor) -> None:
-    """Called by feedback layers as signals pass."""
+def record_call(layer: Any, kernel: str, inputs: tf.Tensor) -> bool:
+    """Called by feedback layers as signals pass. Whether somebody looks, so that nothing trains."""
     calls = _calls.get()
     if calls is not None:
         calls.append((layer, kernel, inputs))
+    return calls is not None
 
 
 @dataclasses.dataclass(frozen=True)

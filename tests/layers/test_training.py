@@ -1,5 +1,6 @@
 """How a layer knows that errors will be sent back: with and without Keras' `training`."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -69,6 +70,18 @@ def test_a_mirror_that_nobody_holds_is_missed_where_nobody_says_training(way: st
     model.evaluate(x, y, verbose=0)
     with pytest.warns(UserWarning, match="nothing teaches"):
         WAYS[way](model, x, y)
+
+
+@pytest.mark.parametrize("rule", ["wm", "kp"])
+def test_a_look_is_no_training_to_warn_of(rule: str) -> None:
+    model, (x, y) = converted(rule), vectors()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tfwm.convert_model(tfwm.strip_feedback(model), rule)
+        tfwm.weight_angles(model)
+        tfwm.delta_angles(model, x, y)
+    with pytest.warns(UserWarning, match="nothing teaches" if rule == "wm" else "decay"):
+        model.fit(x, y, verbose=0)
 
 
 def test_training_false_is_no_training_under_a_tape() -> None:

@@ -201,9 +201,9 @@ class FeedbackLayer(CarriesRule):
                 f"Layer '{self.name}' ({type(self).__name__}) received a sparse tensor. Feedback "
                 "layers take dense inputs: use tf.sparse.to_dense first, or the plain Keras layer."
             )
-        record_call(self, site.kernel, inputs)
+        looked_at = record_call(self, site.kernel, inputs)
         training = self._in_training()
-        if training:
+        if training and not looked_at:
             self._warn_if_untaught(site)
         feedback, state = getattr(self, site.feedback), getattr(self, site.state)
         if state is not None and training:
