@@ -79,7 +79,7 @@ def trained_network() -> keras.Model:
 # --- exactness ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("noise", BALANCED)
+@pytest.mark.parametrize("noise", slow_but(["orthogonal"], BALANCED))
 def test_balanced_sweep_leaves_zero_angle_for_every_layer_kind(noise: str) -> None:
     model = every_kind_model()
     for pathway in mirror_pathways(model):
@@ -339,11 +339,16 @@ def test_an_activation_exchanged_between_calls_is_heard() -> None:
 # --- replicas -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "kinds",
+    [FEW, pytest.param(ONE_OF_EACH, marks=pytest.mark.slow)],
+    ids=["few", "one of each"],
+)
 def test_balanced_sweep_on_two_replicas_leaves_zero_angle_and_equal_b(
-    two_replicas: tf.distribute.Strategy,
+    kinds: list[Kind], two_replicas: tf.distribute.Strategy
 ) -> None:
     with two_replicas.scope():
-        model = model_of(ONE_OF_EACH)
+        model = model_of(kinds)
     assert max(tfwm.mirror_model(model).values()) < 1e-3
     for pathway in mirror_pathways(model):
         one, other = copies(pathway.feedback_kernel)
