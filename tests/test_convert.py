@@ -20,7 +20,7 @@ from tests.convert_helpers import (
     vectors,
 )
 from tfweightmirror.attendance import mirror_attends
-from tfweightmirror.layers.feedback_layer import CarriesRule
+from tfweightmirror.layers.carries_rule import CarriesRule
 
 layers = keras.layers
 

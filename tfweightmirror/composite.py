@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import keras
 
 from tfweightmirror import keras_internals, rules, saving_internals, twins
-from tfweightmirror.layers.feedback_layer import CarriesRule
+from tfweightmirror.layers.carries_rule import CarriesRule
 from tfweightmirror.walk import walk
 
 _NAME = {"package": "tfweightmirror", "name": "Composite"}

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from tfweightmirror import compiled, composite, keras_internals, rules, twins
-from tfweightmirror.layers.feedback_layer import CarriesRule
+from tfweightmirror.layers.carries_rule import CarriesRule
 from tfweightmirror.selection import (
     Choice,
     Member,

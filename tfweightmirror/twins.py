@@ -7,8 +7,9 @@ import tensorflow as tf
 
 from tfweightmirror import keras_internals, layers
 from tfweightmirror.compiled import Companion
+from tfweightmirror.layers.carries_rule import CarriesRule, refuse_unsupported
 from tfweightmirror.layers.einsum_dense import kernel_labels
-from tfweightmirror.layers.feedback_layer import CarriesRule, FeedbackLayer, refuse_unsupported
+from tfweightmirror.layers.feedback_layer import FeedbackLayer
 from tfweightmirror.rules import FeedbackRule
 
 TWINS: dict[type[keras.layers.Layer], type[Any]] = {

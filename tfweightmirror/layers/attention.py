@@ -11,8 +11,9 @@ from typing import TypeAlias
 import keras
 
 from tfweightmirror import draws, keras_internals
+from tfweightmirror.layers.carries_rule import CarriesRule, refuse_unsupported
 from tfweightmirror.layers.einsum_dense import FeedbackEinsumDense
-from tfweightmirror.layers.feedback_layer import CarriesRule, refuse_unsupported, register
+from tfweightmirror.layers.feedback_layer import register
 from tfweightmirror.pathway import Pathway
 
 Shape: TypeAlias = tuple[int | None, ...]

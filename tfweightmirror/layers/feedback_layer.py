@@ -1,4 +1,4 @@
-"""What every feedback layer shares: the rule, the feedback kernels, saving, refusals."""
+"""What every feedback layer shares: the feedback kernels, the forward pass, pathways, saving."""
 
 import dataclasses
 import functools
@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tfweightmirror import attendance, draws, keras_internals, rules, twin_gradient
 from tfweightmirror.asymmetric import LinearMap, asymmetric
+from tfweightmirror.layers.carries_rule import CarriesRule
 from tfweightmirror.pathway import KernelView, Pathway, record_call
 from tfweightmirror.probe import record_output
 from tfweightmirror.rules import FeedbackRule
@@ -44,76 +45,6 @@ class Site:
     def state(self) -> str:
         """The attribute that holds what the rule draws from."""
         return f"feedback_{self.name}_state" if self.name else "feedback_state"
-
-
-class CarriesRule(keras.layers.Layer):
-    """Mixin: a Keras layer with a feedback rule among its arguments.
-
-    Args:
-        rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
-        feedback_initializer: What B starts from. Default: the kernel's own initializer with a
-            seed of its own (Glorot-uniform where that initializer draws nothing, so that B is
-            never W).
-        *args, **kwargs: The parent layer's. `lora_rank` and quantization are refused.
-    """
-
-    def __init__(
-        self,
-        *args: Any,
-        rule: Any = "weight_mirror",
-        feedback_initializer: Any = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.set_rule(rule, feedback_initializer)
-        refuse_unsupported(self)
-
-    def set_rule(
-        self, rule: Any, feedback_initializer: Any = None, *, feedback_seed: int | None = None
-    ) -> None:
-        """Set the rule of a layer that has no feedback kernels yet."""
-        self.rule = rules.get(rule)
-        self.feedback_initializer = (
-            None if feedback_initializer is None else keras.initializers.get(feedback_initializer)
-        )
-        self._feedback_seed = self._birth_seed = feedback_seed
-
-    def build_feedback(self) -> None:
-        """Add the feedback kernels to a layer that has its kernels."""
-        raise NotImplementedError
-
-    def initializer_seed(self) -> int | None:
-        """The seed of the kernels' initializer; None where it has none (constants, functions)."""
-        raise NotImplementedError
-
-    # Not in the config: layers that are cloned get B of their own, as they get W of their own.
-    def get_build_config(self) -> dict[str, Any] | None:
-        """The parent's, and the seed from which `reset_feedback` draws B as at birth."""
-        config = super().get_build_config()
-        return config and {**config, "feedback_seed": self._birth_seed}
-
-    def build_from_config(self, config: dict[str, Any] | None) -> None:
-        """Build with the feedback seed that was saved."""
-        config = dict(config or {})
-        self._birth_seed = config.pop("feedback_seed", self._birth_seed)
-        super().build_from_config(config)
-
-    def get_config(self) -> dict[str, Any]:
-        """The parent's config, the rule and the feedback initializer."""
-        initializer = self.feedback_initializer
-        return {
-            **super().get_config(),
-            "rule": keras.saving.serialize_keras_object(self.rule),
-            "feedback_initializer": initializer and keras.initializers.serialize(initializer),
-        }
-
-    def enable_lora(self, *args: Any, **kwargs: Any) -> None:
-        """Refused."""
-        raise ValueError(_refusal(self, "LoRA"))
-
-    def quantize(self, *args: Any, **kwargs: Any) -> None:
-        """Refused."""
-        raise ValueError(_refusal(self, "quantization"))
 
 
 class FeedbackLayer(CarriesRule):
@@ -282,25 +213,6 @@ class FeedbackLayer(CarriesRule):
     def load_own_variables(self, store: Any) -> None:
         """Read all weights, feedback kernels included."""
         keras.layers.Layer.load_own_variables(self, store)
-
-
-def refuse_unsupported(layer: keras.layers.Layer) -> None:
-    """Raise a ValueError for a layer with LoRA or quantization: its kernel is not one tensor."""
-    if getattr(layer, "lora_rank", None) or getattr(layer, "lora_enabled", False):
-        raise ValueError(_refusal(layer, "LoRA"))
-    if (
-        layer.quantization_mode is not None
-        or getattr(layer, "quantization_config", None) is not None
-    ):
-        raise ValueError(_refusal(layer, "quantization"))
-
-
-def _refusal(layer: keras.layers.Layer, feature: str) -> str:
-    return (
-        f"Layer '{layer.name}' ({type(layer).__name__}) uses {feature}, where no single kernel is "
-        "trained by dW: feedback rules cannot work on it. Merge or remove it first, or leave this "
-        "layer to backprop with a dict of patterns."
-    )
 
 
 def _seeded(
