@@ -192,7 +192,7 @@ class WeightMirror(keras.callbacks.Callback):
         plan, updates, accumulated = self.schedule, 0, 1
         optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
         if optimizer is not None:
-            updates = int(optimizer.iterations)
+            updates = int(tf.convert_to_tensor(optimizer.iterations))  # of replicas, too
             accumulated = optimizer.gradient_accumulation_steps or 1
 
         def fired(batches: int) -> int:
