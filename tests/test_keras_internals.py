@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras.src import backend
 
 from tests.convert_helpers import chain, compiled
 from tfweightmirror import keras_internals as internals
@@ -94,6 +95,23 @@ def test_calls_are_recorded_in_order_and_nothing_stays_behind() -> None:
         model(np.ones((1, 6, 6, 2)))
     assert [layer.name for layer in calls] == ["conv", "head"]
     assert not any("call" in vars(layer) for layer in watched)
+
+
+def test_a_variable_has_no_value_while_keras_tries_out_shapes() -> None:
+    seen = []
+
+    class Asks(layers.Layer):
+        def build(self, input_shape: Any) -> None:
+            self.weight = self.add_weight(shape=(2,))
+
+        def call(self, inputs: tf.Tensor) -> tf.Tensor:
+            seen.append(internals.has_value(self.weight))
+            return inputs
+
+    layer = Asks()
+    backend.compute_output_spec(layer, keras.Input((2,)))
+    layer(tf.ones((1, 2)))
+    assert seen == [False, True]
 
 
 def test_a_built_layer_takes_new_weights_only_in_the_context() -> None:

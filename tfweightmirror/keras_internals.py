@@ -94,6 +94,11 @@ def own_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
     return [weight for weight in tracked if id(weight) not in below]
 
 
+def has_value(variable: keras.Variable) -> bool:
+    """Whether `variable` has its first value: not while Keras builds a model symbolically."""
+    return variable._value is not None
+
+
 def untrack(layer: keras.layers.Layer, weight: keras.Variable) -> None:
     """Make `layer` forget a weight of its own."""
     layer._untrack_variable(weight)

@@ -116,3 +116,21 @@ def test_rematerialized_layers_train_as_others(rule: str) -> None:
     some = keras.RematScope(mode="list_of_layers", layer_names=["conv", "upper"])
     for weight, expected in zip(trained(some), trained(keras.RematScope(mode=None)), strict=True):
         np.testing.assert_allclose(weight, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("rule", ["kp", "wm"])
+def test_an_unbuilt_model_is_built_by_fit_with_all_its_rules(rule: str) -> None:
+    """Keras tries its shapes out in the first step: an error there would be passed over."""
+
+    class Late(WithoutTraining):
+        def call(self, x: tf.Tensor) -> tf.Tensor:
+            if not hasattr(self, "top"):
+                self.top = keras.layers.Dense(3)  # exists from the first call on
+            return self.top(super().call(x))
+
+    model, (x, y) = tfwm.convert_model(Late(), rule), vectors()
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    with pytest.warns(UserWarning, match="nothing teaches" if rule == "wm" else "decay"):
+        model.fit(x, y, verbose=0)
+    assert [type(layer).__name__ for layer in model.layers] == ["FeedbackDense"] * 3
+    model.get_config()  # refused while layers wait for their build

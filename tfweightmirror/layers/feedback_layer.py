@@ -161,6 +161,8 @@ class FeedbackLayer(CarriesRule):
         return tape_records() if training is None else bool(training)
 
     def _warn_if_untaught(self, site: Site) -> None:
+        if not keras_internals.has_value(getattr(self, site.kernel)):
+            return  # Keras tries out the shapes of an unbuilt model.
         if self.rule.learns_by == "mirror":
             attendance.warn_if_unattended(self)
         elif isinstance(self.rule, rules.KolenPollack) and tape_records():
