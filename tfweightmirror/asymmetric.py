@@ -29,6 +29,8 @@ def asymmetric(
     carrier counts as W: what they owe to the carrier goes to `kernel`, and to `feedback` nothing
     but what the rule makes of the kernel's gradient. So where B equals W, derivatives of every
     order are backprop's. Nothing is computed for them unless they are asked for.
+    Take them by gradient tapes: `tf.autodiff.ForwardAccumulator` around a tape gives wrong numbers
+    inside a `tf.function` (eagerly it is right).
 
     Args:
         op: A map `(x, kernel) -> y`, linear in `x`. It is given tensors. Where it is not linear in
