@@ -114,7 +114,9 @@ def test_layer_that_carries_with_w_is_the_plain_layer_to_the_bit_in_eager_mode(
 def test_layer_that_carries_with_w_is_the_plain_layer_to_the_bit_in_a_graph(
     kind: Kind, rule: str
 ) -> None:
-    compare_with_plain_layer(kind, rule, "graph", **has_activation(kind))
+    # Graph optimization may order the sums of attention's many products otherwise.
+    rounding = 1e-6 if kind.is_attention else 0.0
+    compare_with_plain_layer(kind, rule, "graph", tolerance=rounding, **has_activation(kind))
 
 
 # Where XLA compiles the whole step it is free to fuse the two programs in two ways: hence a
@@ -158,10 +160,12 @@ def test_every_kind_and_rule_is_the_plain_layer_in_mixed_bfloat16(kind: Kind, ru
 def computed_in_float16(kind: Kind) -> bool:
     """Whether plain Keras runs in float16 on a CPU.
 
-    TensorFlow's transposed convolutions there know neither dilation nor channels-first data.
+    TensorFlow's convolutions there know no channels-first data, and transposed ones no dilation.
     """
     unusual = {"dilation_rate", "data_format"} & kind.options.keys()
-    return not (kind.layer.endswith("Transpose") and unusual)
+    first = "data_format" in kind.options and kind.layer in ("Conv1D", "Conv2D")
+    transposed = kind.layer.endswith("Transpose") and unusual
+    return not (transposed or (first and not kind.compiled_by_keras))
 
 
 @kinds_and_rules(kinds=filter(computed_in_float16, KINDS), slow=always)

@@ -83,11 +83,28 @@ class GapFollower:
         variables = [self.predicted, self.velocity]
         gaps, velocities = (tf.convert_to_tensor(variable) for variable in variables)
         # An optimizer that has done nothing yet has no momentum, whatever the one before it had.
-        before = tf.where(done > 0, tf.gather(velocities, places), 0.0)
-        after = law.after_update(tf.gather(gaps, places), before, rate)
-        indices = [[place] for place in places]
+        before = tf.where(done > 0, _at(places, velocities), 0.0)
+        after = law.after_update(_at(places, gaps), before, rate)
         values = [
-            tf.where(now > done, tf.tensor_scatter_nd_update(old, indices, new), old)
+            tf.where(now > done, _put(places, old, new), old)
             for old, new in zip((gaps, velocities), after, strict=True)
         ]
         assign_on_replicas(variables, values)
+
+
+# Places are known while tracing, and mostly all: a gather or a scatter would be work for a TPU.
+def _at(places: list[int], vector: tf.Tensor) -> tf.Tensor:
+    """The entries of `vector` at sorted `places`."""
+    if len(places) == vector.shape[0]:
+        return vector
+    return tf.stack([vector[place] for place in places])
+
+
+def _put(places: list[int], vector: tf.Tensor, entries: tf.Tensor) -> tf.Tensor:
+    """`vector` with `entries` at sorted `places`."""
+    if len(places) == vector.shape[0]:
+        return entries
+    parts = tf.unstack(vector)
+    for index, place in enumerate(places):
+        parts[place] = entries[index]
+    return tf.stack(parts)
