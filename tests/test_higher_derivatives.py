@@ -60,6 +60,24 @@ def compiled(layer: Any, inputs: list[tf.Tensor], weights: Weights) -> list[Any]
     return tf.function(lambda: taken_at_once(layer, inputs, weights), jit_compile=True)()
 
 
+def by_forward_mode(layer: Any, inputs: list[tf.Tensor], weights: Weights) -> list[Any]:
+    """Products with the Hessian: an accumulator of tangents around a tape, in one function."""
+    values = [weight.value for weight in weights]
+
+    @tf.function
+    def product() -> list[Any]:
+        tangents = [tf.reshape(tf.range(tf.size(v), dtype=v.dtype) / 10, v.shape) for v in values]
+        with tf.autodiff.ForwardAccumulator(values, tangents) as accumulator:
+            with tf.GradientTape() as tape:
+                tape.watch(inputs)
+                y = tf.tanh(layer(*inputs, training=True))
+                loss = tf.reduce_sum(y * error_at(y))
+            gradients = tape.gradient(loss, [*values, *inputs])
+        return [accumulator.jvp(gradient) for gradient in gradients]
+
+    return product()
+
+
 def assert_as_plain(kind: Kind, rule: str, how: Callable[..., list[Any]]) -> None:
     plain, twin = twins(kind, rule)
     carry_with_kernel(twin)
@@ -85,6 +103,11 @@ def test_with_b_equal_to_w_a_gradient_penalty_is_backprops(kind: Kind, rule: str
 @kinds_and_rules(["bp", "fa", "usf", "frsf", "brsf", "wm", "urfb"], kinds=ONE_OF_EACH[:2])
 def test_with_w_as_the_carrier_a_gradient_penalty_is_backprops(kind: Kind, rule: str) -> None:
     assert_as_plain(kind, rule, taken_at_once)
+
+
+@kinds_and_rules(["fa"], kinds=ONE_OF_EACH)
+def test_with_b_equal_to_w_forward_mode_is_backprops(kind: Kind, rule: str) -> None:
+    assert_as_plain(kind, rule, by_forward_mode)
 
 
 @pytest.mark.parametrize("how", [taken_later, traced, compiled])

@@ -28,9 +28,8 @@ def asymmetric(
     In higher derivatives (gradient penalties, Jacobian regularization, learning to learn) the
     carrier counts as W: what they owe to the carrier goes to `kernel`, and to `feedback` nothing
     but what the rule makes of the kernel's gradient. So where B equals W, derivatives of every
-    order are backprop's. Nothing is computed for them unless they are asked for.
-    Take them by gradient tapes: `tf.autodiff.ForwardAccumulator` around a tape gives wrong numbers
-    inside a `tf.function` (eagerly it is right).
+    order are backprop's, by tapes and by `tf.autodiff.ForwardAccumulator` alike. Nothing is
+    computed for them unless they are asked for.
 
     Args:
         op: A map `(x, kernel) -> y`, linear in `x`. It is given tensors. Where it is not linear in
@@ -103,5 +102,5 @@ def _counting_as(
             return [None, gradient]
         return [None, gradient, rule.feedback_gradient(gradient)]
 
-    function = custom_gradient(lambda tensor, *_: tf.identity(tensor), backward)
+    function = custom_gradient(lambda tensor, *_: tf.identity(tensor), backward, tangent_of=2)
     return function(tensor, kernel, *(() if feedback is None else (feedback,)))

@@ -30,7 +30,7 @@ def tape_records() -> bool:
 
 
 def custom_gradient(
-    forward: Callable[..., tf.Tensor], backward: Backward
+    forward: Callable[..., tf.Tensor], backward: Backward, *, tangent_of: int = 0
 ) -> Callable[..., tf.Tensor]:
     """`tf.custom_gradient` for functions of tensors, whose traces are forgotten with their graph.
 
@@ -42,6 +42,9 @@ def custom_gradient(
         forward: Gives the output for tensors.
         backward: Should hold no tensors, which would keep the graph alive; it is given those of the
             forward pass. A bound method that it needs may be held by `weakly_bound`.
+        tangent_of: Whose tangent the output has in forward mode (`tf.autodiff.ForwardAccumulator`)
+            inside a traced function: that of what `forward` computes (0), or of the tensor in this
+            place, counted from 1. Eagerly TensorFlow transposes `backward`, as its own does.
     """
 
     def run(*tensors: tf.Tensor) -> tf.Tensor:
@@ -53,13 +56,17 @@ def custom_gradient(
             return eager(*tensors)
         inputs = [forward(*tensors), *tensors]
         graph = tf.compat.v1.get_default_graph()
-        with graph.gradient_override_map({"IdentityN": _NAME}):
+        with graph.gradient_override_map({"IdentityN": _NAME}), record.stop_recording():
             outputs = tf.identity_n(inputs)
         if not hasattr(graph, _BACKWARDS):
             setattr(graph, _BACKWARDS, {})
         getattr(graph, _BACKWARDS)[outputs[0].op.name] = backward
         record.record_operation(
-            _NAME, outputs, inputs, lambda error, *_: [None, *backward(tensors, error)]
+            _NAME,
+            outputs,
+            inputs,
+            lambda error, *_: [None, *backward(tensors, error)],
+            lambda *tangents: [tangents[tangent_of], *tangents[1:]],
         )
         return outputs[0]
 
