@@ -17,11 +17,11 @@ import keras
 import tensorflow as tf
 
 import tfweightmirror as tfwm
-from train import feedback, models
-from train.build import RunBatches
 from train.config import DataConfig, FeedbackConfig, FitConfig, ModelConfig, TrainingConfig
 from train.data import batches, datasets
-from train.loop import Loop
+from train.parts import feedback, models
+from train.run.build import RunBatches
+from train.run.loop import Loop
 
 EPOCHS = 8
 

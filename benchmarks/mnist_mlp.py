@@ -26,7 +26,7 @@ from train.config import (
     OptimizerConfig,
     TrainingConfig,
 )
-from train.fit import fit
+from train.run.fit import fit
 
 RULES: dict[str, tuple[str, MirrorConfig]] = {
     "backprop": ("backprop", MirrorConfig()),

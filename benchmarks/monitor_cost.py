@@ -19,8 +19,8 @@ import tensorflow as tf
 import tfweightmirror as tfwm
 from tfweightmirror.deltas import Probe
 from tfweightmirror.diagnostics import WEIGHT_MEASURES
-from train import models
 from train.config import ModelConfig
+from train.parts import models
 
 EPOCH_IMAGES = 50_000
 

@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from train.start_up import load_tensorflow_quietly
+from train.parsing.start_up import load_tensorflow_quietly
 
 load_tensorflow_quietly()
 
@@ -34,8 +34,8 @@ import tensorflow as tf  # noqa: E402
 
 import tfweightmirror as tfwm  # noqa: E402
 from train.config import ResNetConfig  # noqa: E402
-from train.models.resnet import resnet18  # noqa: E402
-from train.run_directory import next_free  # noqa: E402
+from train.parts.models.resnet import resnet18  # noqa: E402
+from train.run.directory import next_free  # noqa: E402
 
 STOCK = "stock"
 STEP_RULES = ("backprop", "feedback_alignment", "sign_symmetry", "kolen_pollack")

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 import tfweightmirror as tfwm
-from train import models
 from train.config import ModelConfig
 from train.config.model import ResNetConfig
+from train.parts import models
 
 ROOT = Path(__file__).parents[1]
 PAGES = [

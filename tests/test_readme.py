@@ -104,13 +104,13 @@ def test_shell_blocks_name_targets_extras_and_options_that_exist() -> None:
             case ["python", "-m", "train", "list"]:
                 pass  # tests/train/test_commands.py
             case ["python", "-m", "train", "report" | "compare" | "angles", *_]:
-                from train.command_line import read_command
+                from train.parsing.command_line import read_command
 
                 assert read_command(command[3:]).name == command[3]
             case [
                 "python", "-m", "train.local_cluster", "--workers", "2", "--", *arguments,
             ] | ["python", "-m", "train", *arguments]:  # fmt: skip
-                from train.command_line import read_command
+                from train.parsing.command_line import read_command
 
                 read = read_command(
                     [str(ROOT / a) if a.startswith("configs/") else a for a in arguments]

@@ -8,10 +8,10 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 
-from train.annotated_yaml import to_annotated_yaml
-from train.command_line import DEBUG, Command, read_command, with_source
 from train.errors import UserError
-from train.start_up import load_tensorflow_quietly
+from train.parsing.annotated_yaml import to_annotated_yaml
+from train.parsing.command_line import DEBUG, Command, read_command, with_source
+from train.parsing.start_up import load_tensorflow_quietly
 
 USER_ERROR = 2
 ENDED_BY_SIGTERM = 128 + signal.SIGTERM
@@ -44,13 +44,13 @@ def _run(command: Command) -> int:
         report(command.runs, command.out)
         return 0
     if command.name == "compare":
-        from train.compare import compare
+        from train.commands.compare import compare
 
         compare(*command.runs)
         return 0
     # TensorFlow takes seconds to load: not before the configuration is known to be right.
     load_tensorflow_quietly()
-    from train.survival import TerminatedError
+    from train.run.survival import TerminatedError
 
     try:
         _do(command)
@@ -62,27 +62,27 @@ def _run(command: Command) -> int:
 
 def _do(command: Command) -> None:
     if command.name == "fit":
-        from train.seeds import fit_seeds
+        from train.commands.seeds import fit_seeds
 
         fit_seeds(command.config, command.seeds)
     elif command.name == "evaluate":
-        from train.evaluate import evaluate
+        from train.commands.evaluate import evaluate
 
         evaluate(command.model, command.config)
     elif command.name == "export":
-        from train.export import export
+        from train.commands.export import export
 
         export(command.model, command.out)
     elif command.name == "angles":
-        from train.angles import angles
+        from train.commands.angles import angles
 
         angles(command.model)
     elif command.name == "list":
-        from train.listing import print_all
+        from train.commands.listing import print_all
 
         print_all()
     else:
-        from train.sweep import sweep
+        from train.commands.sweep import sweep
 
         sweep(command)
 

@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from train.command_line import parse
 from train.config import FeedbackConfig, FitConfig, MirrorConfig
 from train.errors import UserError
-from train.start_up import load_tensorflow_quietly
+from train.parsing.command_line import parse
+from train.parsing.start_up import load_tensorflow_quietly
 
 CONFIG_FILE = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
 
@@ -35,7 +35,7 @@ RULES = (
 def main() -> int:
     load_tensorflow_quietly()
     from train.report import plot_angles, table, write_json
-    from train.run_directory import next_free
+    from train.run.directory import next_free
 
     folder = next_free(Path("runs") / "quickstart")
     base = parse(["fit", f"--config={CONFIG_FILE}"])[0]
@@ -79,8 +79,8 @@ def main() -> int:
 def train_rule(config: FitConfig, label: str) -> Any:
     """One run, with a line on the terminal that follows it."""
     import tfweightmirror as tfwm
-    from train.fit import fit
     from train.report import RuleResult
+    from train.run.fit import fit
 
     begin_s = time.perf_counter()
     run = fit(config, extra_callbacks=[progress_line(label, config.training.epochs)])

@@ -12,8 +12,8 @@ from tfweightmirror.mirror import MirrorMode
 from tfweightmirror.mirror.activation import activations_of
 from tfweightmirror.mirror.mirror_model import mirror_pathways, mirror_step
 from train.config import ResNetConfig, SmallConvConfig
-from train.models.resnet import resnet18
-from train.models.small_conv import small_conv
+from train.parts.models.resnet import resnet18
+from train.parts.models.small_conv import small_conv
 
 Step = tuple[Callable[..., Any], Sequence[tf.TensorSpec]]
 BATCH = 128

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from train.checkpoint import Checkpoints
-from train.telemetry import MEASURES
+from train.run.checkpoint import Checkpoints
+from train.run.telemetry import MEASURES
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from train.cluster import WORKER_LOST, resolve_cluster
 from train.config import ClusterConfig
+from train.devices.cluster import WORKER_LOST, resolve_cluster
 from train.local_cluster import free_ports, start
 
 REPOSITORY = Path(__file__).parents[2]

@@ -9,10 +9,10 @@ import yaml
 
 from tests.train import option_list
 from train.__main__ import main
-from train.command_line import parse
 from train.config import FitConfig, OptimizerConfig
-from train.config_file import dotted_names, read_config_file, to_yaml
 from train.errors import UserError
+from train.parsing.command_line import parse
+from train.parsing.config_file import dotted_names, read_config_file, to_yaml
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -12,13 +12,13 @@ import pytest
 import yaml
 
 import tfweightmirror as tfwm
+from tools.builder_folder import LabelledImages, write_builder_folder
 from train.__main__ import main
-from train.command_line import parse, read_command
+from train.commands.sweep import Score, cut
 from train.data import datasets
-from train.data.builder_folder import LabelledImages, write_builder_folder
 from train.errors import UserError
-from train.run_directory import RunDirectory
-from train.sweep import Score, cut
+from train.parsing.command_line import parse, read_command
+from train.run.directory import RunDirectory
 
 TINY = [
     "--data.train_split=train[:256]",
@@ -238,7 +238,7 @@ def test_unexpected_exception_keeps_its_traceback(monkeypatch: pytest.MonkeyPatc
     def fail(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("train.seeds.fit_seeds", fail)
+    monkeypatch.setattr("train.commands.seeds.fit_seeds", fail)
     with pytest.raises(ZeroDivisionError):
         main(["fit", *TINY])
 

@@ -12,13 +12,13 @@ import yaml
 
 import tfweightmirror as tfwm
 from tfweightmirror.mirror.activation import activations_of
-from train import feedback, models
-from train.command_line import parse
 from train.config import FitConfig, ModelConfig
-from train.config_file import flatten, read_config_file
-from train.losses import build_loss
-from train.optimizers import build_optimizer
-from train.schedules import learning_rate_now
+from train.parsing.command_line import parse
+from train.parsing.config_file import flatten, read_config_file
+from train.parts import feedback, models
+from train.parts.losses import build_loss
+from train.parts.optimizers import build_optimizer
+from train.parts.schedules import learning_rate_now
 
 REPOSITORY = Path(__file__).parents[2]
 # One folder a paper, with its released logs, and one of our own runs. The files beside the folders

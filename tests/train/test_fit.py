@@ -14,11 +14,11 @@ from tensorboard.util.tensor_util import make_ndarray
 
 import tfweightmirror as tfwm
 from train.__main__ import main
-from train.command_line import parse
 from train.data import datasets
-from train.fit import fit
-from train.run_directory import next_free
-from train.telemetry import MEASURES
+from train.parsing.command_line import parse
+from train.run.directory import next_free
+from train.run.fit import fit
+from train.run.telemetry import MEASURES
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = [

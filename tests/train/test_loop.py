@@ -11,8 +11,8 @@ import tensorflow as tf
 
 import tfweightmirror as tfwm
 from train.data.plan import Share
-from train.loop import Batches, Loop, NotFiniteError, Position
-from train.replicas import replica_seeds
+from train.devices.replicas import replica_seeds
+from train.run.loop import Batches, Loop, NotFiniteError, Position
 
 BATCH = 16
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from train.losses import build_loss
+from train.parts.losses import build_loss
 
 random = np.random.default_rng(2)
 LOGITS = random.normal(scale=4, size=(6, 5)).astype("float32")

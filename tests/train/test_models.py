@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import pytest
 
-from train import models
 from train.config import MlpConfig, ModelConfig, ResNetConfig
 from train.errors import UserError
+from train.parts import models
 
 
 def trainable(model: keras.Model) -> int:

@@ -11,8 +11,8 @@ import tfweightmirror as tfwm
 from tests.slow import slow_but
 from tests.train.test_fit import SMALL, run
 from train.__main__ import main
-from train.command_line import parse
-from train.fit import fit
+from train.parsing.command_line import parse
+from train.run.fit import fit
 
 
 def lines(directory: Path) -> list[dict[str, Any]]:

@@ -12,8 +12,8 @@ import tfweightmirror as tfwm
 from tests.callbacks.training import assert_same_on_replicas
 from train.config import OptimizerConfig, ScheduleConfig
 from train.errors import UserError
-from train.optimizers import build_optimizer, known_optimizers, scaled_learning_rate
-from train.schedules import learning_rate_now
+from train.parts.optimizers import build_optimizer, known_optimizers, scaled_learning_rate
+from train.parts.schedules import learning_rate_now
 
 
 def build(**options: Any) -> Any:

@@ -184,7 +184,7 @@ def other_sweep(scene: Scene) -> None:
     (scene.folder / "sweep").mkdir()
     grid = "--grid=optimizer.learning_rate=0.1"
     line = [*TINY, grid, "--seed=1", f"--run_directory={scene.folder / 'sweep'}"]
-    scene.patch.setattr("train.sweep.fit", lambda config: pytest.skip())
+    scene.patch.setattr("train.commands.sweep.fit", lambda config: pytest.skip())
     with pytest.raises(pytest.skip.Exception):
         main(["sweep", *line])
 
@@ -424,11 +424,11 @@ CASES = {
     "no room for a checkpoint": training(
         "The checkpoint of step 4 cannot be written to {tmp}/run/checkpoints: No space left on "
         "device. The last checkpoint is {tmp}/run/checkpoints/step-000000000000. Make room",
-        prepare=full_disk("train.checkpoint._write_state_file"),
+        prepare=full_disk("train.run.checkpoint._write_state_file"),
     ),
     "no room for metrics": training(
         "metrics.jsonl cannot be written: No space left on device.",
-        prepare=full_disk("train.run_directory.append_line"),
+        prepare=full_disk("train.run.directory.append_line"),
     ),
     "no room for the model": training(
         "The model cannot be written to {tmp}/run/model.keras: No space left on device. The "

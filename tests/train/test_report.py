@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 
 import tfweightmirror as tfwm
-from train import run_directory
 from train.__main__ import main
 from train.config import DataConfig, FeedbackConfig, FitConfig, MlpConfig, ModelConfig
 from train.config.model import ResNetConfig
 from train.config.run import TrainingConfig
-from train.config_file import to_yaml
+from train.parsing.config_file import to_yaml
 from train.report import groups, published
 from train.report.groups import TEST_ERROR
+from train.run import directory as run_directory
 
 RELEASED = Path(__file__).parents[2] / "reports" / "akrout2019"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from train.__main__ import main
-from train.checkpoint import Checkpoints
-from train.run_directory import RunDirectory
+from train.run.checkpoint import Checkpoints
+from train.run.directory import RunDirectory
 
 # At learning rate x weight decay of 2 and more, steps overshoot zero and weights grow every step;
 # halved often enough, weights shrink again.

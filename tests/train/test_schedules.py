@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from train.config import ScheduleConfig
 from train.errors import UserError
-from train.schedules import (
+from train.parts.schedules import (
     ReducibleSchedule,
     build_schedule,
     learning_rate_now,

@@ -18,13 +18,13 @@ from tensorboard.util.tensor_util import make_ndarray
 import tfweightmirror as tfwm
 from tests.train.test_fit import SMALL
 from tests.train.test_resume import EndAfter
-from train.command_line import parse
 from train.config import FitConfig
-from train.config_file import read_config_file
-from train.dashboards import hyperparameters, layers_by_measure
-from train.fit import FinishedRun, fit
-from train.scatter import Panel, scatter_image
-from train.survival import TerminatedError
+from train.parsing.command_line import parse
+from train.parsing.config_file import read_config_file
+from train.run.fit import FinishedRun, fit
+from train.run.scatter import Panel, scatter_image
+from train.run.survival import TerminatedError
+from train.run.tensorboard import hyperparameters, layers_by_measure
 
 LAYERS = ["hidden_1", "hidden_2", "hidden_10", "head"]  # not in the order of the alphabet
 RULE = ["--feedback.rule=wm", "--mirror.mode=akrout2019"]
@@ -105,7 +105,7 @@ class Late(keras.callbacks.Callback):
 def test_measure_that_comes_late_gets_its_chart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from train import feedback
+    from train.parts import feedback
 
     build = feedback.build_callbacks
     monkeypatch.setattr(

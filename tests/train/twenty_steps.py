@@ -44,9 +44,9 @@ STEPS = [
 
 def train_all(out: Path, rules: Sequence[str], arguments: Sequence[str]) -> None:
     """Trains 2 epochs of 10 steps with every one of `rules`; writes `<rule>/<weight number>`."""
-    from train import fit as fit_module
-    from train.command_line import parse
-    from train.strategy import place
+    from train.devices.strategy import place
+    from train.parsing.command_line import parse
+    from train.run import fit as fit_module
 
     results: dict[str, np.ndarray] = {}
     first, _ = parse(["fit", *STEPS, *arguments])
@@ -67,7 +67,7 @@ def train_all(out: Path, rules: Sequence[str], arguments: Sequence[str]) -> None
 
 
 if __name__ == "__main__":
-    from train.start_up import load_tensorflow_quietly
+    from train.parsing.start_up import load_tensorflow_quietly
 
     load_tensorflow_quietly()
     train_all(Path(sys.argv[1]), sys.argv[2].split(";"), sys.argv[3:])

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from train.__main__ import main
-from train.start_up import load_tensorflow_quietly
+from train.parsing.start_up import load_tensorflow_quietly
 
 
 def kill() -> None:
@@ -43,7 +43,7 @@ def before(owner: Any, name: str, count: int, act: Callable[[], None]) -> None:
 def arm(point: str, count: int) -> None:
     """Puts the trap."""
     import tfweightmirror as tfwm
-    from train import checkpoint, loop, survival
+    from train.run import checkpoint, loop, survival
 
     mirror = tfwm.callbacks.WeightMirror
 

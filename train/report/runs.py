@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from train.config import FitConfig
-from train.config_file import flatten, to_yaml
 from train.errors import UserError
+from train.parsing.config_file import flatten, to_yaml
 
 NEEDED = ("loss", "accuracy", "val_accuracy")
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from train.data.builder_folder import LabelledImages, write_builder_folder
+from tools.builder_folder import LabelledImages, write_builder_folder
 
 CLASSES = ["even", "odd"]
 

@@ -6,11 +6,11 @@ import re
 import numpy as np
 import pytest
 
+from tools.make_digits import SPLIT_SEED, TEST_IMAGES_PER_CLASS, stratified_split
 from train.config import DataConfig
 from train.data import datasets
 from train.data.builders import EMBEDDED
 from train.data.datasets import ImageSet
-from train.data.make_digits import SPLIT_SEED, TEST_IMAGES_PER_CLASS, stratified_split
 
 FOLDER = EMBEDDED["digits"]
 

@@ -10,9 +10,9 @@ from typing import Any
 import tensorflow as tf
 
 import tfweightmirror as tfwm
-from train.checkpoint import Checkpoints, not_finite
-from train.cluster import anybody
-from train.loop import NotFiniteError, Position
+from train.devices.cluster import anybody
+from train.run.checkpoint import Checkpoints, not_finite
+from train.run.loop import NotFiniteError, Position
 
 
 class TerminatedError(Exception):

@@ -15,8 +15,8 @@ import keras
 import yaml
 
 from train.config import FitConfig
-from train.config_file import flatten, to_yaml
 from train.errors import UserError
+from train.parsing.config_file import flatten, to_yaml
 
 # A run goes on although these have changed: they do not touch its numbers.
 MAY_DIFFER = ("run_directory", "on_nan", "training.progress", "checkpoint.", "cluster.")

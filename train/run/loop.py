@@ -16,7 +16,7 @@ import keras
 import tensorflow as tf
 
 from train.data.batches import Share
-from train.replicas import averaging_of_replicas, replica_seeds
+from train.devices.replicas import averaging_of_replicas, replica_seeds
 
 
 class NotFiniteError(Exception):

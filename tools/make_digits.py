@@ -1,4 +1,4 @@
-"""Writes the embedded digits: `python -m train.data.make_digits FOLDER`.
+"""Writes the embedded digits: `python -m tools.make_digits FOLDER`.
 
 The folder `train/data/digits` of the repository was made by this script, once; the training code
 never calls it. It needs scikit-learn, which ships the images.
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from train.data.builder_folder import LabelledImages, write_builder_folder
+from tools.builder_folder import LabelledImages, write_builder_folder
 
 VERSION = "1.0.0"
 SPLIT_SEED = 0

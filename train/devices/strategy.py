@@ -8,8 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from train.cluster import resolve_cluster, wait_for_all
 from train.config import ClusterConfig, FitConfig
+from train.devices.cluster import resolve_cluster, wait_for_all
 from train.errors import UserError
 
 

@@ -6,9 +6,9 @@ import contextlib
 from pathlib import Path
 
 import tfweightmirror as tfwm
+from train.commands.evaluate import model_file
 from train.errors import UserError
-from train.evaluate import model_file
-from train.initial_weights import load_model
+from train.parts.initial_weights import load_model
 
 
 def export(model_or_run: str, out: str) -> Path:

@@ -20,13 +20,13 @@ from typing import Any
 
 import yaml
 
-from train.command_line import Command, parse
+from train.commands.seeds import one_process_only, seed_configs
 from train.config import FitConfig
-from train.config_file import flatten, to_yaml
 from train.errors import DivergedError, UserError
-from train.fit import fit
-from train.run_directory import MAY_DIFFER, RunDirectory, next_free, numbered, stem_of, write_whole
-from train.seeds import one_process_only, seed_configs
+from train.parsing.command_line import Command, parse
+from train.parsing.config_file import flatten, to_yaml
+from train.run.directory import MAY_DIFFER, RunDirectory, next_free, numbered, stem_of, write_whole
+from train.run.fit import fit
 
 RESULT_FILE = "sweep.json"
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from train.config import FitConfig
+from train.devices.strategy import strategy_name
 from train.errors import UserError
-from train.fit import fit
-from train.run_directory import RunDirectory
-from train.strategy import strategy_name
+from train.run.directory import RunDirectory
+from train.run.fit import fit
 
 
 def fit_seeds(config: FitConfig, seeds: Sequence[int]) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 from train.config import ModelConfig
 from train.errors import UserError, did_you_mean
-from train.models.mlp import mlp
-from train.models.resnet import resnet18, resnet50
-from train.models.small_conv import small_conv
+from train.parts.models.mlp import mlp
+from train.parts.models.resnet import resnet18, resnet50
+from train.parts.models.small_conv import small_conv
 
 # Name to what builds it from its options, an image shape and the number of classes, and to the
 # table of its options.

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from train.build import RunBatches, measures
 from train.config import FitConfig
 from train.data import datasets
+from train.devices.strategy import place
 from train.errors import UserError
-from train.initial_weights import load_model
-from train.loop import Loop
-from train.losses import build_loss
-from train.run_directory import RunDirectory
-from train.strategy import place
+from train.parts.initial_weights import load_model
+from train.parts.losses import build_loss
+from train.run.build import RunBatches, measures
+from train.run.directory import RunDirectory
+from train.run.loop import Loop
 
 
 def evaluate(model_or_run: str, config: FitConfig) -> dict[str, float]:

@@ -8,15 +8,15 @@ from typing import Any
 
 import keras
 
-from train import feedback, models
 from train.config import FitConfig
 from train.data import batches
 from train.data.batches import Share
 from train.data.datasets import ImageSet
-from train.initial_weights import take_weights
-from train.losses import build_loss
-from train.optimizers import build_optimizer
-from train.strategy import Placement
+from train.devices.strategy import Placement
+from train.parts import feedback, models
+from train.parts.initial_weights import take_weights
+from train.parts.losses import build_loss
+from train.parts.optimizers import build_optimizer
 
 
 @dataclasses.dataclass(frozen=True)

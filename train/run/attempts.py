@@ -6,15 +6,15 @@ from typing import Any
 
 import tensorflow as tf
 
-from train.checkpoint import Checkpoints, Found, restore, state_of
 from train.config import FitConfig
+from train.devices.strategy import Placement
 from train.errors import DivergedError
-from train.loop import Loop, NotFiniteError, Position
-from train.run_directory import RunDirectory
-from train.schedules import learning_rate_now, rate_variables, reduce_learning_rate
-from train.strategy import Placement
-from train.survival import Saver, explain_not_finite
-from train.telemetry import Telemetry
+from train.parts.schedules import learning_rate_now, rate_variables, reduce_learning_rate
+from train.run.checkpoint import Checkpoints, Found, restore, state_of
+from train.run.directory import RunDirectory
+from train.run.loop import Loop, NotFiniteError, Position
+from train.run.survival import Saver, explain_not_finite
+from train.run.telemetry import Telemetry
 
 MOST_LEARNING_RATE_CUTS = 3
 

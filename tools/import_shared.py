@@ -1,6 +1,6 @@
 """Makes TensorFlow Datasets folders of packed copies.
 
-    python -m train.data.import_shared PACKED FOLDER mnist cifar10 cifar100
+    python -m tools.import_shared PACKED FOLDER mnist cifar10 cifar100
     TFDS_DATA_DIR=FOLDER python -m train fit --data.name=mnist
 
 PACKED holds packed data sets and their reader, `load.py`, in which a function for each set returns
@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from train.data.builder_folder import LabelledImages, write_builder_folder
+from tools.builder_folder import LabelledImages, write_builder_folder
 from train.errors import UserError
 
 

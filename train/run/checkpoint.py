@@ -21,7 +21,7 @@ import keras
 import tensorflow as tf
 
 from train.errors import UserError
-from train.loop import Position
+from train.run.loop import Position
 
 STATE_FILE = "state.json"
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tools.import_shared import SOURCES, import_set
 from train.config import DataConfig
 from train.data import datasets
-from train.data.import_shared import SOURCES, import_set
 from train.errors import UserError
 
-PACKED = Path(__file__).parents[4] / "shared" / "data"
+PACKED = Path(__file__).parents[3] / "shared" / "data"
 
 READER = """
 import numpy as np

@@ -12,14 +12,14 @@ from typing import Any
 import jsonargparse
 
 from train.config import FitConfig
-from train.config_file import (
+from train.errors import UserError, did_you_mean
+from train.parsing.config_file import (
     dotted_names,
     read_config_file,
     sources_of,
     unknown_key,
     wrong_type,
 )
-from train.errors import UserError, did_you_mean
 
 PRINT_CONFIG = "--print_config"
 DEBUG = "--debug"

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from train.config import OptimizerConfig
 from train.errors import UserError, did_you_mean
-from train.schedules import build_schedule
+from train.parts.schedules import build_schedule
 
 # The base class, and those that wrap other optimizers: not to be named in a configuration.
 _NOT_BY_NAME = {"optimizer", "lossscaleoptimizer", "multioptimizer"}

@@ -8,8 +8,8 @@ from typing import Any
 import keras
 
 import tfweightmirror as tfwm
-from train.loop import Loop
-from train.schedules import learning_rate_now
+from train.parts.schedules import learning_rate_now
+from train.run.loop import Loop
 
 MEASURES = ("images_per_second", "input_wait_share", "mirror_seconds")
 """Names of what differs between two runs of equal numbers; so does `seconds`."""

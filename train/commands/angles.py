@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tfweightmirror as tfwm
-from train.evaluate import model_file
-from train.initial_weights import load_model
+from train.commands.evaluate import model_file
+from train.parts.initial_weights import load_model
 from train.report.pages import to_text
 
 

@@ -11,20 +11,20 @@ import keras
 import tensorflow as tf
 
 import tfweightmirror as tfwm
-from train import feedback
-from train.attempts import Attempts
-from train.build import RunBatches, build_model
-from train.cluster import anybody, lost_workers_end_the_run
 from train.config import FitConfig
-from train.dashboards import Dashboards
 from train.data import datasets
 from train.data.datasets import ImageSet
+from train.devices.cluster import anybody, lost_workers_end_the_run
+from train.devices.strategy import Placement, place
 from train.errors import UserError
-from train.loop import Loop
-from train.optimizers import scaled_learning_rate
-from train.run_directory import RunDirectory, RunFiles, write_model
-from train.strategy import Placement, place
-from train.telemetry import Telemetry
+from train.parts import feedback
+from train.parts.optimizers import scaled_learning_rate
+from train.run.attempts import Attempts
+from train.run.build import RunBatches, build_model
+from train.run.directory import RunDirectory, RunFiles, write_model
+from train.run.loop import Loop
+from train.run.telemetry import Telemetry
+from train.run.tensorboard import Dashboards
 
 PROGRESS = {"bar": 1, "epoch": 2, "none": 0}
 

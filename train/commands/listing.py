@@ -8,12 +8,12 @@ from pathlib import Path
 import tfweightmirror as tfwm
 from tfweightmirror.mirror.noise import NOISES
 from train.config import FitConfig
-from train.config_file import read_config_file
 from train.data.builders import EMBEDDED
-from train.models import BUILDERS
-from train.optimizers import known_optimizers
+from train.parsing.config_file import read_config_file
+from train.parts.models import BUILDERS
+from train.parts.optimizers import known_optimizers
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def print_all() -> None:

@@ -19,9 +19,9 @@ from tensorboard.plugins.hparams import summary_v2 as hparams_begin
 
 import tfweightmirror as tfwm
 from train.config import FitConfig
-from train.config_file import dotted_names, to_yaml
-from train.run_directory import MAY_DIFFER
-from train.scatter import Panel, scatter_image
+from train.parsing.config_file import dotted_names, to_yaml
+from train.run.directory import MAY_DIFFER
+from train.run.scatter import Panel, scatter_image
 
 HISTOGRAMS_A_RUN = 100
 HISTOGRAM_ENTRIES = 100_000

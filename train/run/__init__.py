@@ -1,0 +1,1 @@
+"""One training run: from its data to its files."""
