@@ -17,8 +17,8 @@ import numpy as np
 import tensorflow as tf
 
 import tfweightmirror as tfwm
-from tfweightmirror.deltas import Probe
 from tfweightmirror.diagnostics import WEIGHT_MEASURES
+from tfweightmirror.diagnostics.deltas import Probe
 from train.config import ModelConfig
 from train.parts import models
 

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 import tfweightmirror as tfwm
-from tfweightmirror.attendance import mirror_attends
+from tfweightmirror._internals.attendance import mirror_attends
 
 Step = Callable[[keras.Model, Any, Any], None]
 

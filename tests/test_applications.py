@@ -11,7 +11,7 @@ import tensorflow as tf
 
 import tfweightmirror as tfwm
 from tests.convert_helpers import changes, fit
-from tfweightmirror.twins import has_twin
+from tfweightmirror.conversion.twins import has_twin
 
 # Name, the smallest input that it takes (width of a square).
 FAST = {

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tests.layers.kinds import relative_error
 from tfweightmirror import rules
-from tfweightmirror.asymmetric import LinearMap, asymmetric
+from tfweightmirror.asymmetric_gradient import LinearMap, asymmetric
 
 
 def along_every_axis(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:

@@ -17,7 +17,7 @@ import tensorflow as tf
 import tfweightmirror as tfwm
 from tests.layers.kinds import RULES
 from tests.slow import slow_but
-from tfweightmirror.attendance import mirror_attends
+from tfweightmirror._internals.attendance import mirror_attends
 
 Make = Callable[[], keras.Model]
 

@@ -23,7 +23,7 @@ from tests.layers.kinds import (
     relative_error,
     twins,
 )
-from tfweightmirror.attendance import mirror_attends
+from tfweightmirror._internals.attendance import mirror_attends
 
 Weights = list[keras.Variable]
 

@@ -20,7 +20,7 @@ from tests.mirror.mirroring import NOISES, relative
 from tfweightmirror.callbacks import FeedbackMonitor, KolenPollack, WeightMirror
 from tfweightmirror.mirror import MirrorMode, Schedule
 from tfweightmirror.mirror.activation import activations_of
-from tfweightmirror.mirror.mirror_model import mirror_pathways, mirror_step
+from tfweightmirror.mirror.step import mirror_pathways, mirror_step
 
 Callbacks = Callable[[], list[keras.callbacks.Callback]]
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 import tfweightmirror as tfwm
 from tests.layers.kinds import RULES, gradients, pathways_of, relative_error
 from tfweightmirror import layers, rules
-from tfweightmirror.attendance import mirror_attends
+from tfweightmirror._internals.attendance import mirror_attends
 from tfweightmirror.rules import (
     Backprop,
     FeedbackAlignment,

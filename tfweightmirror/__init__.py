@@ -12,31 +12,43 @@ if keras.backend.backend() != "tensorflow":
         "before Python starts (or 'backend' in keras.json)."
     )
 
-from tfweightmirror import callbacks, layers, mirror, rules, saving_internals
-from tfweightmirror.asymmetric import asymmetric
-from tfweightmirror.convert import convert_model, strip_feedback
-from tfweightmirror.deltas import delta_angles, gradient_angles
-from tfweightmirror.diagnostics import norm_ratios, weight_angles
+from tfweightmirror import (
+    asymmetric_gradient,
+    callbacks,
+    conversion,
+    diagnostics,
+    layers,
+    mirror,
+    pathway,
+    rules,
+)
+from tfweightmirror._internals.saving_hooks import keep_kernels_apart_in_legacy_files
+from tfweightmirror._internals.walk import pathways
+from tfweightmirror.asymmetric_gradient import asymmetric
+from tfweightmirror.conversion import convert_model, reset_feedback, strip_feedback
+from tfweightmirror.diagnostics import delta_angles, gradient_angles, norm_ratios, weight_angles
 from tfweightmirror.mirror import mirror_model
 from tfweightmirror.pathway import Pathway
-from tfweightmirror.reset import reset_feedback
-from tfweightmirror.walk import pathways
 
-saving_internals.keep_kernels_apart_in_legacy_files()
+keep_kernels_apart_in_legacy_files()
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Pathway",
     "asymmetric",
+    "asymmetric_gradient",
     "callbacks",
+    "conversion",
     "convert_model",
     "delta_angles",
+    "diagnostics",
     "gradient_angles",
     "layers",
     "mirror",
     "mirror_model",
     "norm_ratios",
+    "pathway",
     "pathways",
     "reset_feedback",
     "rules",

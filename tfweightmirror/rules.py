@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import keras
 import tensorflow as tf
 
-from tfweightmirror import draws
+from tfweightmirror._internals import draws
 
 register = keras.saving.register_keras_serializable(package="tfweightmirror")
 

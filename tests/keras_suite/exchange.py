@@ -15,9 +15,9 @@ import pytest
 
 from tests.keras_suite.differences import WITHOUT_LAYERS, refusal_of
 from tests.layers.kinds import RULES, forward_weights
+from tfweightmirror.conversion.twins import TWINS
 from tfweightmirror.layers.feedback_layer import FeedbackLayer
 from tfweightmirror.rules import FeedbackRule
-from tfweightmirror.twins import TWINS
 
 keras_src = importlib.import_module("keras.src")
 KerasTestCase = importlib.import_module("keras.src.testing").TestCase

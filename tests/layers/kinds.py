@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 import tfweightmirror as tfwm
-from tfweightmirror.attendance import mirror_attends
+from tfweightmirror._internals.attendance import mirror_attends
 from tfweightmirror.pathway import Pathway
 
 RULES = {

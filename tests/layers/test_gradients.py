@@ -30,7 +30,7 @@ from tests.layers.kinds import (
     twins,
 )
 from tests.slow import slow_but
-from tfweightmirror.asymmetric import asymmetric
+from tfweightmirror.asymmetric_gradient import asymmetric
 from tfweightmirror.layers import feedback_layer
 from tfweightmirror.pathway import Pathway
 

@@ -28,7 +28,7 @@ from tests.layers.kinds import (
 )
 from tests.slow import slow_but
 from tfweightmirror import layers
-from tfweightmirror.attendance import mirror_attends
+from tfweightmirror._internals.attendance import mirror_attends
 
 one_of_each = pytest.mark.parametrize("kind", ONE_OF_EACH, ids=ONE_OF_EACH_IDS)
 every_rule = pytest.mark.parametrize("rule", RULES)

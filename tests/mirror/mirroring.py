@@ -12,7 +12,7 @@ import tfweightmirror as tfwm
 from tests.layers.kinds import BY_NAME, KINDS, Kind, build, pathways_of
 from tfweightmirror.diagnostics import angle_deg
 from tfweightmirror.mirror import MirrorMode
-from tfweightmirror.mirror.mirror_model import mirror_step
+from tfweightmirror.mirror.step import mirror_step
 from tfweightmirror.pathway import Pathway
 
 NOISES = ("orthogonal", "impulse", "gaussian", "uniform", "rademacher")

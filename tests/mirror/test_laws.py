@@ -15,9 +15,9 @@ from tests.layers.kinds import Kind
 from tests.mirror.mirroring import INDEPENDENT, angle, independent, mirror, model_of, relative
 from tests.slow import slow_but
 from tfweightmirror.mirror import MirrorMode
-from tfweightmirror.mirror.mirror_model import compiled_mirror, mirror_pathways
 from tfweightmirror.mirror.mode import quantized
 from tfweightmirror.mirror.noise import Gaussian, Impulse, Orthogonal
+from tfweightmirror.mirror.step import compiled_mirror, mirror_pathways
 from tfweightmirror.pathway import Pathway
 
 SEED = tf.constant(0)

@@ -34,8 +34,8 @@ from tests.mirror.signal_flow import kernels_reaching_feedback, violations
 from tests.slow import slow_but
 from tfweightmirror.mirror import MirrorMode
 from tfweightmirror.mirror import noise as noises
-from tfweightmirror.mirror.mirror_model import compiled_mirror, mirror_pathways
 from tfweightmirror.mirror.noise import Firing, Impulse, Noise, Orthogonal
+from tfweightmirror.mirror.step import compiled_mirror, mirror_pathways
 from tfweightmirror.pathway import Pathway
 
 # A balanced noise and an independent one; the others are slow.

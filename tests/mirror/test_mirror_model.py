@@ -28,8 +28,8 @@ from tfweightmirror.mirror import MirrorMode
 from tfweightmirror.mirror import noise as noises
 from tfweightmirror.mirror.activation import activations_of
 from tfweightmirror.mirror.memory import MirrorMemory
-from tfweightmirror.mirror.mirror_model import compiled_mirror, mirror_pathways, mirror_step
 from tfweightmirror.mirror.noise import Gaussian, Orthogonal
+from tfweightmirror.mirror.step import compiled_mirror, mirror_pathways, mirror_step
 
 SEED = tf.constant(0)
 K, L = keras.layers, tfwm.layers

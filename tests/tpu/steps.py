@@ -10,7 +10,7 @@ import tfweightmirror as tfwm
 from tests.layers.kinds import RULES
 from tfweightmirror.mirror import MirrorMode
 from tfweightmirror.mirror.activation import activations_of
-from tfweightmirror.mirror.mirror_model import mirror_pathways, mirror_step
+from tfweightmirror.mirror.step import mirror_pathways, mirror_step
 from train.config import ResNetConfig, SmallConvConfig
 from train.parts.models.resnet import resnet18
 from train.parts.models.small_conv import small_conv

@@ -192,7 +192,7 @@ def exported(step: Callable[..., Any], specs: Sequence[tf.TensorSpec]) -> bytes:
 
     TensorFlow's wheels hold no kernels of the bridge for TPUs, so that those for CPUs are taken.
     They are the same code, but for the default generator of random numbers; this library names its
-    own (`tfweightmirror/draws.py`).
+    own (`tfweightmirror/_internals/draws.py`).
 
     Raises:
         RefusedError: An operation has no XLA kernel, or a shape is not static.

@@ -24,8 +24,8 @@ import numpy as np
 import tensorflow as tf
 
 import tfweightmirror as tfwm
-from tfweightmirror.twins import TWINS
-from tfweightmirror.walk import walk
+from tfweightmirror._internals.walk import walk
+from tfweightmirror.conversion.twins import TWINS
 
 Convert = Callable[..., keras.Model]
 Prove = Callable[..., None]

@@ -6,11 +6,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfweightmirror._internals.walk import pathways
 from tfweightmirror.callbacks.train_step import TrainStep
-from tfweightmirror.deltas import Probe
 from tfweightmirror.diagnostics import WEIGHT_MEASURES
+from tfweightmirror.diagnostics.deltas import Probe
 from tfweightmirror.pathway import Pathway
-from tfweightmirror.walk import pathways
 
 Measure = Callable[[Pathway], tf.Tensor]
 

@@ -4,10 +4,10 @@ from collections.abc import Collection, Sequence
 
 import keras
 
-from tfweightmirror import optimizer_internals
+from tfweightmirror._internals import optimizer_hooks
+from tfweightmirror._internals.walk import pathways
 from tfweightmirror.pathway import Pathway
 from tfweightmirror.rules import KolenPollack
-from tfweightmirror.walk import pathways
 
 # Optimizers whose update depends on more than gradient, state and learning rate. By name, since
 # some are of other packages.
@@ -106,12 +106,12 @@ def check_optimizer(optimizer: keras.optimizers.Optimizer, pairs: Sequence[Pathw
 def _check_decay(optimizer: keras.optimizers.Optimizer, pathway: Pathway) -> None:
     kernel, feedback, name = pathway.kernel, pathway.feedback_kernel, type(optimizer).__name__
     where = f"layer '{pathway.name}'"
-    if not optimizer_internals.same_update(optimizer, kernel, feedback):
+    if not optimizer_hooks.same_update(optimizer, kernel, feedback):
         raise ValueError(
             f"Kolen-Pollack needs equal changes of W and B, but {name} excludes one of the pair in "
             f"{where} from its update (exclude_layers). Exclude both or none."
         )
-    decays = [optimizer_internals.any_decay_of(optimizer, v) for v in (kernel, feedback)]
+    decays = [optimizer_hooks.any_decay_of(optimizer, v) for v in (kernel, feedback)]
     if decays[0] != decays[1]:
         raise ValueError(
             f"Kolen-Pollack needs equal decay of W and B, but in {where} {name} decays W by "

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from tfweightmirror import optimizer_internals
+from tfweightmirror._internals import optimizer_hooks
 from tfweightmirror.callbacks import gap_checks
 from tfweightmirror.callbacks.gap_law import GapLaw
-from tfweightmirror.mirror.mirror_model import assign_on_replicas
+from tfweightmirror.mirror.step import assign_on_replicas
 from tfweightmirror.pathway import Pathway
 
 
@@ -54,7 +54,7 @@ class GapFollower:
         self._attended.clear()
 
     def _attend(self, optimizer: keras.optimizers.Optimizer) -> None:
-        inner = optimizer_internals.inner_of(optimizer)
+        inner = optimizer_hooks.inner_of(optimizer)
         checked: set[int] = set()
 
         def places(moved: set[int]) -> list[int]:
@@ -73,8 +73,8 @@ class GapFollower:
                 self._predict(law, updated, rate, done, now)
 
         twins = [(p.kernel, p.feedback_kernel) for p in self.pairs]
-        self._undo.append(optimizer_internals.share_gradients(inner, twins))
-        self._undo.append(optimizer_internals.watch_updates(optimizer, before, after))
+        self._undo.append(optimizer_hooks.share_gradients(inner, twins))
+        self._undo.append(optimizer_hooks.watch_updates(optimizer, before, after))
 
     def _predict(
         self, law: GapLaw, places: list[int], rate: tf.Tensor, done: tf.Tensor, now: tf.Tensor

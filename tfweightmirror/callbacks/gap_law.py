@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from tfweightmirror import optimizer_internals
+from tfweightmirror._internals import optimizer_hooks
 from tfweightmirror.pathway import Pathway
 
 
@@ -38,11 +38,11 @@ class GapLaw:
     def of(cls, optimizer: keras.optimizers.Optimizer, pairs: Sequence[Pathway]) -> "GapLaw":
         """The law of `optimizer`, which must be SGD if its decay is coupled."""
         kernels = [pathway.kernel for pathway in pairs]
-        coupled = tuple(optimizer_internals.coupled_decay_of(optimizer, k) for k in kernels)
+        coupled = tuple(optimizer_hooks.coupled_decay_of(optimizer, k) for k in kernels)
         return cls(
-            decoupled=tuple(optimizer_internals.decay_of(optimizer, k) for k in kernels),
+            decoupled=tuple(optimizer_hooks.decay_of(optimizer, k) for k in kernels),
             coupled=coupled,
-            per_step=tuple(optimizer_internals.per_step_decay_of(optimizer, k) for k in kernels),
+            per_step=tuple(optimizer_hooks.per_step_decay_of(optimizer, k) for k in kernels),
             momentum=optimizer.momentum if any(coupled) else 0.0,
             nesterov=optimizer.nesterov if any(coupled) else False,
         )
@@ -81,8 +81,8 @@ def _velocity_over_gap(
 ) -> tf.Tensor:
     kernel, feedback = pathway.kernel, pathway.feedback_kernel
     for optimizer in optimizers:
-        of_w, of_b = (optimizer_internals.velocity_of(optimizer, v) for v in (kernel, feedback))
-        coupled = optimizer_internals.coupled_decay_of(optimizer, kernel)
+        of_w, of_b = (optimizer_hooks.velocity_of(optimizer, v) for v in (kernel, feedback))
+        coupled = optimizer_hooks.coupled_decay_of(optimizer, kernel)
         if coupled and of_w is not None and of_b is not None:
             gap, velocity = (
                 tf.convert_to_tensor(b - w) for b, w in ((feedback, kernel), (of_b, of_w))

@@ -10,14 +10,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfweightmirror import keras_internals, optimizer_internals, twin_gradient
+from tfweightmirror._internals import keras_hooks, optimizer_hooks, twin_gradient
+from tfweightmirror._internals.walk import walk
 from tfweightmirror.callbacks import gap_checks
 from tfweightmirror.callbacks.gap_follower import GapFollower
 from tfweightmirror.callbacks.gap_law import angle_at_gap_deg, first_velocities, gaps
 from tfweightmirror.callbacks.train_step import TrainStep
-from tfweightmirror.compiled import optimizers_of
+from tfweightmirror.conversion.compiled import optimizers_of
 from tfweightmirror.pathway import Pathway
-from tfweightmirror.walk import walk
 
 
 class KolenPollack(keras.callbacks.Callback):
@@ -88,7 +88,7 @@ class KolenPollack(keras.callbacks.Callback):
         """Check everything that the law needs."""
         self._pairs = gap_checks.pairs_of(self.model)
         if self._steps_as_keras():
-            optimizer = optimizer_internals.inner_of(self.model.optimizer)
+            optimizer = optimizer_hooks.inner_of(self.model.optimizer)
             gap_checks.check_optimizer(optimizer, [p for p in self._pairs if p.kernel.trainable])
         self._warned = False
         self._gaps_before = gaps(self._pairs)
@@ -171,7 +171,7 @@ class KolenPollack(keras.callbacks.Callback):
         return type(self.model).train_step is keras.Model.train_step
 
     def _first_velocities(self) -> tf.Tensor:
-        optimizers = [optimizer_internals.inner_of(o) for o in optimizers_of(self.model)]
+        optimizers = [optimizer_hooks.inner_of(o) for o in optimizers_of(self.model)]
         return first_velocities(optimizers, self._pairs)
 
     def _predicted_angles(self) -> dict[str, float]:
@@ -203,4 +203,4 @@ class KolenPollack(keras.callbacks.Callback):
     def _forget_traces(self) -> None:
         """A `tf.function` of the model's own must not keep a trace of the other kind of step."""
         for _, layer in walk(self.model):
-            keras_internals.forget_traces(layer)
+            keras_hooks.forget_traces(layer)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import keras
 
-from tfweightmirror import keras_internals, tensorflow_internals
+from tfweightmirror._internals import keras_hooks, tensorflow_hooks
 
 Around = Callable[[], contextlib.AbstractContextManager[None]]
 
@@ -40,7 +40,7 @@ class TrainStep:
         self._cleanups: dict[str, Callable[[], None]] = {}
         self._used: set[str] = set()
         self._extended = False
-        self._began_in_fit = keras_internals.is_fitting(model)
+        self._began_in_fit = keras_hooks.is_fitting(model)
         names = ("train_step", "make_train_function", "fit")
         self._own = {name: model.__dict__.get(name) for name in names}
         step, make, fit = (getattr(model, name) for name in names)
@@ -61,7 +61,7 @@ class TrainStep:
 
         @functools.wraps(fit)
         def new_fit(*args: Any, **kwargs: Any) -> Any:
-            if not keras_internals.is_fitting(model):  # not one within a callback of another
+            if not keras_hooks.is_fitting(model):  # not one within a callback of another
                 self.undo()  # whoever extended the step before has ended, or has failed
             return fit(*args, **kwargs)
 
@@ -86,7 +86,7 @@ class TrainStep:
 
     def has_failed(self) -> bool:
         """Whether the `fit` that extended the step is over, without having undone it."""
-        return self._began_in_fit and not keras_internals.is_fitting(self.model)
+        return self._began_in_fit and not keras_hooks.is_fitting(self.model)
 
     def add(self, stage: str, around: Around, cleanup: Callable[[], None] | None = None) -> None:
         """Put `around` (a context around every step) into the compiled step.
@@ -141,7 +141,7 @@ class TrainStep:
         self._cleanups.pop(stage, lambda: None)()
 
     def _retrace(self) -> None:
-        tensorflow_internals.let_go_of_graphs()
+        tensorflow_hooks.let_go_of_graphs()
         # Lazy: the function is traced at its next call. Keras makes one itself where there is none.
         if self.model.train_function is not None:
             self.model.make_train_function(force=True)

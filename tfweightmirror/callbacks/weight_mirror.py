@@ -8,23 +8,23 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfweightmirror import keras_internals
-from tfweightmirror.attendance import mirror_attends
+from tfweightmirror._internals import keras_hooks
+from tfweightmirror._internals.attendance import mirror_attends
+from tfweightmirror._internals.walk import pathways
 from tfweightmirror.callbacks.train_step import TrainStep
 from tfweightmirror.diagnostics import weight_angle_deg
 from tfweightmirror.mirror.activation import activations_of
 from tfweightmirror.mirror.memory import MirrorMemory, counter
-from tfweightmirror.mirror.mirror_model import (
+from tfweightmirror.mirror.mode import Activation, MirrorMode
+from tfweightmirror.mirror.noise import Gaussian
+from tfweightmirror.mirror.schedule import Schedule
+from tfweightmirror.mirror.step import (
     assign_on_replicas,
     compiled_mirror,
     mirror_pathways,
     mirror_step,
 )
-from tfweightmirror.mirror.mode import Activation, MirrorMode
-from tfweightmirror.mirror.noise import Gaussian
-from tfweightmirror.mirror.schedule import Schedule
 from tfweightmirror.pathway import Pathway
-from tfweightmirror.walk import pathways
 
 
 class WeightMirror(keras.callbacks.Callback):
@@ -164,7 +164,7 @@ class WeightMirror(keras.callbacks.Callback):
         names = [pathway.name for pathway in self._pathways]
         step.angles_before_mirror = (names, self._angles_before)
         step.predicted_angles["mirror"] = self._predicted_angles
-        if keras_internals.was_restored(self.model):
+        if keras_hooks.was_restored(self.model):
             self._skip_fired_noise(epoch=0)
         self._run(self.schedule.warm_up_steps)
         self._begins = True
@@ -172,7 +172,7 @@ class WeightMirror(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Mirror mode at the begin of the epoch, if scheduled."""
         # Callbacks behind this one may have restored in their `on_train_begin`.
-        if self._begins and (epoch > 0 or keras_internals.was_restored(self.model)):
+        if self._begins and (epoch > 0 or keras_hooks.was_restored(self.model)):
             self._skip_fired_noise(epoch)
         self._begins = False
         self._run(self.schedule.epoch_begin_steps)

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import keras
 
-from tfweightmirror import draws, keras_internals
+from tfweightmirror._internals import draws, keras_hooks
 from tfweightmirror.layers.carries_rule import CarriesRule, refuse_unsupported
 from tfweightmirror.layers.einsum_dense import FeedbackEinsumDense
 from tfweightmirror.layers.feedback_layer import register
@@ -31,14 +31,14 @@ class FeedbackAttention(CarriesRule):
         """Give every projection of a built layer its feedback kernel."""
         for part in self.projections:
             refuse_unsupported(part)
-            keras_internals.become(part, FeedbackEinsumDense)
+            keras_hooks.become(part, FeedbackEinsumDense)
         if self._birth_seed is None:
             seed = self.initializer_seed()
             self._birth_seed = draws.unused_seed() if seed is None else seed
         for index, part in enumerate(self.projections):
             seed = self._birth_seed + index
             part.set_rule(self.rule, self.feedback_initializer, feedback_seed=seed)
-            with keras_internals.adding_weights(part):
+            with keras_hooks.adding_weights(part):
                 part.build_feedback()
 
     def initializer_seed(self) -> int | None:
@@ -60,7 +60,7 @@ class FeedbackAttention(CarriesRule):
     @property
     def projections(self) -> list[keras.layers.EinsumDense]:
         """The EinsumDense parts, built, in the order in which Keras made them."""
-        children = keras_internals.child_layers(self)
+        children = keras_hooks.child_layers(self)
         return [part for part in children if isinstance(part, keras.layers.EinsumDense)]
 
 

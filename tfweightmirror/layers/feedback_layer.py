@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 import keras
 import tensorflow as tf
 
-from tfweightmirror import attendance, draws, keras_internals, rules, twin_gradient
-from tfweightmirror.asymmetric import LinearMap, asymmetric
+from tfweightmirror import rules
+from tfweightmirror._internals import attendance, draws, keras_hooks, twin_gradient
+from tfweightmirror._internals.probe import record_output
+from tfweightmirror._internals.tensorflow_hooks import tape_records, weakly_bound
+from tfweightmirror.asymmetric_gradient import LinearMap, asymmetric
 from tfweightmirror.layers.carries_rule import CarriesRule
 from tfweightmirror.pathway import KernelView, Pathway, record_call
-from tfweightmirror.probe import record_output
 from tfweightmirror.rules import FeedbackRule
-from tfweightmirror.tensorflow_internals import tape_records, weakly_bound
 
 register = keras.saving.register_keras_serializable(package="tfweightmirror")
 
@@ -157,11 +158,11 @@ class FeedbackLayer(CarriesRule):
         Keras does not know where a model's `call` takes no `training`, and in training loops of
         one's own: there a gradient tape tells.
         """
-        training = keras_internals.training_of_call()
+        training = keras_hooks.training_of_call()
         return tape_records() if training is None else bool(training)
 
     def _warn_if_untaught(self, site: Site) -> None:
-        if not keras_internals.has_value(getattr(self, site.kernel)):
+        if not keras_hooks.has_value(getattr(self, site.kernel)):
             return  # Keras tries out the shapes of an unbuilt model.
         if self.rule.learns_by == "mirror":
             attendance.warn_if_unattended(self)

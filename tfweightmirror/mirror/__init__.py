@@ -1,8 +1,8 @@
 """Mirror mode: noise teaches the feedback weights."""
 
 from tfweightmirror.mirror import noise
-from tfweightmirror.mirror.mirror_model import mirror_model
 from tfweightmirror.mirror.mode import MirrorMode
 from tfweightmirror.mirror.schedule import Schedule
+from tfweightmirror.mirror.step import mirror_model
 
 __all__ = ["MirrorMode", "Schedule", "mirror_model", "noise"]

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfweightmirror import look_internals
+from tfweightmirror._internals import look_hooks
 from tfweightmirror.mirror.mode import Activation, MirrorMode
 from tfweightmirror.pathway import Pathway
 
@@ -101,8 +101,8 @@ def _behind(layer: Any) -> Activation | None:
         elif isinstance(operation, _ACTIVATION_LAYERS):
             options = {**operation.get_config(), "name": None}
             found[type(operation), repr(options)] = operation
-        elif look_internals.is_activation(operation):
-            found[type(operation), look_internals.options_of(operation)] = operation
+        elif look_hooks.is_activation(operation):
+            found[type(operation), look_hooks.options_of(operation)] = operation
         else:
             found[None] = None
     return next(iter(found.values())) if len(found) == 1 else None

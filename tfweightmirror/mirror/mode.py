@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import tensorflow as tf
 
-from tfweightmirror import draws
+from tfweightmirror._internals import draws
 from tfweightmirror.mirror import noise as noises
 from tfweightmirror.mirror.hebbian import hebbian_product, learn
 from tfweightmirror.pathway import Pathway

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import keras
 import tensorflow as tf
 
-from tfweightmirror import draws
+from tfweightmirror._internals import draws
 from tfweightmirror.pathway import Pathway
 
 register = keras.saving.register_keras_serializable(package="tfweightmirror")

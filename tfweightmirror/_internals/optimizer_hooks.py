@@ -1,0 +1,261 @@
+"""Every private hook of Keras' optimizers that this library uses, in one file.
+
+`tests/_internals/test_optimizer_hooks.py` is their canary; pyproject.toml pins the range of Keras.
+"""
+
+import functools
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfweightmirror._internals import keras_hooks
+
+
+def inner_of(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """The optimizer below loss scaling."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def _value(variable: Any) -> Any:
+    """TensorFlow's variable."""
+    # Not `value`, which in a layer's call is a tensor of the compute precision.
+    return variable._value if isinstance(variable, keras.Variable) else variable
+
+
+def decay_of(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> float:
+    """The decoupled weight decay that `optimizer` gives to `variable`; 0.0 for none."""
+    # Names are matched against those of TensorFlow's variables, which are paths; in Muon against
+    # Keras' own, which are not. The first answer is kept, so to ask otherwise would change it.
+    muon = isinstance(optimizer, keras.optimizers.Muon)
+    if not optimizer._use_weight_decay(variable if muon else _value(variable)):
+        return 0.0
+    if muon and optimizer._should_use_adamw(variable):
+        return float(optimizer.adam_weight_decay or 0.0)
+    return float(optimizer.weight_decay or 0.0)
+
+
+def coupled_decay_of(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> float:
+    """The weight decay that `optimizer` adds to the gradient of `variable`; 0.0 for none.
+
+    No Keras optimizer has one. A subclass whose `update_step` adds `coupled_weight_decay * weight`
+    to the gradient (behind clipping, before momentum), but for what `exclude_from_weight_decay`
+    names, says so by an attribute of that name.
+    """
+    decay = getattr(optimizer, "coupled_weight_decay", None)
+    return float(decay) if decay and optimizer._use_weight_decay(_value(variable)) else 0.0
+
+
+def per_step_decay_of(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> float:
+    """The share of `variable` that every update takes, whatever the learning rate; 0.0 for none.
+
+    No Keras optimizer has one. A subclass whose `update_step` first takes
+    `per_step_weight_decay * weight` of each weight, but for what `exclude_from_weight_decay` names,
+    says so by an attribute of that name.
+    """
+    decay = getattr(optimizer, "per_step_weight_decay", None)
+    return float(decay) if decay and optimizer._use_weight_decay(_value(variable)) else 0.0
+
+
+def any_decay_of(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> float:
+    """The decay of `variable` by whichever of the three ways `optimizer` has; 0.0 for none."""
+    ways = (decay_of, coupled_decay_of, per_step_decay_of)
+    return next((decay for way in ways if (decay := way(optimizer, variable))), 0.0)
+
+
+def velocity_of(
+    optimizer: keras.optimizers.Optimizer, variable: keras.Variable
+) -> keras.Variable | None:
+    """The momentum that an SGD optimizer keeps for `variable`; None if it has none (yet)."""
+    velocities = getattr(optimizer, "momentums", None)
+    place = optimizer._trainable_variables_indices.get(optimizer._var_key(variable))
+    return velocities[place] if velocities and place is not None else None
+
+
+def same_update(
+    optimizer: keras.optimizers.Optimizer, one: keras.Variable, other: keras.Variable
+) -> bool:
+    """Whether `optimizer` treats two variables of one shape by the same formula."""
+    if isinstance(optimizer, keras.optimizers.Muon):
+        return bool(optimizer._should_use_adamw(one) == optimizer._should_use_adamw(other))
+    return True
+
+
+def share_gradients(
+    optimizer: keras.optimizers.Optimizer, twins: Sequence[tuple[keras.Variable, keras.Variable]]
+) -> Callable[[], None]:
+    """Make `optimizer` take the gradient of each pair's second variable from the first's.
+
+    The two are the same tensor. Sent once, it crosses the network once; counted once, a global
+    norm is what it would be without the second variable.
+
+    Args:
+        optimizer: A Keras optimizer (the inner one under loss scaling).
+        twins: Pairs (variable, its twin).
+
+    Returns:
+        A function that undoes it.
+    """
+    original_of = {id(_value(twin)): _value(variable) for variable, twin in twins}
+    reduce, apply = optimizer._all_reduce_sum_gradients, optimizer._backend_apply_gradients
+    clip = optimizer._clip_gradients
+    present = threading.local()  # MirroredStrategy traces each replica in a thread of its own.
+
+    def once(
+        transform: Callable[[list[Any], list[Any]], list[Any]], grads: Any, variables: Any
+    ) -> list[Any]:
+        """`transform` of the gradients that are not a twin's, dealt to all."""
+        values = [_value(variable) for variable in variables]
+        kept = [i for i, value in enumerate(values) if id(value) not in original_of]
+        changed = transform([grads[i] for i in kept], [variables[i] for i in kept])
+        by_value = {id(values[i]): gradient for i, gradient in zip(kept, changed, strict=True)}
+        return [by_value[id(original_of.get(id(value), value))] for value in values]
+
+    def reduce_once(grads_and_vars: Any) -> list[Any]:
+        grads, variables = zip(*grads_and_vars, strict=True)
+
+        def transform(grads: list[Any], variables: list[Any]) -> list[Any]:
+            return [gradient for gradient, _ in reduce(list(zip(grads, variables, strict=True)))]
+
+        return list(zip(once(transform, grads, variables), variables, strict=True))
+
+    def apply_shared(grads: Any, variables: Any) -> None:
+        present.variables = variables
+        # Here already, so that accumulated gradients are equal, too.
+        apply(once(lambda kept, _: kept, grads, variables), variables)
+
+    def clip_once(grads: Any) -> list[Any]:
+        return once(lambda kept, _: list(clip(kept)), grads, present.variables)
+
+    optimizer._all_reduce_sum_gradients = reduce_once
+    optimizer._backend_apply_gradients = apply_shared
+    optimizer._clip_gradients = clip_once
+
+    def undo() -> None:
+        for name in ("_all_reduce_sum_gradients", "_backend_apply_gradients", "_clip_gradients"):
+            optimizer.__dict__.pop(name, None)
+
+    return undo
+
+
+def watch_updates(
+    optimizer: keras.optimizers.Optimizer,
+    before: Callable[[set[int]], None],
+    after: Callable[[set[int], tf.Tensor, tf.Tensor, tf.Tensor], None],
+) -> Callable[[], None]:
+    """Be told of every update that `optimizer` makes, where it is made (or traced).
+
+    Args:
+        optimizer: A Keras optimizer (the outer one under loss scaling).
+        before: Given the ids of the TensorFlow variables that have a gradient.
+        after: Given these, the learning rate before the update, and updates done before and after
+            it: there is none while gradients accumulate, or after a loss-scale overflow.
+
+    Returns:
+        A function that undoes it.
+    """
+    inner, apply = inner_of(optimizer), optimizer.apply
+
+    @functools.wraps(apply)
+    def watched(grads: Any, trainable_variables: Any = None) -> Any:
+        grads = list(grads)
+        if trainable_variables is None:
+            variables = list(optimizer._trainable_variables)
+        else:
+            variables = trainable_variables = list(trainable_variables)
+        with_gradient = zip(grads, variables, strict=False)  # Keras says where they do not match
+        moved = {id(_value(v)) for gradient, v in with_gradient if gradient is not None}
+        before(moved)
+        rate = tf.cast(tf.convert_to_tensor(inner.learning_rate), tf.float32)
+        done = tf.convert_to_tensor(inner.iterations)
+        result = apply(grads, trainable_variables)
+        after(moved, rate, done, tf.convert_to_tensor(inner.iterations))
+        return result
+
+    optimizer.apply = watched
+
+    def undo() -> None:
+        optimizer.__dict__.pop("apply", None)
+
+    return undo
+
+
+# --- state that is carried over to other variables ----------------------------------------------
+
+
+def optimizers_knowing(variables: Iterable[keras.Variable]) -> list[keras.optimizers.Optimizer]:
+    """Every living optimizer that keeps state for one of `variables`: those of training loops."""
+    wanted = {id(variable) for variable in variables}
+    return [
+        optimizer
+        for optimizer in keras_hooks.living(keras.optimizers.Optimizer)
+        if optimizer.built and not wanted.isdisjoint(map(id, known_variables(optimizer)))
+    ]
+
+
+def known_variables(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
+    """The model's variables that a built optimizer keeps state for, in its order."""
+    return list(optimizer._trainable_variables)
+
+
+def is_state(value: Any) -> bool:
+    """Whether `value` is a Keras variable or a list of them (or None) alone."""
+    if isinstance(value, list):
+        return bool(value) and all(v is None or isinstance(v, keras.Variable) for v in value)
+    return isinstance(value, keras.Variable)
+
+
+def optimizer_state(optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:
+    """Attributes that hold state: a variable, or a list that runs along the known variables."""
+    state = {
+        name: list(value) if isinstance(value, list) else value
+        for name, value in vars(optimizer).items()
+        if name not in ("_variables", "_trainable_variables") and is_state(value)
+    }
+    lists = [value for value in state.values() if isinstance(value, list)]
+    reached = {id(v) for v in state.values()} | {id(v) for slots in lists for v in slots}
+    known = len(known_variables(optimizer))
+    if any(len(slots) != known for slots in lists) or not reached.issuperset(
+        id(variable) for variable in optimizer._variables
+    ):
+        raise ValueError(
+            f"Optimizer '{optimizer.name}' ({type(optimizer).__name__}) keeps state in a form "
+            "that cannot be carried over to another set of weights (expected: one variable, or "
+            "one list of variables along the weights, an attribute). Compile the model after this "
+            "call instead of before."
+        )
+    return state
+
+
+def build_again(
+    optimizers: list[keras.optimizers.Optimizer], variables: list[keras.Variable]
+) -> None:
+    """Build `optimizers[0]` anew for `variables`, and those inside it, `optimizers[1:]`, too.
+
+    What their constructors made (iterations, learning rate) stays, the same objects; what `build`
+    makes is new and fresh.
+    """
+    before = [list(optimizer._variables) for optimizer in optimizers]
+    for optimizer in optimizers:
+        _store_variables(optimizer, [])
+        optimizer._trainable_variables_indices = {}
+        optimizer.built = False
+    optimizers[0].build(variables)
+    for optimizer, old in zip(optimizers, before, strict=True):
+        held = {id(value) for value in vars(optimizer).values()}
+        kept = [variable for variable in old if id(variable) in held]
+        _store_variables(optimizer, kept + list(optimizer._variables))
+
+
+def _store_variables(
+    optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable]
+) -> None:
+    # As at birth: set before there is a tracker, which is to append to this very list.
+    tracker = optimizer.__dict__.pop("_tracker")
+    optimizer._variables = variables
+    optimizer.__dict__["_tracker"] = tracker
+    is_variable, _ = tracker.config["variables"]
+    tracker.config["variables"] = (is_variable, optimizer._variables)
+    tracker.stored_ids["variables"] = {id(variable) for variable in variables}

@@ -1,0 +1,76 @@
+"""Set feedback kernels anew."""
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfweightmirror._internals.walk import pathways
+from tfweightmirror.pathway import Pathway
+
+
+def reset_feedback(
+    model: keras.layers.Layer, *, initializer: Any = None, seed: int | None = None
+) -> None:
+    """Set every feedback kernel B of a built model anew. W and the optimizer do not move.
+
+    Args:
+        model: A built model with feedback layers.
+        initializer: None: each layer's own way to start B. A Keras initializer or its name: that
+            one, with a seed of its own for every pathway. A mapping `{pathway name: array}`:
+            these B, of their kernels' shapes, and the others stay.
+        seed: Makes random starts reproducible; None: each layer's own seed, as at birth.
+
+    Raises:
+        ValueError: The model keeps no feedback kernel, or an array has no pathway or another shape.
+    """
+    found = {p.name: p for p in pathways(model) if p.feedback_kernel is not None}
+    if not found:
+        raise ValueError(
+            f"reset_feedback found no feedback kernel in '{model.name}': convert the model with a "
+            "rule that keeps one, such as 'feedback_alignment'."
+        )
+    if isinstance(initializer, Mapping):
+        arrays = {name: np.asarray(array) for name, array in initializer.items()}
+        for name, array in arrays.items():
+            _check(name, array, found)
+        for name, array in arrays.items():
+            found[name].feedback_kernel.assign(array)
+        return
+    for pathway in found.values():
+        start = initializer
+        if start is None:
+            start = pathway.initial_feedback()
+        pathway.feedback_kernel.assign(
+            _seeded(keras.initializers.get(start), pathway, seed, fresh=initializer is not None)(
+                pathway.feedback_kernel.shape, pathway.feedback_kernel.dtype
+            )
+        )
+
+
+def _check(name: str, array: np.ndarray[Any, Any], found: Mapping[str, Pathway]) -> None:
+    if name not in found:
+        raise ValueError(
+            f"reset_feedback received an array for '{name}', which has no feedback kernel. Those "
+            f"that have: {', '.join(found)}."
+        )
+    expected = tuple(found[name].kernel.shape)
+    if array.shape != expected:
+        raise ValueError(
+            f"reset_feedback received an array of shape {array.shape} for '{name}', whose kernel "
+            f"has the shape {expected}."
+        )
+
+
+def _seeded(initializer: Any, pathway: Pathway, seed: int | None, *, fresh: bool) -> Any:
+    """`initializer` with a seed of its own for the pathway, where it has a seed at all."""
+    config: dict[str, Any] = getattr(initializer, "get_config", dict)()
+    if "seed" not in config or (seed is None and not fresh):
+        return initializer
+    # Without a seed of the user's, Keras has drawn one, that its config does not tell.
+    source = getattr(initializer, "seed", config["seed"]) if seed is None else seed
+    # Not by name: Keras counts names up from model to model.
+    own = zlib.crc32(f"feedback {pathway.place} {source}".encode()) % 2**31
+    return type(initializer).from_config({**config, "seed": own})

@@ -1,0 +1,153 @@
+"""One layer, in place: from a plain Keras class to its feedback twin, and back."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfweightmirror import layers
+from tfweightmirror._internals import keras_hooks
+from tfweightmirror.conversion.compiled import Companion
+from tfweightmirror.layers.carries_rule import CarriesRule, refuse_unsupported
+from tfweightmirror.layers.einsum_dense import kernel_labels
+from tfweightmirror.layers.feedback_layer import FeedbackLayer
+from tfweightmirror.rules import FeedbackRule
+
+TWINS: dict[type[keras.layers.Layer], type[Any]] = {
+    keras.layers.Dense: layers.FeedbackDense,
+    keras.layers.EinsumDense: layers.FeedbackEinsumDense,
+    keras.layers.Conv1D: layers.FeedbackConv1D,
+    keras.layers.Conv2D: layers.FeedbackConv2D,
+    keras.layers.Conv3D: layers.FeedbackConv3D,
+    keras.layers.Conv1DTranspose: layers.FeedbackConv1DTranspose,
+    keras.layers.Conv2DTranspose: layers.FeedbackConv2DTranspose,
+    keras.layers.Conv3DTranspose: layers.FeedbackConv3DTranspose,
+    keras.layers.DepthwiseConv1D: layers.FeedbackDepthwiseConv1D,
+    keras.layers.DepthwiseConv2D: layers.FeedbackDepthwiseConv2D,
+    keras.layers.SeparableConv1D: layers.FeedbackSeparableConv1D,
+    keras.layers.SeparableConv2D: layers.FeedbackSeparableConv2D,
+    keras.layers.MultiHeadAttention: layers.FeedbackMultiHeadAttention,
+    keras.layers.GroupQueryAttention: layers.FeedbackGroupQueryAttention,
+}
+PLAIN_CLASSES = {twin: plain for plain, twin in TWINS.items()}
+ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
+
+
+def has_twin(layer: keras.layers.Layer) -> bool:
+    """Whether `layer` is of a supported class, or of a class made from one."""
+    return isinstance(layer, tuple(TWINS))
+
+
+def parts_of(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """The layers that `layer` converts itself: the projections of an attention layer."""
+    if not isinstance(layer, ATTENTION):
+        return []
+    children = keras_hooks.child_layers(layer)
+    return [part for part in children if isinstance(part, keras.layers.EinsumDense)]
+
+
+def refuse(layer: keras.layers.Layer, path: str) -> None:
+    """Raise a ValueError if `layer` cannot become its feedback twin; `path` names it."""
+    cls = type(layer)
+    if isinstance(layer, CarriesRule):
+        raise ValueError(
+            f"Layer '{path}' ({cls.__name__}) is a feedback layer already, with the rule "
+            f"'{layer.rule.name}'. Call strip_feedback(model) first, or convert other layers with "
+            "a dict of patterns."
+        )
+    if cls not in TWINS:
+        base = next(base for base in cls.__mro__ if base in TWINS)
+        changes = " with a `call` of its own" if cls.call is not base.call else ""
+        raise ValueError(
+            f"Layer '{path}' is a {cls.__name__}, a subclass of {base.__name__}{changes}, and only "
+            f"keras.layers.{base.__name__} itself can be converted. Derive {cls.__name__} from "
+            f"tfweightmirror.layers.{TWINS[base].__name__}, or leave the layer to backprop with a "
+            f"pattern: {{'{path}': 'backprop', '*': ...}}."
+        )
+    if "call" in vars(layer):
+        raise ValueError(
+            f"The `call` of layer '{path}' ({cls.__name__}) has been replaced on the instance, so "
+            "that a feedback layer's own would never run. Convert first, or leave the layer to "
+            f"backprop with a pattern: {{'{path}': 'backprop', '*': ...}}."
+        )
+    if isinstance(layer, keras.layers.Conv1D) and "convolution_op" in vars(layer):
+        raise ValueError(
+            f"The `convolution_op` of layer '{path}' ({cls.__name__}) has been replaced on the "
+            "instance. Keras' Conv1D does not call it and the feedback layer would, so that the "
+            "outputs would change: remove it first, or set it after converting."
+        )
+    for part in (layer, *parts_of(layer)):
+        refuse_unsupported(part)
+        if isinstance(part, keras.layers.EinsumDense):
+            kernel_labels(part)
+
+
+def to_twin(
+    layer: Any,
+    rule: FeedbackRule,
+    *,
+    seed: int | None = None,
+    place: int = 0,
+    feedback_initializer: Any = None,
+) -> None:
+    """Make `layer`, of a class in `TWINS`, its feedback twin; if it is built, add B.
+
+    Without a seed, that of the kernel's initializer counts; if it has none, `place` does.
+    """
+    keras_hooks.become(layer, TWINS[type(layer)])
+    if seed is None and layer.initializer_seed() is None:
+        seed = place
+    layer.set_rule(rule, feedback_initializer, feedback_seed=seed)
+    if layer.built:
+        with keras_hooks.adding_weights(layer):
+            layer.build_feedback()
+        for companion in companions(layer):
+            if not companion.kernel.trainable:
+                companion.feedback_kernel.trainable = False
+
+
+def rule_of(layer: Any) -> dict[str, Any]:
+    """What a feedback layer has beyond the plain one, as a config."""
+    initializer = layer.feedback_initializer
+    return {
+        "rule": keras.saving.serialize_keras_object(layer.rule),
+        "feedback_initializer": initializer and keras.initializers.serialize(initializer),
+        "feedback_seed": layer._feedback_seed,
+    }
+
+
+def to_plain(layer: Any) -> list[keras.Variable]:
+    """Make a feedback layer an ordinary Keras layer.
+
+    Returns:
+        The variables it does not have any more.
+    """
+    parts = [part for part in parts_of(layer) if isinstance(part, CarriesRule)]
+    forgotten = [variable for part in parts for variable in to_plain(part)]
+    names = ["rule", "feedback_initializer", "_feedback_seed", "_birth_seed"]
+    for site in getattr(layer, "sites", ()):
+        names += [site.feedback, site.state]
+    for weight in keras_hooks.own_weights(layer):
+        if weight.name in names:
+            keras_hooks.untrack(layer, weight)
+            forgotten.append(weight)
+    for name in names:
+        if name in vars(layer):
+            keras_hooks.forget_attribute(layer, name)
+    keras_hooks.forget_arguments(layer, names)
+    keras_hooks.become(layer, PLAIN_CLASSES[type(layer)])
+    return forgotten
+
+
+def companions(layer: Any) -> list[Companion]:
+    """The feedback kernels of a layer that an optimizer moves."""
+    found = [companion for part in parts_of(layer) for companion in companions(part)]
+    moved = isinstance(layer, FeedbackLayer) and layer.rule.learns_by == "optimizer"
+    if moved and layer.built:
+        probe = tf.zeros(())
+        same = layer.rule.feedback_gradient(probe) is probe
+        found += [
+            Companion(getattr(layer, site.feedback), getattr(layer, site.kernel), same)
+            for site in layer.sites
+        ]
+    return found

@@ -1,0 +1,34 @@
+"""What a network learns from: feedback against forward weights, errors against backprop's."""
+
+from tfweightmirror.diagnostics.deltas import delta_angles, gradient_angles
+from tfweightmirror.diagnostics.measures import (
+    WEIGHT_MEASURES,
+    angle_deg,
+    correlation,
+    kurtosis,
+    magnitude,
+    norm_ratio,
+    norm_ratios,
+    sign_agreement,
+    sign_angle_deg,
+    sparsity,
+    weight_angle_deg,
+    weight_angles,
+)
+
+__all__ = [
+    "WEIGHT_MEASURES",
+    "angle_deg",
+    "correlation",
+    "delta_angles",
+    "gradient_angles",
+    "kurtosis",
+    "magnitude",
+    "norm_ratio",
+    "norm_ratios",
+    "sign_agreement",
+    "sign_angle_deg",
+    "sparsity",
+    "weight_angle_deg",
+    "weight_angles",
+]

@@ -1,0 +1,170 @@
+"""Measures of how well feedback follows forward weights: one definition each."""
+
+import math
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+from tfweightmirror._internals.walk import pathways
+from tfweightmirror.pathway import Pathway
+
+_DEGREES = 180.0 / math.pi
+
+
+def angle_deg(u: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
+    """The angle between two tensors of one shape, taken as vectors, in degrees.
+
+    `angle = 2 atan2(|u/|u| - v/|v||, |u/|u| + v/|v||)`: 7e-6 degrees at equality in float32, where
+    `acos` of the cosine is off by up to 0.03 (Kahan, "How futile are mindless assessments of
+    roundoff", 2006). NaN if one of them is zero: a zero vector has no direction.
+
+    Args:
+        u, v: Floating-point tensors of one shape.
+
+    Returns:
+        A float32 scalar in [0, 180].
+    """
+    u, v = tf.cast(u, tf.float32), tf.cast(v, tf.float32)
+    u, v = u / tf.norm(u), v / tf.norm(v)
+    return 2.0 * tf.atan2(tf.norm(u - v), tf.norm(u + v)) * _DEGREES
+
+
+def angle_between_parts_deg(u: list[tf.Tensor], v: list[tf.Tensor]) -> tf.Tensor:
+    """`angle_deg` of vectors that come in parts, also those of all other replicas.
+
+    Args:
+        u, v: Tensors of equal shapes, pair by pair: the parts on this replica.
+
+    Returns:
+        A float32 scalar in [0, 180], the same on every replica.
+    """
+    u, v = ([tf.cast(part, tf.float32) for part in parts] for parts in (u, v))
+    # First to a size of about 1: the squares of small errors would vanish.
+    u, v = (_scaled(parts, _over_replicas("MAX", _largest(parts))) for parts in (u, v))
+    u, v = (_scaled(parts, _norm(parts)) for parts in (u, v))
+    apart, together = (
+        _norm([op(a, b) for a, b in zip(u, v, strict=True)]) for op in (tf.subtract, tf.add)
+    )
+    return 2.0 * tf.atan2(apart, together) * _DEGREES
+
+
+def _scaled(parts: list[tf.Tensor], size: tf.Tensor) -> list[tf.Tensor]:
+    return [part / size for part in parts]
+
+
+def _largest(parts: list[tf.Tensor]) -> tf.Tensor:
+    return tf.reduce_max(tf.stack([tf.reduce_max(tf.abs(part)) for part in parts]))
+
+
+def _norm(parts: list[tf.Tensor]) -> tf.Tensor:
+    squares = tf.add_n([tf.reduce_sum(tf.square(part)) for part in parts])
+    return tf.sqrt(_over_replicas("SUM", squares))
+
+
+def _over_replicas(how: str, value: tf.Tensor) -> tf.Tensor:
+    """Reduced over all replicas, if there are several."""
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return value
+    if how == "MAX":  # no such reduction there
+        return tf.reduce_max(context.all_gather(tf.reshape(value, (1,)), axis=0))
+    return context.all_reduce(how, value)
+
+
+def weight_angle_deg(pathway: Pathway) -> tf.Tensor:
+    """The angle between W and what carries the error of `pathway`, in degrees."""
+    return angle_deg(tf.convert_to_tensor(pathway.kernel), pathway.backward_kernel())
+
+
+def norm_ratio(pathway: Pathway) -> tf.Tensor:
+    """The norm of what carries the error over the norm of W."""
+    carrier = tf.cast(pathway.backward_kernel(), tf.float32)
+    return tf.norm(carrier) / tf.norm(tf.cast(tf.convert_to_tensor(pathway.kernel), tf.float32))
+
+
+def sign_angle_deg(pathway: Pathway) -> tf.Tensor:
+    """The angle between W and sign(W), in degrees (Xiao et al. 2018, fig. 3a, for backprop)."""
+    kernel = tf.convert_to_tensor(pathway.kernel)
+    return angle_deg(kernel, tf.sign(kernel))
+
+
+def kurtosis(pathway: Pathway) -> tf.Tensor:
+    """`E (w - mean)^4 / variance^2` of W's entries: 3 for Gaussian, 1.8 for uniform ones."""
+    kernel = _entries(pathway.kernel)
+    squares = tf.square(kernel - tf.reduce_mean(kernel))
+    return tf.reduce_mean(tf.square(squares)) / tf.square(tf.reduce_mean(squares))
+
+
+def magnitude(pathway: Pathway) -> tf.Tensor:
+    """The mean of |w| over W's entries."""
+    return tf.reduce_mean(tf.abs(_entries(pathway.kernel)))
+
+
+def sparsity(pathway: Pathway) -> tf.Tensor:
+    """The share of W's entries that are under 1 % of the root mean square of all."""
+    kernel = _entries(pathway.kernel)
+    rms = tf.sqrt(tf.reduce_mean(tf.square(kernel)))
+    return tf.reduce_mean(tf.cast(tf.abs(kernel) < 0.01 * rms, tf.float32))
+
+
+def sign_agreement(pathway: Pathway) -> tf.Tensor:
+    """The share of entries with equal signs in W and in what carries the error."""
+    signs = (tf.sign(_entries(k)) for k in (pathway.kernel, pathway.backward_kernel()))
+    return tf.reduce_mean(tf.cast(tf.equal(*signs), tf.float32))
+
+
+def correlation(pathway: Pathway) -> tf.Tensor:
+    """Pearson's correlation of the entries of W and of what carries the error.
+
+    NaN if all entries of one are equal.
+    """
+    both = (_entries(k) for k in (pathway.kernel, pathway.backward_kernel()))
+    w, b = (entries - tf.reduce_mean(entries) for entries in both)
+    return tf.reduce_sum(w * b) / (tf.norm(w) * tf.norm(b))
+
+
+def _entries(kernel: keras.Variable | tf.Tensor) -> tf.Tensor:
+    return tf.cast(tf.convert_to_tensor(kernel), tf.float32)
+
+
+WEIGHT_MEASURES: dict[str, Callable[[Pathway], tf.Tensor]] = {
+    "weight_angle": weight_angle_deg,
+    "norm_ratio": norm_ratio,
+    "sign_angle": sign_angle_deg,
+    "sign_agreement": sign_agreement,
+    "correlation": correlation,
+    "kurtosis": kurtosis,
+    "magnitude": magnitude,
+    "sparsity": sparsity,
+}
+"""Name in logs to the measure of one pathway."""
+
+
+def weight_angles(model: keras.layers.Layer) -> dict[str, float]:
+    """The angle between W and what carries the error, per pathway, in degrees.
+
+    For sign-symmetry that is the angle between W and the signed magnitudes; 0 under backprop.
+
+    Args:
+        model: A built model with feedback layers.
+
+    Returns:
+        `{pathway name: degrees}`, from input to output.
+
+    Raises:
+        ValueError: A feedback layer is not built.
+    """
+    return {pathway.name: float(weight_angle_deg(pathway)) for pathway in pathways(model)}
+
+
+def norm_ratios(model: keras.layers.Layer) -> dict[str, float]:
+    """`|carrier| / |W|` per pathway, from input to output; 1 under backprop.
+
+    Args:
+        model: A built model with feedback layers.
+
+    Raises:
+        ValueError: A feedback layer is not built.
+    """
+    return {pathway.name: float(norm_ratio(pathway)) for pathway in pathways(model)}
