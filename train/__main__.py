@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 
-from train.errors import UserError
+from train.errors import TerminatedError, UserError
 from train.parsing.annotated_yaml import to_annotated_yaml
 from train.parsing.command_line import DEBUG, Command, read_command, with_source
 from train.parsing.start_up import load_tensorflow_quietly
@@ -50,8 +50,6 @@ def _run(command: Command) -> int:
         return 0
     # TensorFlow takes seconds to load: not before the configuration is known to be right.
     load_tensorflow_quietly()
-    from train.run.survival import TerminatedError
-
     try:
         _do(command)
     except TerminatedError as end:

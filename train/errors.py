@@ -14,6 +14,18 @@ class DivergedError(UserError):
     """The loss of a training is no longer finite."""
 
 
+class TerminatedError(Exception):
+    """SIGTERM came; the checkpoint is written.
+
+    Args:
+        step: Training steps done.
+    """
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"ended by SIGTERM after training step {step}")
+        self.step = step
+
+
 def did_you_mean(received: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?` for the nearest known name, or nothing if none is near."""
     near = difflib.get_close_matches(received, list(known), n=1)

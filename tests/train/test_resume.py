@@ -11,11 +11,11 @@ import tensorflow as tf
 
 from tests.train import killing
 from train.__main__ import main
+from train.errors import TerminatedError
 from train.parsing.command_line import parse
 from train.run.checkpoint import Checkpoints, restore
 from train.run.fit import fit
 from train.run.loop import Position
-from train.run.survival import TerminatedError
 
 SMALL = [
     "--data.train_split=train[:256]",

@@ -19,11 +19,11 @@ import tfweightmirror as tfwm
 from tests.train.test_fit import SMALL
 from tests.train.test_resume import EndAfter
 from train.config import FitConfig
+from train.errors import TerminatedError
 from train.parsing.command_line import parse
 from train.parsing.config_file import read_config_file
 from train.run.fit import FinishedRun, fit
 from train.run.scatter import Panel, scatter_image
-from train.run.survival import TerminatedError
 from train.run.tensorboard import hyperparameters, layers_by_measure
 
 LAYERS = ["hidden_1", "hidden_2", "hidden_10", "head"]  # not in the order of the alphabet

@@ -19,10 +19,10 @@ from train.devices.strategy import Placement, place
 from train.errors import UserError
 from train.parts import feedback
 from train.parts.optimizers import scaled_learning_rate
-from train.run.attempts import Attempts
 from train.run.build import RunBatches, build_model
 from train.run.directory import RunDirectory, RunFiles, write_model
 from train.run.loop import Loop
+from train.run.resume import Attempts
 from train.run.telemetry import Telemetry
 from train.run.tensorboard import Dashboards
 
