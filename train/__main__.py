@@ -14,7 +14,7 @@ from train.parsing.command_line import DEBUG, Command, read_command, with_source
 from train.parsing.start_up import load_tensorflow_quietly
 
 USER_ERROR = 2
-ENDED_BY_SIGTERM = 128 + signal.SIGTERM
+INTERRUPTED = 128 + signal.SIGINT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sentence = re.sub(r"\s*\n\s*", " ", with_source(str(error), sources))
         print(f"error: {sentence}", file=sys.stderr)
         return USER_ERROR
+    except KeyboardInterrupt:
+        print("ended by Ctrl-C", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _run(command: Command) -> int:
@@ -54,7 +57,7 @@ def _run(command: Command) -> int:
         _do(command)
     except TerminatedError as end:
         print(f"{end}: the same command goes on from there", file=sys.stderr)
-        return ENDED_BY_SIGTERM
+        return end.status
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -15,15 +16,18 @@ class DivergedError(UserError):
 
 
 class TerminatedError(Exception):
-    """SIGTERM came; the checkpoint is written.
+    """A signal asked the training to end; the checkpoint is written.
 
     Args:
         step: Training steps done.
+        number: Of the signal.
     """
 
-    def __init__(self, step: int) -> None:
-        super().__init__(f"ended by SIGTERM after training step {step}")
+    def __init__(self, step: int, number: int = signal.SIGTERM) -> None:
+        name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        super().__init__(f"ended by {name} after training step {step}")
         self.step = step
+        self.status = 128 + number
 
 
 def did_you_mean(received: str, known: Iterable[str]) -> str:

@@ -64,8 +64,7 @@ def metrics(directory: Path) -> list[dict[str, float]]:
 
 def variables(directory: Path) -> dict[str, np.ndarray]:
     """All state at the end: weights, feedback kernels, optimizer, metrics, counters."""
-    found = Checkpoints(directory / "checkpoints", keep=1).newest()
-    assert found is not None
+    found = next(Checkpoints(directory / "checkpoints", keep=1).whole())
     reader = tf.train.load_checkpoint(str(found.folder / "variables"))
     return {
         name: reader.get_tensor(f"v{number}/.ATTRIBUTES/VARIABLE_VALUE")

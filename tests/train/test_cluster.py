@@ -80,7 +80,7 @@ def test_loss_of_a_worker_ends_the_others_and_the_cluster_goes_on_when_started_a
     directory = tmp_path / "run"
     workers = start_two(directory, "--training.epochs=500")
     give_up = time.monotonic() + 120
-    while not list(directory.glob("checkpoints/step-*4")):
+    while not list(directory.glob("checkpoints/*-step-*4")):
         assert time.monotonic() < give_up
         assert workers[0].poll() is None, workers[0].communicate()[0]
         time.sleep(0.05)

@@ -398,7 +398,6 @@ CASES = {
         *("--seed=7", "--optimizer.learning_rate=0.1"),
         prepare=Scene.run,
     ),
-    "finished run": fit("holds this run, and it has finished.", prepare=Scene.run),
     "run of another process": fit("is in use by another process.", prepare=locked),
     "folder that is no run": fit(
         "run_directory={tmp}/run exists and holds no run. Nothing is overwritten",
@@ -415,7 +414,7 @@ CASES = {
     ),
     "damaged configuration in the run": fit("config.yaml is damaged: ", prepare=damaged_config),
     "checkpoint of another model": training(
-        "checkpoints/step-000000000000 is of another model: model/0/hidden_1/kernel is [[64, 8], "
+        "checkpoints/00000001-step-0 is of another model: model/0/hidden_1/kernel is [[64, 8], "
         "'float32'] there and [[64, 9], 'float32'] here.",
         "--model.mlp.units=[9]",
         prepare=edited_config,
@@ -423,8 +422,8 @@ CASES = {
     # the disk
     "no room for a checkpoint": training(
         "The checkpoint of step 4 cannot be written to {tmp}/run/checkpoints: No space left on "
-        "device. The last checkpoint is {tmp}/run/checkpoints/step-000000000000. Make room",
-        prepare=full_disk("train.run.checkpoint._write_state_file"),
+        "device. The last checkpoint is {tmp}/run/checkpoints/00000001-step-0. Make room",
+        prepare=full_disk("train.run.checkpoint.rename_on_disk"),
     ),
     "no room for metrics": training(
         "metrics.jsonl cannot be written: No space left on device.",
@@ -453,13 +452,13 @@ CASES = {
     "loss is not finite": training(
         "The loss of training step 2 is not finite (learning rate 1e+30). Weights that are not "
         "finite: head, hidden_1; weight angles: hidden_1, head. The last checkpoint is "
-        "{tmp}/run/checkpoints/step-000000000000. Lower optimizer.learning_rate, or set "
+        "{tmp}/run/checkpoints/00000001-step-0. Lower optimizer.learning_rate, or set "
         "on_nan=rollback.",
         "--optimizer.learning_rate=1e30",
     ),
     "loss is not finite after every rollback": training(
         "(learning rate 1.25e+29). Weights that are not finite: head, hidden_1; weight angles: "
-        "hidden_1, head. The last checkpoint is {tmp}/run/checkpoints/step-000000000000. The "
+        "hidden_1, head. The last checkpoint is {tmp}/run/checkpoints/00000004-step-0. The "
         "learning rate was halved 3 times: lower it.",
         *("--optimizer.learning_rate=1e30", "--on_nan=rollback"),
     ),

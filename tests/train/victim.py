@@ -56,18 +56,18 @@ def arm(point: str, count: int) -> None:
         # in five while the training begins.
         draw = random.Random(count)
         delay_s = draw.uniform(0, 1)
-        begin = (loop.Loop, "_epochs") if draw.random() < 0.2 else (resume.Saver, "after_call")
+        begin = (loop.Loop, "_epochs") if draw.random() < 0.2 else (resume.Training, "after_call")
         before(*begin, 1, lambda: threading.Timer(delay_s, kill).start())
         return
     owner, name, act = {
-        "between_calls": (resume.Saver, "after_call", kill),
-        "sigterm": (resume.Saver, "after_call", ask_to_end),
-        "variables_written": (checkpoint, "_write_state_file", kill),
+        "between_calls": (resume.Training, "after_call", kill),
+        "sigterm": (resume.Training, "after_call", ask_to_end),
+        "variables_written": (checkpoint, "rename_on_disk", kill),
         "before_rename": (Path, "rename", kill),
         "old_ones_removed": (checkpoint.shutil, "rmtree", kill),
         "in_mirror_mode": (mirror, "_run", soon),
         "in_evaluation": (loop.Loop, "evaluate", kill),
-        "epoch_written": (resume.Saver, "after_epoch", kill),
+        "epoch_written": (resume.Training, "after_epoch", kill),
     }[point]
     before(owner, name, count, act)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 import tfweightmirror as tfwm
 from train.commands.evaluate import model_file
+from train.disk import disk_errors, rename_on_disk
 from train.errors import UserError
 from train.parts.initial_weights import load_model
 
@@ -30,13 +30,12 @@ def export(model_or_run: str, out: str) -> Path:
     if tfwm.pathways(model):
         tfwm.strip_feedback(model)
     aside = path.with_name(f".writing-{path.name}")
-    try:
+    with disk_errors(f"out={path} cannot be written"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        model.save(aside)
-        aside.rename(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            aside.unlink()
-        raise UserError(f"out={path} cannot be written: {error.strerror or error}.") from error
+        try:
+            model.save(aside)
+            rename_on_disk(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
     print(f"{path}: {model.name}, {model.count_params()} weights, plain Keras")
     return path

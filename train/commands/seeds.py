@@ -16,20 +16,21 @@ from train.run.fit import fit
 def fit_seeds(config: FitConfig, seeds: Sequence[int]) -> None:
     """Trains the configuration, or one model for each of `seeds`.
 
-    With `run_directory` given, a seed's run is its folder `seed_<n>`. Finished seeds are skipped,
-    so that the same command goes on after a kill.
+    With `run_directory` given, a seed's run is its folder `seed_<n>`. What has finished is not done
+    again, so that the same command goes on after a kill; but without seeds and a `run_directory`
+    it is another run.
 
     Raises:
         UserError: As `fit`; or if several seeds shall train on several workers.
     """
-    if not seeds:
-        fit(config)
-        return
-    one_process_only(config, "--seeds")
-    for run in seed_configs(config, seeds):
-        finished = RunDirectory.finished(run)
+    if seeds:
+        one_process_only(config, "--seeds")
+    for run in seed_configs(config, seeds) or [config]:
+        again = seeds or run.run_directory is not None
+        finished = RunDirectory.finished(run) if again else None
         if finished is not None:
-            print(f"seed {run.seed} has finished in {finished.path}: skipped", flush=True)
+            what = f"seed {run.seed}" if seeds else "this run"
+            print(f"{what} {finished.outcome()}: nothing to do", flush=True)
         else:
             fit(run)
 

@@ -22,10 +22,11 @@ import yaml
 
 from train.commands.seeds import one_process_only, seed_configs
 from train.config import FitConfig
+from train.disk import disk_errors, write_whole
 from train.errors import DivergedError, UserError
 from train.parsing.command_line import Command, parse
 from train.parsing.config_file import flatten, to_yaml
-from train.run.directory import MAY_DIFFER, RunDirectory, next_free, numbered, stem_of, write_whole
+from train.run.directory import MAY_DIFFER, RunDirectory, next_free, numbered, stem_of
 from train.run.fit import fit
 
 RESULT_FILE = "sweep.json"
@@ -210,7 +211,9 @@ def _folder(config: FitConfig, description: Mapping[str, Any]) -> Path:
     if config.run_directory is None:
         stem = stem_of(config)
         stem = stem.with_name(f"{stem.name}-sweep")
-        same = [p for p in numbered(stem) if not _differences(p, description, exactly=True)]
+        same = [
+            p for p in numbered(stem).values() if not _differences(p, description, exactly=True)
+        ]
         folder = same[-1] if same else next_free(stem)
     else:
         folder = Path(config.run_directory)
@@ -255,12 +258,9 @@ def _diverged_before(folder: Path) -> list[str]:
 
 
 def _write(folder: Path, content: Mapping[str, Any]) -> None:
-    try:
+    with disk_errors(f"{folder / RESULT_FILE} cannot be written"):
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / RESULT_FILE, json.dumps(content, indent=2) + "\n")
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"{folder / RESULT_FILE} cannot be written: {reason}.") from error
 
 
 def _best(cells: Sequence[Cell], scores: Sequence[Score]) -> Cell:

@@ -220,7 +220,7 @@ def lost_workers_end_the_run(workers: Sequence[str], *, advice: str) -> Iterator
     try:
         yield
     except tf.errors.OpError as error:
-        if not workers or not _is_lost_worker(error):
+        if not workers or not is_lost_worker(error):
             raise
         silent = [address for address in workers if not _answers(address)]
         names = f" ({', '.join(silent)} does not answer)" if silent else ""
@@ -258,6 +258,7 @@ def _answers(address: str) -> bool:
         return False
 
 
-def _is_lost_worker(error: Exception) -> bool:
+def is_lost_worker(error: Exception) -> bool:
+    """Whether a collective operation failed because another worker went silent."""
     kinds = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
     return isinstance(error, kinds)

@@ -1,8 +1,9 @@
-"""Checkpoints: all state of a running training, written aside, checked by checksum.
+"""Checkpoints: folders that hold all state of a running training, whole or not there.
 
-A checkpoint is a folder `step-<n>` with TensorFlow's files and `state.json`: where the training
-stood, what the files hold, and their SHA-256. It gets its name when everything is on disk, so that
-a folder of that name is whole unless the disk damaged it, and then its checksum says so.
+A checkpoint is a folder `<number>-step-<n>` with TensorFlow's files, `state.json` (where the
+training stood, what the files hold) and `sha256`: one checksum of all that and of the folder's
+name. It is written aside and renamed when everything is on the disk. Numbers count up, so that no
+checkpoint needs another's name and none goes before a newer one stands.
 """
 
 from __future__ import annotations
@@ -11,19 +12,25 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from train.devices.cluster import is_lost_worker
+from train.disk import reason_of, rename_on_disk
 from train.errors import UserError
 from train.run.loop import Position
 
-STATE_FILE = "state.json"
+DIGITS = 8
+
+
+class OtherModelError(UserError):
+    """A whole checkpoint that holds other variables than the model has."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,14 +40,138 @@ class Found:
     Args:
         folder: Its files.
         position: Where the training stood.
+        step: Training steps done.
         learning_rate_cuts: How often the learning rate had been halved (`on_nan: rollback`).
         contents: Variable name to shape and dtype.
     """
 
     folder: Path
     position: Position
+    step: int
     learning_rate_cuts: int
     contents: dict[str, list[Any]]
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        folder: Where they are; made at the first save.
+        keep: How many; the oldest goes first.
+        writes: False for workers that take part in a save and leave the writing to the chief.
+    """
+
+    def __init__(self, folder: Path, *, keep: int, writes: bool = True) -> None:
+        self.folder = folder
+        self.keep = keep
+        self.writes = writes
+        self._known: dict[Path, Found] = {}
+
+    def save(
+        self, state: Mapping[str, tf.Variable], position: Position, *, step: int, cuts: int = 0
+    ) -> Path:
+        """Writes a checkpoint; every worker must call it.
+
+        When it stands, those of the same and of later steps go: it takes their place, or the
+        training that wrote them was given up. So do older ones, but for the last whole `keep`.
+
+        Args:
+            state: As `state_of` gives it.
+            position: Where the training stands.
+            step: Training steps done.
+            cuts: How often the learning rate was halved.
+
+        Raises:
+            UserError: If the disk is full or not writable. Older checkpoints are kept.
+        """
+        number = 1 + max((int(folder.name[:DIGITS]) for folder in self._folders()), default=0)
+        final = self.folder / f"{number:0{DIGITS}d}-step-{step}"
+        aside = self.folder / f".writing-{uuid.uuid4().hex}"  # several workers share the folder
+        found = Found(final, position, step, cuts, _contents(state))
+        try:
+            aside.mkdir(parents=True)
+            _tracker(state).write(str(aside / "variables"))
+            if not self.writes:
+                shutil.rmtree(aside)
+                return final
+            written = dataclasses.asdict(found) | {"folder": final.name}
+            (aside / "state.json").write_text(json.dumps(written))
+            (aside / "sha256").write_text(_checksum(aside, final.name))
+            rename_on_disk(aside, final)
+        except (OSError, tf.errors.OpError) as error:
+            shutil.rmtree(aside, ignore_errors=True)
+            if is_lost_worker(error):
+                raise
+            last = next(self.whole(lambda _: None), None)
+            kept = f"The last checkpoint is {last.folder}." if last else "There is none before it."
+            raise UserError(
+                f"The checkpoint of step {step} cannot be written to {self.folder}: "
+                f"{reason_of(error)}. {kept} Make room or give rights, and start the same command "
+                f"again."
+            ) from error
+        self._known[final] = found
+        self._make_way_for(found)
+        return final
+
+    def whole(self, report: Callable[[str], object] = print) -> Iterator[Found]:
+        """The whole checkpoints, the newest first; damaged ones are reported.
+
+        Raises:
+            UserError: If there are only some that an earlier version of this code has written.
+        """
+        for folder in self._folders():
+            try:
+                self._known[folder] = _read(folder)
+                yield self._known[folder]
+            except (OSError, ValueError, TypeError) as error:
+                report(f"Checkpoint {folder} is damaged ({error}): the one before it is used.")
+        old = sorted(self.folder.glob("step-*"))
+        if old and not self._folders():
+            raise UserError(
+                f"Checkpoint {old[-1]} was written by an earlier version of this code. Expected "
+                f"that version to go on with it; or remove {self.folder}, and the run begins anew."
+            )
+
+    def remove_leftovers(self) -> None:
+        """Removes what kills have left half-written. Nobody else may be at work here."""
+        for path in self.folder.glob(".writing-*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _folders(self) -> list[Path]:
+        """Whole or damaged, the one written last first."""
+        return sorted(self.folder.glob("[0-9]" * DIGITS + "-step-*"), reverse=True)
+
+    def _make_way_for(self, written: Found) -> None:
+        kept = 0
+        for folder in self._folders():
+            found = self._known.get(folder)
+            if found is None:  # of an earlier process, and not looked at yet
+                with contextlib.suppress(OSError, ValueError, TypeError):
+                    found = self._known[folder] = _read(folder)
+            if found is written or (found and found.step < written.step and kept < self.keep):
+                kept += 1
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def restore(found: Found, state: Mapping[str, tf.Variable]) -> None:
+    """Puts all variables where they were.
+
+    Raises:
+        OtherModelError: If the checkpoint holds other variables.
+    """
+    there, here = found.contents, _contents(state)
+    if there != here:
+        lacks, has = [n for n in here if n not in there], [n for n in there if n not in here]
+        if lacks or has:
+            parts = [f"it lacks {lacks[0]}"] * bool(lacks)
+            parts += [f"it has {has[0]}, which this one has not"] if has else []
+            what = f"{' and '.join(parts)} ({len(lacks)} and {len(has)} such variables)."
+        else:
+            name = next(name for name in here if there[name] != here[name])
+            what = f"{name} is {there[name]} there and {here[name]} here."
+        raise OtherModelError(f"Checkpoint {found.folder} is of another model: {what}")
+    _tracker(state).read(str(found.folder / "variables")).assert_consumed()
 
 
 def state_of(
@@ -86,90 +217,6 @@ def state_of(
     return state | {f"other/{name}": variable for name, variable in others.items()}
 
 
-class Checkpoints:
-    """The checkpoints of one run.
-
-    Args:
-        folder: Where they are; made at the first save.
-        keep: How many; the oldest goes first.
-        writes: False for workers that take part in a save and leave the writing to the chief.
-    """
-
-    def __init__(self, folder: Path, *, keep: int, writes: bool = True) -> None:
-        self.folder = folder
-        self.keep = keep
-        self.writes = writes
-
-    def save(
-        self, state: Mapping[str, tf.Variable], position: Position, *, step: int, cuts: int = 0
-    ) -> Path:
-        """Writes a checkpoint; every worker must call it.
-
-        Args:
-            state: As `state_of` gives it.
-            position: Where the training stands.
-            step: Training steps done, for the name.
-            cuts: How often the learning rate was halved.
-
-        Raises:
-            UserError: If the disk is full or not writable. Older checkpoints are kept.
-        """
-        final = self.folder / f"step-{step:012d}"
-        aside = self.folder / f".writing-{os.getpid()}"
-        try:
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir(parents=True)
-            _tracker(state).write(str(aside / "variables"))
-            if not self.writes:
-                shutil.rmtree(aside)
-                return final
-            _write_state_file(aside, state, position, cuts)
-            shutil.rmtree(final, ignore_errors=True)  # of a step that a rollback did again
-            aside.rename(final)
-            _to_disk(self.folder)
-        except (OSError, tf.errors.OpError) as error:
-            with contextlib.suppress(OSError):
-                shutil.rmtree(aside, ignore_errors=True)
-            reason = getattr(error, "strerror", None) or getattr(error, "message", error)
-            raise UserError(
-                f"The checkpoint of step {step} cannot be written to {self.folder}: {reason}. "
-                f"{self._kept()} Make room or give rights, and start the same command again."
-            ) from error
-        for old in self._folders()[: -self.keep]:
-            shutil.rmtree(old, ignore_errors=True)
-        return final
-
-    def newest(self, report: Any = print) -> Found | None:
-        """The newest whole checkpoint; damaged ones are reported, and left where they are."""
-        for folder in reversed(self._folders()):
-            try:
-                return _read_state_file(folder)
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                report(f"Checkpoint {folder} is damaged ({error}): the one before it is used.")
-        return None
-
-    def _folders(self) -> list[Path]:
-        """Whole or damaged, oldest first; half-written ones have another name."""
-        return sorted(self.folder.glob("step-*")) if self.folder.is_dir() else []
-
-    def _kept(self) -> str:
-        folders = self._folders()
-        return f"The last checkpoint is {folders[-1]}." if folders else "There is none before it."
-
-
-def restore(found: Found, state: Mapping[str, tf.Variable]) -> None:
-    """Puts all variables where they were.
-
-    Raises:
-        UserError: If the checkpoint holds other variables: it is of another model.
-    """
-    expected = _contents(state)
-    if found.contents != expected:
-        what = _difference(found.contents, expected)
-        raise UserError(f"Checkpoint {found.folder} is of another model: {what}")
-    _tracker(state).read(str(found.folder / "variables")).assert_consumed()
-
-
 def _tracker(state: Mapping[str, tf.Variable]) -> tf.train.Checkpoint:
     # Names may hold anything; TensorFlow's attribute names may not.
     return tf.train.Checkpoint(**{f"v{number}": v for number, v in enumerate(state.values())})
@@ -179,66 +226,20 @@ def _contents(state: Mapping[str, tf.Variable]) -> dict[str, list[Any]]:
     return {name: [list(v.shape), tf.as_dtype(v.dtype).name] for name, v in state.items()}
 
 
-def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    missing = [name for name in here if name not in there]
-    extra = [name for name in there if name not in here]
-    if missing or extra:
-        parts = [f"it lacks {missing[0]}"] if missing else []
-        parts += [f"it has {extra[0]}, which this one has not"] if extra else []
-        return f"{' and '.join(parts)} ({len(missing)} and {len(extra)} such variables)."
-    name = next(name for name in here if there[name] != here[name])
-    return f"{name} is {there[name]} there and {here[name]} here."
+def _read(folder: Path) -> Found:
+    if (folder / "sha256").read_text() != _checksum(folder, folder.name):
+        raise ValueError("its checksum does not fit")
+    written = json.loads((folder / "state.json").read_text())
+    position = Position(**written["position"])
+    return Found(**written | {"folder": folder, "position": position})
 
 
-def _write_state_file(
-    aside: Path, state: Mapping[str, tf.Variable], position: Position, cuts: int
-) -> None:
-    written = {
-        "position": dataclasses.asdict(position),
-        "learning_rate_cuts": cuts,
-        "contents": _contents(state),
-        "sha256": {path.name: _sha256(path) for path in sorted(aside.iterdir())},
-    }
-    (aside / STATE_FILE).write_text(json.dumps(written))
-    for path in [*aside.iterdir(), aside]:
-        _to_disk(path)
-
-
-def _read_state_file(folder: Path) -> Found:
-    written = json.loads((folder / STATE_FILE).read_text())
-    for name, expected in written["sha256"].items():
-        if _sha256(folder / name) != expected:
-            raise ValueError(f"the checksum of {name} does not fit")
-    return Found(
-        folder=folder,
-        position=Position(**written["position"]),
-        learning_rate_cuts=written["learning_rate_cuts"],
-        contents=written["contents"],
-    )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def not_finite(state: Mapping[str, tf.Variable]) -> Sequence[str]:
-    """Names of the model's and optimizer's variables that hold NaN or infinity."""
-    names = [
-        name
-        for name, variable in state.items()
-        if name.startswith(("model/", "optimizer/")) and variable.dtype.is_floating
-    ]
-    return [
-        name
-        for name in names
-        if not bool(tf.reduce_all(tf.math.is_finite(tf.convert_to_tensor(state[name]))))
-    ]
+def _checksum(folder: Path, name: str) -> str:
+    """Of a checkpoint's name and all of its files, with their names."""
+    whole = hashlib.sha256(name.encode())
+    for path in sorted(folder.iterdir()):
+        if path.name != "sha256":
+            with path.open("rb") as file:
+                part = hashlib.file_digest(file, "sha256").hexdigest()
+            whole.update(f"\n{path.name} {part}".encode())
+    return whole.hexdigest()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import itertools
 import json
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,18 @@ import keras
 import yaml
 
 from train.config import FitConfig
+from train.disk import append_line, disk_errors, rename_on_disk, write_whole
 from train.errors import UserError
 from train.parsing.config_file import flatten, to_yaml
 
 # A run goes on although these have changed: they do not touch its numbers.
 MAY_DIFFER = ("run_directory", "on_nan", "training.progress", "checkpoint.", "cluster.")
 
+CONFIG_FILE = "config.yaml"
 LOCK_FILE = ".lock"
+# What a run that was killed before it had a configuration may leave.
+BEFORE_IT_BEGAN = {LOCK_FILE, "setup.json", ".setup.json.writing", f".{CONFIG_FILE}.writing"}
+GO_ON = "The checkpoints are kept: make room or give rights, and start the same command again."
 
 
 class RunDirectory:
@@ -34,131 +41,144 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.config_file = path / "config.yaml"
+        self.config_file = path / CONFIG_FILE
         self.setup_file = path / "setup.json"
         self.metrics_file = path / "metrics.jsonl"
         self.events = path / "events"
         self.checkpoints = path / "checkpoints"
         self.model_file = path / "model.keras"
         self._lock: int | None = None
+        self._made: list[Path] = []
 
     @classmethod
     def of(cls, config: FitConfig, *, writes: bool = True) -> RunDirectory:
         """The folder the configuration names, or the last unfinished run's, or the next free one.
 
-        It is not made yet. A run that is to go on is locked, unless this process only reads.
+        It is made and locked, unless this process only reads.
 
         Raises:
             UserError: If the folder holds a finished run, a run of another configuration, one that
-                is running, or something else.
+                is running, or something else, or cannot be made or written.
         """
-        if config.run_directory is None:
-            stem = stem_of(config)
-            for path in reversed(numbered(stem)):
-                directory = cls(path)
-                if directory._is_unfinished(config) and directory.lock():
+        named = None if config.run_directory is None else Path(config.run_directory)
+        for directory in map(cls, _places(config) if named is None else [named]):
+            refusal = directory._refusal(config)
+            if refusal is None and (not writes or directory._lock_it()):
+                # Again: before the lock, another process may have made and even finished a run.
+                refusal = directory._refusal(config)
+                if refusal is None:
                     return directory
-            return cls(next_free(stem))
-        directory = cls(Path(config.run_directory))
-        directory._check_may_use(config)
-        if writes and directory.config_file.exists() and not directory.lock():
-            raise UserError(
-                f"run_directory={directory.path} is in use by another process. Wait for its end, "
-                f"or give another name."
-            )
-        return directory
+                directory.release()
+            if named is not None:
+                in_use = "is in use by another process. Wait for its end, or give another name"
+                raise UserError(refusal or f"run_directory={named} {in_use}.")
+        raise AssertionError  # there is always a next free one
 
     @classmethod
     def finished(cls, config: FitConfig) -> RunDirectory | None:
         """Where this very configuration has been trained to its end; None if nowhere."""
-        path = config.run_directory
-        paths = [Path(path)] if path is not None else reversed(numbered(stem_of(config)))
-        for directory in map(cls, paths):
-            if directory.model_file.exists() and directory._is_of(config):
-                return directory
+        named = config.run_directory
+        paths = [*numbered(stem_of(config)).values()] if named is None else [Path(named)]
+        for directory in map(cls, reversed(paths)):
+            with contextlib.suppress(UserError):
+                if directory.model_file.exists() and not differences(directory.config_file, config):
+                    return directory
         return None
 
-    def create(self, config: FitConfig, setup: dict[str, Any]) -> None:
-        """Makes the folder and writes the resolved configuration into it, unless they are there.
-
-        Raises:
-            UserError: If it cannot be made or written.
-        """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            if not self.lock():
-                raise UserError(f"run_directory={self.path} is in use by another process.")
-            write_whole(self.setup_file, json.dumps(setup, indent=2) + "\n")
-            if not self.config_file.exists():
-                write_whole(self.config_file, to_yaml(config))
-        except OSError as error:
-            reason = error.strerror or error
-            raise UserError(f"run_directory={self.path} cannot be made: {reason}.") from error
-
-    def lock(self) -> bool:
-        """Whether this process has the folder for itself, until it ends."""
-        if self._lock is not None:
-            return True
-        descriptor = os.open(self.path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return False
-        self._lock = descriptor
-        return True
+    def outcome(self) -> str:
+        """Where a finished run is, and what it came to."""
+        last = (self.metrics() or [{}])[-1]
+        accuracy = f": val_accuracy {last['val_accuracy']:.4f}" if "val_accuracy" in last else ""
+        return f"has finished in {self.path}{accuracy}"
 
     def release(self) -> None:
-        """Lets others have the folder."""
+        """Lets others have the folder, which goes if it was made for a run that never began."""
         if self._lock is not None:
+            with contextlib.suppress(OSError):
+                if self._made and {path.name for path in self.path.iterdir()} == {LOCK_FILE}:
+                    (self.path / LOCK_FILE).unlink()
+                    for path in self._made:
+                        path.rmdir()
             os.close(self._lock)
             self._lock = None
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """The lines of `metrics.jsonl`; a half-written last line is left out."""
-        lines: list[dict[str, Any]] = []
-        if self.metrics_file.exists():
-            for text in self.metrics_file.read_text().splitlines():
-                with contextlib.suppress(ValueError):
-                    lines.append(json.loads(text))
+    def metrics(self, epochs: int | None = None) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl`, of epochs 1, 2 and so on; half a last one is left out.
+
+        Args:
+            epochs: Read so many at most; None: all.
+
+        Raises:
+            UserError: If the file is damaged or lacks an epoch.
+        """
+        with disk_errors(f"{self.metrics_file} cannot be read"):
+            content = self.metrics_file.read_bytes() if self.metrics_file.exists() else b""
+        texts, lines = content.splitlines()[:epochs], []
+        for number, text in enumerate(texts, start=1):
+            with contextlib.suppress(ValueError, TypeError, KeyError):
+                line = json.loads(text)
+                lines += [line] if line["epoch"] == number else []
+            if len(lines) < number and (number < len(texts) or content.endswith(b"\n")):
+                raise UserError(
+                    f"{self.metrics_file} is damaged at line {number}. Expected a table with epoch "
+                    f"{number}: restore it, or train anew in another run_directory."
+                )
         return lines
 
-    def forget_epochs_after(self, epoch: int) -> None:
-        """Drops the lines of epochs that will be done again."""
-        if self.metrics_file.exists():
-            kept = [line for line in self.metrics() if line["epoch"] <= epoch]
-            write_whole(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
+    def keep_epochs(self, epochs: int) -> None:
+        """Drops the lines of epochs that will be done again.
 
-    def _check_may_use(self, config: FitConfig) -> None:
-        path = self.path
-        if not path.exists() or (path.is_dir() and {p.name for p in path.iterdir()} <= {LOCK_FILE}):
-            return
-        if not self.config_file.is_file():
+        Raises:
+            UserError: If an earlier one is damaged or missing.
+        """
+        lines = self.metrics(epochs)
+        if len(lines) < epochs:
             raise UserError(
+                f"{self.metrics_file} ends with epoch {len(lines)}, but the checkpoint is of epoch "
+                f"{epochs}. Restore the file, or train anew in another run_directory."
+            )
+        if self.metrics_file.exists():
+            with disk_errors(f"{self.metrics_file} cannot be written", GO_ON):
+                text = "".join(json.dumps(line) + "\n" for line in lines)
+                write_whole(self.metrics_file, text)
+
+    def _lock_it(self) -> bool:
+        """Makes the folder, and says whether this process has it for itself, until it ends."""
+        file = self.path / LOCK_FILE
+        self._made = [path for path in (self.path, *self.path.parents) if not path.exists()]
+        what = "made" if self._made else "written"
+        with disk_errors(f"run_directory={self.path} cannot be {what}"):
+            self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+            with contextlib.suppress(BlockingIOError, FileNotFoundError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # A run that was refused may have removed the file in between.
+                if os.path.samestat(os.fstat(descriptor), file.stat()):
+                    self._lock = descriptor
+                    return True
+            os.close(descriptor)
+        return False
+
+    def _refusal(self, config: FitConfig) -> str | None:
+        """Why the folder cannot be taken; None if it is free or of an unfinished run of this."""
+        path = self.path
+        if not path.exists() or (path.is_dir() and set(os.listdir(path)) <= BEFORE_IT_BEGAN):
+            return None
+        if not self.config_file.is_file():
+            return (
                 f"run_directory={path} exists and holds no run. Nothing is overwritten: remove it, "
                 f"or give another name."
             )
-        differing = differences(self.config_file, config)
+        try:
+            differing = differences(self.config_file, config)
+        except UserError as error:
+            return str(error)
         if differing:
-            raise UserError(
+            return (
                 f"run_directory={path} holds a run of another configuration: "
                 f"{'; '.join(differing)}. Give another name, or the run's own values."
             )
-        if self.model_file.exists():
-            raise UserError(
-                f"run_directory={path} holds this run, and it has finished. Nothing is "
-                f"overwritten: remove it, or give another name."
-            )
-
-    def _is_unfinished(self, config: FitConfig) -> bool:
-        return not self.model_file.exists() and self._is_of(config)
-
-    def _is_of(self, config: FitConfig) -> bool:
-        if not self.config_file.is_file():
-            return False
-        with contextlib.suppress(UserError):
-            return not differences(self.config_file, config)
-        return False
+        return f"run_directory={path} has finished." if self.model_file.exists() else None
 
 
 def differences(config_file: Path, config: FitConfig) -> list[str]:
@@ -170,7 +190,7 @@ def differences(config_file: Path, config: FitConfig) -> list[str]:
     try:
         tree = yaml.safe_load(config_file.read_text())
         there = flatten(tree, FitConfig, source=str(config_file))
-    except (OSError, yaml.YAMLError, AttributeError) as error:
+    except (OSError, ValueError, yaml.YAMLError, AttributeError) as error:
         reason = getattr(error, "problem", None) or error
         raise UserError(
             f"{config_file} is damaged: {reason}. Expected the configuration that the run was "
@@ -184,50 +204,24 @@ def differences(config_file: Path, config: FitConfig) -> list[str]:
     ]
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file aside and renames it, so that nobody ever sees half of it."""
-    aside = path.with_name(f".{path.name}.writing")
-    with aside.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.rename(path)
-
-
-def append_line(path: Path, line: str) -> None:
-    """Adds a line to a file."""
-    with path.open("a") as file:
-        file.write(f"{line}\n")
-
-
 def write_model(model: keras.Model, path: Path) -> None:
     """Saves a model aside and renames the file: where it stands, the run has finished."""
     aside = path.with_name(f".writing-{path.name}")
-    try:
+    with disk_errors(f"The model cannot be written to {path}", GO_ON):
         model.save(aside)
-        aside.rename(path)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(
-            f"The model cannot be written to {path}: {reason}. The checkpoints are kept: make room "
-            f"or give rights, and start the same command again."
-        ) from error
+        rename_on_disk(aside, path)
 
 
 def next_free(stem: Path) -> Path:
     """The path `stem-<n>` with the smallest n, from 1, that is larger than every one there."""
-    numbers = [_number(path, stem) for path in numbered(stem)]
-    return stem.with_name(f"{stem.name}-{max(numbers, default=0) + 1}")
+    return stem.with_name(f"{stem.name}-{max(numbered(stem), default=0) + 1}")
 
 
-def numbered(stem: Path) -> list[Path]:
-    paths = [path for path in stem.parent.glob(f"{stem.name}-*") if _number(path, stem) >= 0]
-    return sorted(paths, key=lambda path: _number(path, stem))
-
-
-def _number(path: Path, stem: Path) -> int:
-    suffix = path.name.removeprefix(f"{stem.name}-")
-    return int(suffix) if suffix.isdigit() else -1
+def numbered(stem: Path) -> dict[int, Path]:
+    """The paths `stem-<n>` that are there, by n, in order."""
+    found = stem.parent.glob(f"{stem.name}-*")
+    paths = {path.name.removeprefix(f"{stem.name}-"): path for path in found}
+    return {int(number): paths[number] for number in sorted(filter(str.isdecimal, paths), key=int)}
 
 
 def stem_of(config: FitConfig) -> Path:
@@ -237,8 +231,17 @@ def stem_of(config: FitConfig) -> Path:
     return Path("runs") / f"{data}-{config.model.name}-{config.feedback.rule}"
 
 
+def _places(config: FitConfig) -> Iterable[Path]:
+    """Folders for a run that names none: those with a run, the last first, then free ones."""
+    stem = stem_of(config)
+    there = list(reversed(numbered(stem).values()))
+    begun = [path for path in there if (path / CONFIG_FILE).exists()]
+    free = [path for path in there if path not in begun]
+    return itertools.chain(begun, free, iter(lambda: next_free(stem), stem))
+
+
 class RunFiles(keras.callbacks.Callback):
-    """Makes the run directory when the training begins, and appends every epoch's logs to it.
+    """Describes the run in its directory when it begins, and appends every epoch's logs there.
 
     Callbacks that may refuse the training, or add to the logs, must stand before it.
 
@@ -254,17 +257,16 @@ class RunFiles(keras.callbacks.Callback):
         self.begin_s = 0.0
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self.directory.create(self.config, self.setup)
+        directory = self.directory
+        with disk_errors(f"run_directory={directory.path} cannot be written", GO_ON):
+            if not directory.config_file.exists():
+                write_whole(directory.config_file, to_yaml(self.config))
+            write_whole(directory.setup_file, json.dumps(self.setup, indent=2) + "\n")
         self.begin_s = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         seconds = round(time.perf_counter() - self.begin_s, 3)
         line = {"epoch": epoch + 1, "seconds": seconds}
         line |= {name: float(value) for name, value in (logs or {}).items()}
-        try:
+        with disk_errors(f"{self.directory.metrics_file} cannot be written", GO_ON):
             append_line(self.directory.metrics_file, json.dumps(line))
-        except OSError as error:
-            raise UserError(
-                f"{self.directory.metrics_file} cannot be written: {error.strerror or error}. The "
-                f"checkpoints are kept: make room or give rights, and start the same command again."
-            ) from error

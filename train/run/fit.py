@@ -22,7 +22,7 @@ from train.parts.optimizers import scaled_learning_rate
 from train.run.build import RunBatches, build_model
 from train.run.directory import RunDirectory, RunFiles, write_model
 from train.run.loop import Loop
-from train.run.resume import Attempts
+from train.run.resume import Training
 from train.run.telemetry import Telemetry
 from train.run.tensorboard import Dashboards
 
@@ -103,7 +103,7 @@ def _fit(
                 RunFiles(directory, config, setup),
                 Dashboards(directory.events, config),
             ]
-        run = Attempts(config, placement, directory, loop, telemetry, [*told, *extra_callbacks])
+        run = Training(config, placement, directory, loop, telemetry, [*told, *extra_callbacks])
         advice = (
             "Start the same command again on all workers: it goes on from the last checkpoint in "
             f"{directory.checkpoints}."

@@ -1,10 +1,11 @@
-"""A training that goes on: after a kill, after SIGTERM, after numbers that are none."""
+"""A training that goes on: after a kill, SIGTERM or Ctrl-C, and after numbers that are none."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -15,7 +16,7 @@ from train.devices.cluster import anybody
 from train.devices.strategy import Placement
 from train.errors import DivergedError, TerminatedError
 from train.parts.schedules import learning_rate_now, rate_variables, reduce_learning_rate
-from train.run.checkpoint import Checkpoints, Found, not_finite, restore, state_of
+from train.run.checkpoint import Checkpoints, Found, OtherModelError, restore, state_of
 from train.run.directory import RunDirectory
 from train.run.loop import Loop, NotFiniteError, Position
 from train.run.telemetry import Telemetry
@@ -23,8 +24,17 @@ from train.run.telemetry import Telemetry
 MOST_LEARNING_RATE_CUTS = 3
 
 
-class Attempts:
-    """A training that goes on after a kill, and after numbers that are none."""
+class Training:
+    """A training that goes on with the last checkpoint, which it writes from time to time.
+
+    Args:
+        config: Of the run.
+        placement: Where it trains.
+        directory: Its files; those of this process alone, if it is the chief.
+        loop: Prepared.
+        telemetry: One of the callbacks.
+        callbacks: All of them.
+    """
 
     def __init__(
         self,
@@ -44,184 +54,173 @@ class Attempts:
         self.checkpoints = Checkpoints(
             directory.checkpoints, keep=config.checkpoint.keep, writes=placement.is_chief
         )
+        self._cuts = 0  # how often the learning rate was halved
+        self._since = 0  # steps since the last checkpoint
+        self._asked = 0  # the signal that came
+        self._anybody_asked = anybody(placement.strategy)
 
     def train(self, verbose: int) -> None:
-        """Trains to the last epoch.
+        """Trains to the last epoch, from the last checkpoint that is whole and of this model.
 
         Raises:
+            UserError: If all checkpoints are of another model, or one cannot be written.
             DivergedError: If the loss is not finite and the learning rate is not to be lowered.
-            TerminatedError: After SIGTERM.
+            TerminatedError: After SIGTERM or Ctrl-C, when the checkpoint is written.
         """
-        cuts = 0
-        found = self.checkpoints.newest(print if self.placement.is_chief else lambda _: None)
+        if self.placement.is_chief:
+            self.checkpoints.remove_leftovers()
+        candidates = self.checkpoints.whole(self._say)
+        found = next(candidates, None)
+        if found is None and any(self.checkpoints.folder.glob("*")):
+            self._say(f"No checkpoint in {self.checkpoints.folder} is whole: begins anew")
+        went_back_to = math.inf
         while True:
-            cuts = max(cuts, found.learning_rate_cuts if found else 0)
+            self._cuts = max(self._cuts, found.learning_rate_cuts if found else 0)
             if found is not None and verbose:
                 print(f"goes on from {found.folder}")
             try:
-                self._train_from(found, cuts, verbose)
+                self._train_from(found, verbose)
                 return
+            except OtherModelError as error:
+                found = next(candidates, None)
+                if found is None:
+                    raise
+                self._say(f"{error} The one before it is used.")
             except NotFiniteError as error:
-                sentence = self._explain(error)
-                found = self.checkpoints.newest()
-                cuts += 1
+                sentence, whole = self._explain(error), list(self.checkpoints.whole(self._say))
+                self._cuts += 1
                 if self.config.on_nan == "stop":
                     advice = "Lower optimizer.learning_rate, or set on_nan=rollback"
-                elif cuts > MOST_LEARNING_RATE_CUTS:
-                    advice = f"The learning rate was halved {cuts - 1} times: lower it"
+                elif self._cuts > MOST_LEARNING_RATE_CUTS:
+                    advice = (
+                        f"The learning rate was halved {MOST_LEARNING_RATE_CUTS} times: lower it"
+                    )
                 else:
                     print(f"{sentence} The learning rate is halved.", flush=True)
+                    # What led here may stand in the checkpoint that was gone back to before.
+                    further = [one for one in whole if one.step < went_back_to]
+                    found = next(iter(further or whole[-1:]), None)
+                    went_back_to = found.step if found else math.inf
                     continue
-                kept = f"The last checkpoint is {found.folder}. " if found else ""
+                kept = f"The last checkpoint is {whole[0].folder}. " if whole else ""
                 raise DivergedError(f"{sentence} {kept}{advice}.") from error
 
-    def _train_from(self, found: Found | None, cuts: int, verbose: int) -> None:
+    def after_call(self, position: Position, steps: int) -> None:
+        """Saves if it is time, or if this or another worker was asked to end."""
+        self._since += steps
+        every = self.config.checkpoint.every_steps
+        self._pause(position, is_due=every is not None and self._since >= every)
+
+    def after_epoch(self, position: Position) -> None:
+        """Saves; what came while the epoch ended is dealt with here too."""
+        self._pause(position, is_due=True)
+
+    def _pause(self, position: Position, *, is_due: bool) -> None:
+        asked = self._anybody_asked(self._asked > 0)
+        if is_due or asked:
+            self._save(position)
+        if asked:
+            raise TerminatedError(self._step(position), self._asked or signal.SIGTERM)
+
+    def _train_from(self, found: Found | None, verbose: int) -> None:
         """One attempt."""
-        saver = Saver(
-            self.checkpoints,
-            self.state,
-            steps_per_epoch=self.loop.batches.steps_per_epoch,
-            every_steps=self.config.checkpoint.every_steps,
-            strategy=self.placement.strategy,
-            cuts=cuts,
-        )
+        start = found.position if found else Position()
 
         def put_back() -> None:
             if found is not None:
-                restore(found, self.state())
-                reduce_learning_rate(
-                    self.loop.model.optimizer, 0.5 ** (cuts - found.learning_rate_cuts)
-                )
-                if self.placement.is_chief:
-                    self.directory.forget_epochs_after(found.position.epoch)
-            else:
-                saver.save(Position())  # what a rollback has to go back to
+                restore(found, self._state())
+            if self.placement.is_chief:
+                self.directory.keep_epochs(start.epoch)
+            if found is None:
+                self._save(start)  # what a rollback has to go back to
+            elif self._cuts > found.learning_rate_cuts:
+                cuts = self._cuts - found.learning_rate_cuts
+                reduce_learning_rate(self.loop.model.optimizer, 0.5**cuts)
+                self._save(start)  # so that a kill does not undo the rollback
             self.telemetry.restart()
 
-        with saver.listening():
+        with self._listening():
             self.loop.run(
                 self.callbacks,
                 epochs=self.config.training.epochs,
                 verbose=verbose,
-                guests=[saver],
+                guests=[self],
                 restore=put_back,
-                start=found.position if found else Position(),
+                start=start,
             )
 
-    def state(self) -> dict[str, tf.Variable]:
-        """Everything that the next step depends on."""
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[None]:
+        """A context in which signals to end wait for a checkpoint; a second Ctrl-C does not."""
+
+        def ask(number: int, _: Any) -> None:
+            if number == self._asked == signal.SIGINT:
+                raise KeyboardInterrupt
+            self._asked = number
+
+        wanted = [
+            n for n in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(n) != signal.SIG_IGN
+        ]
+        before = {}
+        with contextlib.suppress(ValueError):  # not in the main thread, where signals do not arrive
+            before = {number: signal.signal(number, ask) for number in wanted}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _save(self, position: Position) -> None:
+        """Writes a checkpoint, never one that holds what is no number."""
+        state, step = self._state(), self._step(position)
+        if _not_finite(state):
+            # ReLU makes 0 of NaN: the loss may not show it.
+            raise NotFiniteError(step, "The loss is finite; weights after training step {step} are")
+        self.checkpoints.save(state, position, step=step, cuts=self._cuts)
+        self._since = 0
+
+    def _state(self, callbacks: bool = True) -> dict[str, tf.Variable]:
+        """Everything that the next step depends on; callbacks have theirs while they train."""
         model = self.loop.model
         rates = rate_variables(model.optimizer)
         return state_of(
             model,
             self.placement.strategy,
-            self.callbacks,
+            self.callbacks if callbacks else (),
             {f"rate_{number}": variable for number, variable in enumerate(rates)},
         )
 
     def _explain(self, error: NotFiniteError) -> str:
+        """Where the numbers went: step, learning rate, layers."""
         model = self.loop.model
-        rate = learning_rate_now(model.optimizer)
-        # Callbacks have ended, and their state is gone.
-        weights = state_of(model, self.placement.strategy, (), {})
-        return explain_not_finite(error, model, weights, learning_rate=rate)
+        bad = [name for name in _not_finite(self._state(callbacks=False)) if name[:6] == "model/"]
+        # model/3/hidden_1/kernel is of hidden_1
+        layers = sorted({"/".join(name.split("/")[2:-1]) for name in bad})
+        angles = [
+            name
+            for name, degrees in tfwm.weight_angles(model).items()
+            if not 0 <= degrees <= 180  # false for NaN
+        ]
+        return (
+            f"{error} (learning rate {learning_rate_now(model.optimizer):g}). "
+            f"Weights that are not finite: {', '.join(layers) or 'none'}; weight angles: "
+            f"{', '.join(angles) or 'none'}."
+        )
 
-
-class Saver:
-    """Writes checkpoints between calls of the compiled step.
-
-    Args:
-        checkpoints: Where to.
-        state: Gives what to write; called when training has begun.
-        steps_per_epoch: To number the steps.
-        every_steps: A checkpoint after at least so many steps; None: at epochs' ends alone.
-        strategy: To agree with the other workers on an early end.
-        cuts: How often the learning rate was halved.
-    """
-
-    def __init__(
-        self,
-        checkpoints: Checkpoints,
-        state: Callable[[], Mapping[str, tf.Variable]],
-        *,
-        steps_per_epoch: int,
-        every_steps: int | None,
-        strategy: tf.distribute.Strategy,
-        cuts: int = 0,
-    ) -> None:
-        self.checkpoints = checkpoints
-        self.state = state
-        self.steps_per_epoch = steps_per_epoch
-        self.every_steps = every_steps
-        self.cuts = cuts
-        self._asked = False
-        self._since = 0
-        self._anybody_asked = anybody(strategy)
-
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        """A context in which SIGTERM means: write a checkpoint at the end of this call, and end."""
-
-        def ask(*_: Any) -> None:
-            self._asked = True
-
-        try:
-            before = signal.signal(signal.SIGTERM, ask)
-        except ValueError:  # not in the main thread, where signals do not arrive
-            yield
-            return
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
-
-    def after_call(self, position: Position, steps: int) -> None:
-        """Saves if it is time, or if this or another worker was asked to end."""
-        self._since += steps
-        asked = self._anybody_asked(self._asked)
-        if asked or (self.every_steps is not None and self._since >= self.every_steps):
-            self.save(position)
-        if asked:
-            raise TerminatedError(self._step(position))
-
-    def after_epoch(self, position: Position) -> None:
-        """Saves; what came while the epoch ended is dealt with here too."""
-        self.save(position)
-        if self._anybody_asked(self._asked):
-            raise TerminatedError(self._step(position))
-
-    def save(self, position: Position) -> None:
-        """Writes a checkpoint, never one that holds what is no number."""
-        state = self.state()
-        if not_finite(state):
-            # ReLU makes 0 of NaN: the loss may not show it.
-            raise NotFiniteError(
-                self._step(position), "The loss is finite; weights after training step {step} are"
-            )
-        self.checkpoints.save(state, position, step=self._step(position), cuts=self.cuts)
-        self._since = 0
+    def _say(self, sentence: str) -> None:
+        if self.placement.is_chief:
+            print(sentence, flush=True)
 
     def _step(self, position: Position) -> int:
-        return position.epoch * self.steps_per_epoch + position.step_in_epoch
+        return position.epoch * self.loop.batches.steps_per_epoch + position.step_in_epoch
 
 
-def explain_not_finite(
-    error: NotFiniteError, model: Any, state: Mapping[str, tf.Variable], *, learning_rate: float
-) -> str:
-    """Where the numbers went: step, learning rate, layers."""
-    layers = sorted({_layer_of(name) for name in not_finite(state) if name.startswith("model/")})
-    angles = [
+def _not_finite(state: Mapping[str, tf.Variable]) -> list[str]:
+    """Names of the model's and optimizer's variables that hold NaN or infinity."""
+    return [
         name
-        for name, degrees in tfwm.weight_angles(model).items()
-        if not 0 <= degrees <= 180  # false for NaN
+        for name, variable in state.items()
+        if name.startswith(("model/", "optimizer/"))
+        and variable.dtype.is_floating
+        and not bool(tf.reduce_all(tf.math.is_finite(tf.convert_to_tensor(variable))))
     ]
-    return (
-        f"{error} (learning rate {learning_rate:g}). "
-        f"Weights that are not finite: {', '.join(layers) or 'none'}; weight angles: "
-        f"{', '.join(angles) or 'none'}."
-    )
-
-
-def _layer_of(name: str) -> str:
-    """`model/3/hidden_1/kernel` to `hidden_1`."""
-    return "/".join(name.split("/")[2:]).rpartition("/")[0]

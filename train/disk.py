@@ -1,0 +1,61 @@
+"""Files that are whole or not there, and one sentence where the disk refuses them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from train.errors import UserError
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file aside and renames it, so that nobody ever sees half of it."""
+    aside = path.with_name(f".{path.name}.writing")
+    aside.write_text(text)
+    rename_on_disk(aside, path)
+
+
+def rename_on_disk(aside: Path, path: Path) -> None:
+    """Renames a file, or a folder of files, that is on the disk by then, as is the name after."""
+    for written in (*(aside.iterdir() if aside.is_dir() else ()), aside):
+        _to_disk(written)
+    aside.rename(path)
+    _to_disk(path.parent)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Adds a line to a file; it is on the disk then."""
+    with path.open("a") as file:
+        file.write(f"{line}\n")
+    _to_disk(path)
+
+
+@contextlib.contextmanager
+def disk_errors(sentence: str, advice: str = "") -> Iterator[None]:
+    """A context in which errors of the file system become `sentence: reason. advice`.
+
+    Raises:
+        UserError: That.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{sentence}: {reason_of(error)}. {advice}".strip()) from error
+
+
+def reason_of(error: Exception) -> str:
+    """Why a file cannot be read or written, in the system's words, by TensorFlow's errors too."""
+    # '{{function_node ...}} /path/of/a/file; No space left on device [Op:SaveV2]'
+    of_tensorflow = re.search(r"; ([^;]+?) \[Op:", str(error))
+    return getattr(error, "strerror", None) or (of_tensorflow or [str(error)])[-1]
+
+
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
