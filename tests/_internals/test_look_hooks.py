@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tfweightmirror._internals import look_hooks as hooks
-from tfweightmirror._internals.look_hooks import forget_traces, inlining_functions
+from tfweightmirror._internals.look_hooks import inlining_functions
 
 Function = type(tf.function(lambda: None))
 
@@ -70,14 +70,6 @@ def test_compiled_functions_of_keras_stay_functions() -> None:
         return keras.ops.conv(images, tf.ones((2, 2, 2, 4)))
 
     assert len(calls(traced_with_inlining(grouped))) == 1
-
-
-def test_a_function_forgets_its_traces() -> None:
-    function = tf.function(lambda x: x + 1)
-    function(tf.ones(3))
-    forget_traces(function)
-    assert function.experimental_get_tracing_count() == 0
-    assert function(tf.ones(3)).numpy().tolist() == [2, 2, 2]
 
 
 def test_a_call_that_would_build_a_layer_raises_where_nothing_is_to_be_built() -> None:

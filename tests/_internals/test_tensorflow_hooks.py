@@ -108,3 +108,11 @@ def test_a_tape_is_known_to_record_in_eager_code_and_while_tracing() -> None:
         "outside, traced": False,
         "inside, traced": True,
     }
+
+
+def test_a_function_forgets_its_traces() -> None:
+    function = tf.function(lambda x: x + 1)
+    function(tf.ones(3))
+    hooks.forget_traces(function)
+    assert function.experimental_get_tracing_count() == 0
+    assert function(tf.ones(3)).numpy().tolist() == [2, 2, 2]

@@ -15,7 +15,8 @@ import keras
 import tensorflow as tf
 from keras.src.backend.common import global_state
 
-_TracedFunction = type(tf.function(lambda: None))
+from tfweightmirror._internals import tensorflow_hooks
+from tfweightmirror._internals.tensorflow_hooks import TracedFunction
 
 # --- layers ------------------------------------------------------------------------------------
 
@@ -217,11 +218,11 @@ def forget_traces(layer: keras.layers.Layer) -> None:
     """Make the `tf.function`s among a layer's methods and attributes trace again when called."""
     for name in _traced_methods(type(layer)):
         for cls in type(layer).__mro__:
-            if isinstance(vars(cls).get(name), _TracedFunction):
+            if isinstance(vars(cls).get(name), TracedFunction):
                 vars(cls)[name]._descriptor_cache.pop(layer, None)
     for value in attributes_of(layer):
-        if issubclass(type(value), _TracedFunction):
-            vars(value).update(vars(value._clone(None)))
+        if issubclass(type(value), TracedFunction):
+            tensorflow_hooks.forget_traces(value)
 
 
 def _traced_methods(cls: type) -> tuple[str, ...]:
@@ -229,7 +230,7 @@ def _traced_methods(cls: type) -> tuple[str, ...]:
         name
         for owner in cls.__mro__
         for name, value in vars(owner).items()
-        if isinstance(value, _TracedFunction)
+        if isinstance(value, TracedFunction)
     )
 
 

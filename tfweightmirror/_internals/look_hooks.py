@@ -13,10 +13,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfweightmirror._internals.tensorflow_hooks import TracedFunction
+
 # --- calls that leave nothing behind -----------------------------------------------------------
 
-_Function: Any = type(tf.function(lambda: None))
-_call_traced = _Function.__call__
+_call_traced = TracedFunction.__call__
 _inlined: contextvars.ContextVar[list[Any] | None] = contextvars.ContextVar(
     "tfweightmirror_inlined_functions", default=None
 )
@@ -38,7 +39,7 @@ def inlining_functions() -> Iterator[list[Any]]:
     me = object()
     with _lock:
         _inliners.append(me)
-        _Function.__call__ = _call_or_inline
+        TracedFunction.__call__ = _call_or_inline
     token = _inlined.set(inlined)
     try:
         yield inlined
@@ -47,7 +48,7 @@ def inlining_functions() -> Iterator[list[Any]]:
         with _lock:
             _inliners.remove(me)
             if not _inliners:
-                _Function.__call__ = _call_traced
+                TracedFunction.__call__ = _call_traced
 
 
 @functools.wraps(_call_traced)
@@ -55,7 +56,7 @@ def _call_or_inline(function: Any, *args: Any, **kwargs: Any) -> Any:
     inner, inlined = function.python_function, _inlined.get()
     module = getattr(inner, "__module__", None) or ""
     # A function that was read from a file is of a class of its own, and has no Python behind it.
-    if inlined is None or type(function) is not _Function or module.startswith(_LEFT_ALONE):
+    if inlined is None or type(function) is not TracedFunction or module.startswith(_LEFT_ALONE):
         return _call_traced(function, *args, **kwargs)
     inlined.append(function)
     if not function._autograph:
@@ -64,11 +65,6 @@ def _call_or_inline(function: Any, *args: Any, **kwargs: Any) -> Any:
     enabled = type(context)(type(context.status).ENABLED)
     converted = tf.__internal__.autograph.tf_convert(inner, enabled, user_requested=True)
     return converted(*args, **kwargs)
-
-
-def forget_traces(function: Any) -> None:
-    """Make a `tf.function` trace again when it is called."""
-    vars(function).update(vars(function._clone(None)))
 
 
 @contextlib.contextmanager

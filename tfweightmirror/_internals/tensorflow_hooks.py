@@ -24,6 +24,13 @@ _LOST = (
 )
 _REGISTERED = "_tfweightmirror_registered"  # on a graph: functions that TensorFlow has registered
 
+TracedFunction: Any = type(tf.function(lambda: None))
+
+
+def forget_traces(function: Any) -> None:
+    """Make a `tf.function` trace again when it is called."""
+    vars(function).update(vars(function._clone(None)))
+
 
 def tape_records() -> bool:
     """Whether a gradient tape records what is computed (or traced) now."""

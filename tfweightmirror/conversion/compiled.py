@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfweightmirror._internals import keras_hooks, look_hooks, optimizer_hooks, tensorflow_hooks
+from tfweightmirror._internals import keras_hooks, optimizer_hooks, tensorflow_hooks
 from tfweightmirror._internals.walk import functions_inside, walk
 from tfweightmirror.mirror.memory import layers_have_changed
 
@@ -154,7 +154,7 @@ def renew(
         for _, layer in walk(model):
             keras_hooks.forget_traces(layer)
         for function in functions_inside(model):
-            look_hooks.forget_traces(function)
+            tensorflow_hooks.forget_traces(function)
         for name in ("train", "test", "predict"):
             if getattr(model, f"{name}_function", None) is not None:
                 getattr(model, f"make_{name}_function")(force=True)
