@@ -228,7 +228,7 @@ def test_options_of_mirror_mode_open_no_other_way_from_w_to_b(
 def test_mirror_in_chunks_listens_too(
     small_model: keras.Model, noise: str, chunk_elements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(noises, "CHUNK_ELEMENTS", chunk_elements)
+    monkeypatch.setattr(noises.base, "CHUNK_ELEMENTS", chunk_elements)
     pathways = mirror_pathways(small_model)
     program = traced_mirror(small_model, noise)
     assert any(MirrorMode(noise=noise).noise.plan(pathway).chunks > 1 for pathway in pathways)

@@ -99,7 +99,7 @@ def test_balanced_sweep_in_chunks_leaves_zero_angle(
     block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In several turns, not all complete, and all cells together."""
-    monkeypatch.setattr(noises, "CHUNK_ELEMENTS", 30)
+    monkeypatch.setattr(noises.base, "CHUNK_ELEMENTS", 30)
     model, noise = model_of(ONE_OF_EACH if block == 4 else FEW), Orthogonal(block=block)
     plans = [(pathway, noise.plan(pathway)) for pathway in mirror_pathways(model)]
     assert sum(plan.chunks > 1 for _, plan in plans) > len(plans) / 2

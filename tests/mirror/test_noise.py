@@ -29,8 +29,8 @@ from tfweightmirror.mirror.noise import (
     Orthogonal,
     Rademacher,
     Uniform,
-    orthogonal_rows,
 )
+from tfweightmirror.mirror.noise.balanced import orthogonal_rows
 
 ROUNDING = 2e-6  # of sums of float32 squares, relative
 
@@ -277,7 +277,7 @@ def test_sweep_in_chunks_is_the_same_sweep(
 ) -> None:
     noise, shape = Orthogonal(block=16), field(fan_in)
     whole = fired(noise, shape)
-    monkeypatch.setattr(noises, "CHUNK_ELEMENTS", elements)
+    monkeypatch.setattr(noises.base, "CHUNK_ELEMENTS", elements)
     assert noise.plan(shape).chunks > 1
     in_chunks = fired(noise, shape)
     assert_balanced(noise, shape)
@@ -299,7 +299,7 @@ def test_b_taught_in_chunks_is_b_taught_at_once(
     pathways = random_pathways(BY_NAME[name])
     (whole,) = mirror(pathways, noise)
     elements = 20 if noises.get(noise).balanced else 4000
-    monkeypatch.setattr(noises, "CHUNK_ELEMENTS", elements)
+    monkeypatch.setattr(noises.base, "CHUNK_ELEMENTS", elements)
     plan = noises.get(noise).plan(pathways[0])
     assert plan.chunks > 1 or noise == "impulse"
     (in_chunks,) = mirror(pathways, noise)
@@ -314,7 +314,7 @@ def test_b_taught_in_chunks_is_b_taught_at_once(
 
 
 def test_chunks_of_independent_noise_fire_different_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(noises, "CHUNK_ELEMENTS", 100)
+    monkeypatch.setattr(noises.base, "CHUNK_ELEMENTS", 100)
     x = fired(Gaussian(samples=40), field(10))[0]
     assert len(np.unique(x)) == x.size
     assert x.shape == (40, 10)

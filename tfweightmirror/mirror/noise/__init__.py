@@ -1,0 +1,59 @@
+"""What the cells fire in mirror mode.
+
+*Independent* noise (Gaussian, uniform, Rademacher; the paper names no distribution) is as Akrout et
+al. 2019 have it: every cell fires by itself, with mean 0 and one variance. The angle falls with the
+number of samples N as `tan^2(angle) = (n + kurtosis - 2) / N`, n the fan-in. *Balanced* noise
+(orthogonal blocks, impulses) fires an orthogonal basis once, a *sweep*: for a linear, noise-free
+response B then equals W. What that does and does not claim is in docs/science.md, "What exactness
+means".
+
+For a noise of your own, subclass `IndependentNoise` (and override `draw` and `kurtosis`) or
+`Noise`.
+"""
+
+from typing import Any
+
+import keras
+
+from tfweightmirror.mirror.noise.balanced import Impulse, Orthogonal
+from tfweightmirror.mirror.noise.base import Firing, Noise
+from tfweightmirror.mirror.noise.independent import Gaussian, IndependentNoise, Rademacher, Uniform
+
+__all__ = [
+    "NOISES",
+    "Firing",
+    "Gaussian",
+    "Impulse",
+    "IndependentNoise",
+    "Noise",
+    "Orthogonal",
+    "Rademacher",
+    "Uniform",
+    "get",
+]
+
+NOISES: tuple[type[Noise], ...] = (Orthogonal, Impulse, Gaussian, Uniform, Rademacher)
+
+
+def get(identifier: Any) -> Noise:
+    """The noise that `identifier` means: a name, a `Noise` (or a class of one), or a Keras config.
+
+    Raises:
+        ValueError: The name is not known.
+    """
+    if isinstance(identifier, Noise):
+        return identifier
+    if isinstance(identifier, type) and issubclass(identifier, Noise):
+        return identifier()
+    if isinstance(identifier, dict):
+        return get(keras.saving.deserialize_keras_object(identifier))
+    for noise in NOISES:
+        if identifier == noise.name:
+            return noise()
+    registered = isinstance(identifier, str) and keras.saving.get_registered_object(identifier)
+    if registered:
+        return get(registered)
+    raise ValueError(
+        f"mirror noise {identifier!r} is not known. Known: "
+        f"{', '.join(noise.name for noise in NOISES)}, or a Noise of your own."
+    )

@@ -1,0 +1,76 @@
+"""What a noise is: a plan of firing for each pathway, and signals by the seed."""
+
+import dataclasses
+import math
+from typing import Any, ClassVar
+
+import tensorflow as tf
+
+from tfweightmirror.pathway import Pathway
+
+# Signals of one chunk are kept below this number of elements (64 MiB in float32).
+CHUNK_ELEMENTS = 2**24
+
+
+@dataclasses.dataclass(frozen=True)
+class Firing:
+    """The plan of one mirror step on one pathway.
+
+    Attributes:
+        shape: Shape of the signals of one chunk: (groups, samples, fan_in), or
+            (groups, turns, samples, cells) where blocks of cells fire in turns.
+        chunks: How many such chunks make one mirror step.
+        samples: Noise samples fired in one mirror step: the time the mirror takes, in firings.
+        power: The sum of squares that one cell fires in one mirror step.
+        decay: The share of B that one mirror step replaces, in (0, 1].
+    """
+
+    shape: tuple[int, ...]
+    chunks: int
+    samples: int
+    power: float
+    decay: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise:
+    """What cells fire. Stateless: signals are a function of the seed alone.
+
+    Args:
+        std: Standard deviation of a cell's signal. Without an activation it has no effect.
+    """
+
+    std: float = 1.0
+
+    name: ClassVar[str] = "noise"
+    balanced: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.std) and self.std > 0):
+            raise ValueError(
+                f"The standard deviation of mirror noise must be a positive, finite number. "
+                f"Received: std={self.std!r}."
+            )
+
+    def plan(self, pathway: Pathway) -> Firing:
+        """How one mirror step on `pathway` is fired."""
+        raise NotImplementedError
+
+    def signals(self, firing: Firing, seed: tf.Tensor, chunk: tf.Tensor) -> tf.Tensor:
+        """The signals of one chunk: float32 of shape `firing.shape`, variance `std^2`.
+
+        Args:
+            firing: The plan.
+            seed: Two int32, different for every mirror step, pathway and replica that must differ.
+            chunk: Scalar int32.
+        """
+        raise NotImplementedError
+
+    def get_config(self) -> dict[str, Any]:
+        """The options, as Keras saves them."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Noise":
+        """The noise that `get_config` described."""
+        return cls(**config)

@@ -1,0 +1,31 @@
+"""Feedback rules: which tensor carries the error back, and what changes it.
+
+A rule is a small frozen object. Layers accept a rule, its name or alias, or its Keras config.
+A rule of your own subclasses `FeedbackRule`, is registered as any Keras object, and then works in
+layers, `convert_model`, saving and callbacks (README, "A rule of your own").
+"""
+
+from tfweightmirror.rules.feedback_rule import Fans, FeedbackRule
+from tfweightmirror.rules.known import (
+    RULES,
+    Backprop,
+    FeedbackAlignment,
+    KolenPollack,
+    SignSymmetry,
+    UpdatedRandomFeedback,
+    WeightMirror,
+    get,
+)
+
+__all__ = [
+    "RULES",
+    "Backprop",
+    "Fans",
+    "FeedbackAlignment",
+    "FeedbackRule",
+    "KolenPollack",
+    "SignSymmetry",
+    "UpdatedRandomFeedback",
+    "WeightMirror",
+    "get",
+]
