@@ -49,7 +49,7 @@ def _run(command: Command) -> int:
     if command.name == "compare":
         from train.commands.compare import compare
 
-        compare(*command.runs)
+        compare(*command.runs, as_json=command.as_json)
         return 0
     # TensorFlow takes seconds to load: not before the configuration is known to be right.
     load_tensorflow_quietly()

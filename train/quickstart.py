@@ -7,98 +7,69 @@ and the weight mirror twice: in the paper's mode, and balanced. Everything goes 
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from train.config import FeedbackConfig, FitConfig, MirrorConfig
+import pandas as pd
+
 from train.errors import UserError
 from train.parsing.command_line import parse
 from train.parsing.start_up import load_tensorflow_quietly
+from train.report.frames import SAMPLES, TEST_ERROR, Group, gather
+from train.report.pages import to_text
+from train.report.write import write
 
 CONFIG_FILE = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
-
-PAPER = MirrorConfig(mode="akrout2019", noise_options={"samples": 128, "target_angle_deg": 12.0})
-# Folder, label, rule, mirror mode.
-RULES = (
-    ("backprop", "BP", "backprop", MirrorConfig()),
-    ("feedback_alignment", "FA", "feedback_alignment", MirrorConfig()),
-    ("kolen_pollack", "KP", "kolen_pollack", MirrorConfig()),
-    ("weight_mirror_akrout2019", "WM, paper's mode", "weight_mirror", PAPER),
-    ("weight_mirror_balanced", "WM, balanced", "weight_mirror", MirrorConfig()),
-)
+PAPER = ("--mirror.mode=akrout2019", "--mirror.noise_options={samples: 128, target_angle_deg: 12}")
+RULES: dict[str, tuple[str, ...]] = {
+    "BP": ("backprop", "--feedback.rule=backprop"),
+    "FA": ("feedback_alignment", "--feedback.rule=feedback_alignment"),
+    "KP": ("kolen_pollack", "--feedback.rule=kolen_pollack"),
+    "WM, paper's mode": ("weight_mirror_akrout2019", "--feedback.rule=weight_mirror", *PAPER),
+    "WM, balanced": ("weight_mirror_balanced", "--feedback.rule=weight_mirror"),
+}
+"""Label to the run's folder, in alphabetical order, and what it changes of the configuration."""
 
 
 def main() -> int:
     load_tensorflow_quietly()
-    from train.report import plot_angles, table, write_json
     from train.run.directory import next_free
 
-    folder = next_free(Path("runs") / "quickstart")
-    base = parse(["fit", f"--config={CONFIG_FILE}"])[0]
     begin_s = time.perf_counter()
-    print(f"Five ways of learning on {base.data.name}, {base.training.epochs} epochs each.\n")
+    folder = next_free(Path("runs") / "quickstart")
+    print("Five ways of learning the same digits.\n")
     try:
-        results = [
-            train_rule(
-                dataclasses.replace(
-                    base,
-                    run_directory=str(folder / name),
-                    feedback=FeedbackConfig(rule=rule),
-                    mirror=mirror,
-                    training=dataclasses.replace(base.training, progress="none"),
-                ),
-                label,
-            )
-            for name, label, rule, mirror in RULES
-        ]
+        for label, (name, *changes) in RULES.items():
+            train(label, [*changes, f"--run_directory={folder / name}"])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    plot_angles(results, folder / "weight_angles.png")
-    write_json(results, folder / "results.json")
-    (folder / "results.txt").write_text(table(results) + "\n")
-    print(f"\n{table(results)}\n")
-    print(
-        "Test accuracy and weight angles are those of the last epoch. WM, balanced, is under 0.01"
-    )
-    print(
-        "degrees by construction, so it trains as backprop does; the other rules show learning with"
-    )
-    print("imperfect feedback.\n")
+    groups, left_out = gather([str(folder)])
+    write(groups, left_out, folder / "report")
+    print(f"\n{table(groups)}\n")
+    print("Of the last epoch: test accuracy; angle between W and what carries the error")
+    print("back, in degrees, of each layer that an error passes; noise samples fired for")
+    print("every training image; time. WM, balanced, is under 0.01 degrees by")
+    print("construction, so it trains as backprop does; the other rules show learning")
+    print("with imperfect feedback.\n")
     tensorboard = Path(sys.executable).with_name("tensorboard")
     print(f"All of it took {time.perf_counter() - begin_s:.0f} s.")
-    print(f"Angles over epochs: {folder / 'weight_angles.png'}")
+    print(f"Angles over epochs: {folder / 'report' / 'weight_angle.png'}")
+    print(f"All results:        {folder / 'report' / 'report.html'}")
     print(f"Curves:             {os.path.relpath(tensorboard)} --logdir {folder}")
     return 0
 
 
-def train_rule(config: FitConfig, label: str) -> Any:
+def train(label: str, changes: Sequence[str]) -> None:
     """One run, with a line on the terminal that follows it."""
-    import tfweightmirror as tfwm
-    from train.report import RuleResult
     from train.run.fit import fit
 
-    begin_s = time.perf_counter()
-    run = fit(config, extra_callbacks=[progress_line(label, config.training.epochs)])
-    seconds = time.perf_counter() - begin_s
-    senders = [pathway.name for pathway in tfwm.pathways(run.model) if pathway.sends_error_back]
-    mirrors = [c for c in run.callbacks if isinstance(c, tfwm.callbacks.WeightMirror)]
-    fired = sum(
-        int(mirror.mirror_steps) * sum(mirror.samples_per_step(run.model).values())
-        for mirror in mirrors
-    )
-    return RuleResult(
-        label=label,
-        test_accuracy=run.history["val_accuracy"][-1],
-        angles_deg=_measures(run.history, "weight_angle", senders),
-        angles_before_mirror_deg=_measures(run.history, "weight_angle_before_mirror", senders),
-        noise_samples_per_image=fired / run.images_trained,
-        seconds=seconds,
-    )
+    config, _ = parse(["fit", f"--config={CONFIG_FILE}", "--training.progress=none", *changes])
+    fit(config, extra_callbacks=[progress_line(label, config.training.epochs)])
 
 
 def progress_line(label: str, epochs: int) -> Any:
@@ -115,12 +86,16 @@ def progress_line(label: str, epochs: int) -> Any:
     return keras.callbacks.LambdaCallback(on_epoch_end=show)
 
 
-def _measures(
-    history: dict[str, list[float]], measure: str, layers: list[str]
-) -> dict[str, list[float]]:
-    return {
-        layer: history[f"{measure}/{layer}"] for layer in layers if f"{measure}/{layer}" in history
-    }
+def table(groups: Sequence[Group]) -> str:
+    """One line a rule, of at most 80 columns. The layer at the input sends no error back."""
+    layers = max((group.layers("weight_angle")[1:] for group in groups), key=len)
+    rows = []
+    for label, group in zip(RULES, groups, strict=True):
+        last = group.mean.iloc[-1]
+        angles = [group.shown(f"weight_angle/{layer}") or "W itself" for layer in layers]
+        accuracy, samples = 100 - last[TEST_ERROR], last.get(SAMPLES, 0)
+        rows.append([label, f"{accuracy:.1f}", *angles, f"{samples:.0f}", f"{last['seconds']:.0f}"])
+    return to_text(pd.DataFrame(rows, columns=["", "test, %", *layers, "samples/image", "s"]))
 
 
 if __name__ == "__main__":

@@ -1,33 +1,30 @@
-"""The quickstart and its report."""
+"""The quickstart and its table."""
 
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from train import quickstart
-from train.report import RuleResult, plot_angles, table, write_json
-
-RESULTS = [
-    RuleResult("BP", 0.981, {}, {}, 0.0, 8.04),
-    RuleResult("WM", 0.99, {"conv": [50.0, 3.456], "head": [9.0, 1e-5]}, {}, 8.6, 12.0),
-]
+from train.report.frames import TEST_ERROR, Group, Run
 
 
-def test_table_shows_the_last_epoch_with_units() -> None:
-    lines = [line.split() for line in table(RESULTS).splitlines()]
-    assert lines[0] == ["rule", "test", "accuracy", "conv", "head", "noise", "samples", "time"]
-    assert lines[1] == ["%", "degrees", "degrees", "per", "image", "s"]
-    assert lines[3] == ["BP", "98.1", "W", "itself", "W", "itself", "0", "8.0"]
-    assert lines[4] == ["WM", "99.0", "3.46", "<", "0.01", "9", "12.0"]
+def group(number: int, **last: float) -> Group:
+    angles = {"weight_angle/" + name: value for name, value in last.items()}
+    line = {"seconds": 8.04, TEST_ERROR: 1.9, "mirror_samples_per_image": 8.6} | angles
+    epochs = pd.DataFrame([line], index=pd.Index([1], name="epoch"))
+    return Group(str(number), (Run(Path(), {}, {}, epochs, True),))
 
 
-def test_picture_and_json_are_written(tmp_path: Path) -> None:
-    plot_angles(RESULTS, tmp_path / "angles.png")
-    assert (tmp_path / "angles.png").read_bytes().startswith(b"\x89PNG")
-    write_json(RESULTS, tmp_path / "results.json")
-    written = [RuleResult(**entry) for entry in json.loads((tmp_path / "results.json").read_text())]
-    assert written == RESULTS
+def test_table_shows_the_last_epoch_in_80_columns() -> None:
+    plain = [group(number) for number in range(4)]
+    text = quickstart.table([*plain, group(4, conv_1=1.0, conv_2=50.0, conv_3=3.456, head=1e-5)])
+    lines = [line.split() for line in text.splitlines()]
+    assert max(map(len, text.splitlines())) <= 80
+    assert lines[0] == ["test,", "%", "conv_2", "conv_3", "head", "samples/image", "s"]
+    assert lines[2] == ["BP", "98.1", *["W", "itself"] * 3, "9", "8"]
+    assert lines[6] == ["WM,", "balanced", "98.1", "50.00", "3.46", "<", "0.01", "9", "8"]
 
 
 @pytest.mark.slow
@@ -37,21 +34,26 @@ def test_five_rules_reach_what_the_readme_says(
     monkeypatch.chdir(tmp_path)
     assert quickstart.main() == 0
     folder = tmp_path / "runs" / "quickstart-1"
-    results = {
-        result["label"]: RuleResult(**result)
-        for result in json.loads((folder / "results.json").read_text())
-    }
-    assert list(results) == ["BP", "FA", "KP", "WM, paper's mode", "WM, balanced"]
-    for label in ("BP", "KP", "WM, balanced"):
-        assert results[label].test_accuracy >= 0.96
-    last = {
-        label: [angles[-1] for angles in result.angles_deg.values()]
-        for label, result in results.items()
-    }
-    assert list(results["KP"].angles_deg) == ["conv_2", "conv_3", "head"]
-    assert max(last["KP"]) < 15
-    assert max(last["WM, balanced"]) < 0.01
-    assert max(last["WM, paper's mode"]) < 30 < min(last["FA"])
-    assert (folder / "weight_angles.png").is_file()
+    rows = json.loads((folder / "report" / "report.json").read_text())["results"]
+    assert [row["group"] for row in rows] == [
+        "backprop",
+        "feedback alignment",
+        "Kolen-Pollack",
+        "weight mirror (akrout2019)",
+        "weight mirror (orthogonal)",
+    ]
+    bp, fa, kp, paper, balanced = rows
+    for row in (bp, kp, balanced):
+        assert row[TEST_ERROR] <= 4
+    last = [
+        [row[f"weight_angle/{name}"] for name in ("conv_2", "conv_3", "head")]
+        for row in (fa, kp, paper, balanced)
+    ]
+    assert max(last[1]) < 15
+    assert max(last[3]) < 0.01
+    assert max(last[2]) < 30 < min(last[0])
+    assert (folder / "report" / "weight_angle.png").is_file()
     assert len(list(folder.glob("*/model.keras"))) == 5
-    assert f"--logdir {Path('runs') / 'quickstart-1'}" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"--logdir {Path('runs') / 'quickstart-1'}" in shown
+    assert max(len(line) for line in shown.splitlines()) <= 80

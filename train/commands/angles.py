@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pandas as pd
+
 import tfweightmirror as tfwm
 from train.commands.evaluate import model_file
 from train.parts.initial_weights import load_model
@@ -24,10 +26,11 @@ def angles(model_or_run: str) -> None:
         print(f"{file} has no feedback layers: W itself carries every error.")
         return
     ratios = tfwm.norm_ratios(model)
-    rows = [["layer", "rule", "weight angle, degrees", "norm ratio", "sends error back"]]
+    head = ["layer", "rule", "weight angle, degrees", "norm ratio", "sends error back"]
+    rows = []
     for name, angle in tfwm.weight_angles(model).items():
         pathway = pathways[name]
         sends = "yes" if pathway.sends_error_back else "no"
         rows.append([name, pathway.rule.name, f"{angle:.4f}", f"{ratios[name]:.4f}", sends])
     print(f"{file}: angle between W and what carries the error back, norm of B over norm of W")
-    print(to_text(rows))
+    print(to_text(pd.DataFrame(rows, columns=head)))

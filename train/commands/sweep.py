@@ -60,7 +60,7 @@ class Score:
     @classmethod
     def of(cls, accuracies: Sequence[float | None]) -> Score:
         """None stands for a run whose loss was no longer finite."""
-        finite = [accuracy for accuracy in accuracies if accuracy is not None]
+        finite = [a for a in accuracies if a is not None and math.isfinite(a)]
         if len(finite) < len(accuracies):
             return cls(None, None)
         spread = statistics.stdev(finite) / math.sqrt(len(finite)) if len(finite) > 1 else None

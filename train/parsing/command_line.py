@@ -23,6 +23,7 @@ from train.parsing.config_file import (
 
 PRINT_CONFIG = "--print_config"
 DEBUG = "--debug"
+JSON = "--json"
 OPERANDS = {
     "evaluate": ("model_or_run", "run directory, or .keras file"),
     "export": ("model_or_run", "run directory, or .keras file"),
@@ -32,6 +33,7 @@ OPERANDS = {
 }
 COUNTS = {"evaluate": 1, "export": 1, "angles": 1, "compare": 2}
 """How many operands a command has; `report` as many as it likes, the others none."""
+WITH_JSON = ("compare",)
 WITH_CONFIG = ("fit", "evaluate", "sweep")
 FLAGS = ("help", "config", "print_config")
 
@@ -90,6 +92,7 @@ class Command:
         model: Of `evaluate`, `export` and `angles`: a run directory or a .keras file.
         runs: Of `report` and `compare`: run directories.
         out: Of `export`: the file to write; of `report`: the folder.
+        as_json: Of `compare`: whether to print JSON.
         grid: Of `sweep`: key to values, as they were written.
         validation: Of `sweep`: the share of the training split to choose on.
     """
@@ -103,6 +106,7 @@ class Command:
     model: str = ""
     runs: tuple[str, ...] = ()
     out: str = ""
+    as_json: bool = False
     grid: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     validation: float = 0.1
 
@@ -113,9 +117,9 @@ def read_command(arguments: Sequence[str]) -> Command:
     Raises:
         UserError: If a command or key is not known, or a value has the wrong type.
     """
-    only_print = PRINT_CONFIG in arguments
+    only_print, as_json = PRINT_CONFIG in arguments, JSON in arguments
     # jsonargparse would answer this flag itself, without the values of our file.
-    arguments = _joined([a for a in arguments if a not in (PRINT_CONFIG, DEBUG)])
+    arguments = _joined([a for a in arguments if a not in (PRINT_CONFIG, DEBUG, JSON)])
     name = next((argument for argument in arguments if not argument.startswith("-")), "")
     wants_help = not arguments or bool({"--help", "-h"} & set(arguments))
     if wants_help:
@@ -127,9 +131,11 @@ def read_command(arguments: Sequence[str]) -> Command:
         )
     if arguments[0] != name:
         raise UserError(f"command line: {arguments[0]} stands before {name}. Expected it behind.")
+    if as_json and name not in WITH_JSON:
+        raise UserError(f"command line: {name} takes no --json.")
     own = _own_flags(name)
     given, keys, operands = _sorted_out(arguments[1:], own)
-    options: dict[str, Any] = {"name": name, **_operands(name, operands)}
+    options: dict[str, Any] = {"name": name, "as_json": as_json, **_operands(name, operands)}
     if name in ("export", "report"):
         if "out" not in given:
             raise UserError(f"command line: {name} needs --out, {own['out']}.")
@@ -208,6 +214,8 @@ def _parser_of(name: str, defaults: Mapping[str, Any]) -> jsonargparse.ArgumentP
         parser.add_argument(operand, type=str, help=text, nargs=nargs)
     for flag, text in _own_flags(name).items():
         parser.add_argument(f"--{flag}", type=str, help=text)
+    if name in WITH_JSON:
+        parser.add_argument(JSON, action="store_true", help="print JSON")
     if has_config:
         parser.add_argument(
             "--config", type=str, help="YAML file; its key `base` names one it changes"

@@ -2,296 +2,261 @@
 
 from __future__ import annotations
 
-import dataclasses
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from train.report.groups import TEST_ERROR, TRAIN_ERROR, Estimate, Group
-from train.report.published import HIDDEN_DELTA_ANGLE, INPUT_ANGLE, OUTPUT_ANGLE, Published
+import matplotlib
+import pandas as pd
+from matplotlib import ticker
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-COLUMNS = 4
+from train.report.frames import BEST_ERROR, OVER_LAYERS, TEST_ERROR, TOP_5_ERROR, TRAIN_ERROR, Group
+from train.report.published import Beside
+
+ERRORS = {TEST_ERROR: "test error", TRAIN_ERROR: "training error", TOP_5_ERROR: "top-5 test error"}
+LOSSES = {"val_loss": "test loss", "loss": "training loss"}
+CURVES = (
+    "At the end of every epoch. The upright scale of errors is logarithmic above 0.1 % and linear "
+    "below. Bands are standard errors. Published: circles; stars are the smallest of all epochs, "
+    "at the last one; dotted lines are numbers of an epoch that is not said."
+)
+LAYER_MEASURES = {
+    "weight_angle": (
+        "weight angle (degrees)",
+        "Angle between W and what carries the error back, at the end of every epoch, a line a "
+        "layer; dotted: just before a mirror step; black: mean over the layers. The layer at the "
+        "input sends no error back: its angle has no effect. Circles are published angles, of the "
+        "layers at input and output; red: bounds that a paper states. Under backprop W itself "
+        "carries the error.",
+    ),
+    "sign_angle": (
+        "angle of W to its signs (degrees)",
+        "Angle between W and its signs, a line a layer; black: mean over the layers. Dashed, on "
+        "the same axis: the weight angle under sign-symmetry, whose error travels on the signs "
+        "(where magnitudes are random, of the same run).",
+    ),
+    "delta_angle": (
+        "delta angle (degrees)",
+        "Angle between a layer's error and that of backprop in the same network, same images; "
+        "black: mean over the layers. Circles: released logs, of one image; red: bounds that a "
+        "paper states.",
+    ),
+    "norm_ratio": ("norm ratio", "Norm of B over norm of W; black: mean over the layers."),
+    "kurtosis": ("kurtosis of W", "Kurtosis of a layer's weights; black: mean over the layers."),
+    "magnitude": ("mean |W|", "Mean absolute value of a layer's weights; black: mean over layers."),
+    "sparsity": ("sparsity of W", "Sparsity of a layer's weights; black: mean over the layers."),
+}
+"""Name in the logs, before the slash, to the upright axis and the text of its picture."""
+
+Style = dict[str, Any]
+MEAN: Style = {"color": "black", "linewidth": 2.4}
+CIRCLE: Style = {"marker": "o", "markerfacecolor": "none", "linestyle": "none"}
+STAR: Style = CIRCLE | {"marker": "*", "markersize": 11}
+BOUND: Style = {"color": "crimson", "linewidth": 1.4, "linestyle": (0, (6, 2)), "zorder": 5}
 MAX_IN_LEGEND = 8
 LONG = 100  # epochs from which their axis is logarithmic
 
-Beside = dict[str, list[Published]]
-"""Label of a group to the published cells beside it."""
 
-
-@dataclasses.dataclass(frozen=True)
-class LayerMeasure:
-    """Something that every layer has one of at every epoch.
-
-    Args:
-        name: As in the logs, before the slash.
-        title: Of the picture.
-        unit: Of its upright axis.
-        text: What it shows and how to read it.
-    """
-
-    name: str
-    title: str
-    unit: str
-    text: str
-
-    @property
-    def stem(self) -> str:
-        """Of the picture's files."""
-        return self.title.lower().replace(" ", "_")
-
-    @property
-    def is_angle(self) -> bool:
-        return self.name.endswith("angle")
-
-
-LAYER_MEASURES = (
-    LayerMeasure(
-        "weight_angle",
-        "Weight angles",
-        "weight angle (degrees)",
-        "Angle between W and what carries the error back, at the end of every epoch, a line a "
-        "layer; dotted: just before a mirror step. The layer at the input sends no error back: its "
-        "angle has no effect. Circles are published angles, of the layers at input and output. "
-        "Under backprop W itself carries the error.",
-    ),
-    LayerMeasure(
-        "delta_angle",
-        "Delta angles",
-        "delta angle (degrees)",
-        "Angle between a layer's error and that of backprop in the same network, same images.",
-    ),
-    LayerMeasure("norm_ratio", "Norm ratios", "norm ratio", "Norm of B over norm of W."),
-    LayerMeasure("kurtosis", "Kurtosis", "kurtosis of W", "Kurtosis of a layer's weights."),
-    LayerMeasure("magnitude", "Magnitude", "mean |W|", "Mean absolute value of a layer's weights."),
-    LayerMeasure("sparsity", "Sparsity", "sparsity of W", "Sparsity of a layer's weights."),
-)
-
-
-PUBLISHED_ANGLES = {
-    "weight_angle": {INPUT_ANGLE: 0, OUTPUT_ANGLE: -1},
-    "delta_angle": {HIDDEN_DELTA_ANGLE: 0},
-}
-"""Measure to the published angles beside it, and the place of their layer."""
-
-
-def draw_learning_curves(groups: Sequence[Group], beside: Beside, stem: Path) -> None:
-    """Test and training errors over epochs; a row of panels for each pair of data and model."""
-    pyplot = _pyplot()
+def draw_learning_curves(groups: Sequence[Group], numbers: pd.DataFrame, stem: Path) -> None:
+    """Errors (or else losses) over epochs; a row of panels for each pair of data and model."""
+    has_errors = any(TEST_ERROR in group.mean for group in groups)
+    measures = ERRORS if has_errors else LOSSES
+    measures = {m: title for m, title in measures.items() if any(m in g.mean for g in groups)}
     tasks = list(dict.fromkeys(group.task for group in groups))
-    figure, axes = pyplot.subplots(
-        len(tasks),
-        2,
-        figsize=(9, 3.8 * len(tasks)),
-        sharey="row",
-        squeeze=False,
-        layout="constrained",
-    )
+    figure = Figure(figsize=(4.3 * len(measures) + 2, 3.8 * len(tasks)), layout="constrained")
+    axes = figure.subplots(len(tasks), len(measures), sharey="row", squeeze=False)
     for row, task in zip(axes, tasks, strict=True):
         members = [group for group in groups if group.task == task]
         # Dashed and solid in turn, so that lines on top of each other are both seen.
-        styles = [
+        styles: list[Style] = [
             {"color": colour, "linestyle": ("-", (0, (4, 1.5)))[number % 2], "linewidth": 1.8}
             for number, colour in enumerate(_shades(len(members)))
         ]
-        for axis, measure, title in zip(
-            row, (TEST_ERROR, TRAIN_ERROR), ("test", "training"), strict=True
-        ):
+        for axis, (measure, title) in zip(row, measures.items(), strict=True):
             for group, style in zip(members, styles, strict=True):
-                _draw_errors(axis, group, measure, style, beside[group.label])
-            axis.set_title(f"{task}: {title} images", fontsize=10)
-            _dress_epochs(axis, max(group.epochs for group in members))
-            _dress_errors(axis)
-        row[0].set_ylabel("error (%)")
-        lines = [pyplot.Line2D([], [], **style) for style in styles]
-        names = [group.label.removeprefix(f"{task}, ") for group in members]
-        if any(
-            published.measures.get(TEST_ERROR) for g in members for published in beside[g.label]
-        ):
-            lines.append(_circle(pyplot, "grey"))
-            names.append("published")
-        row[1].legend(lines, names, loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=9)
+                _draw(axis, group, measure, **style)
+                theirs = numbers[numbers["group"] == group.label].groupby("measure")
+                marks = {measure: CIRCLE} | ({BEST_ERROR: STAR} if measure == TEST_ERROR else {})
+                for name in marks.keys() & theirs.groups:
+                    _mark(axis, theirs.get_group(name), style["color"], marks[name])
+            measured = any(measure in group.mean for group in members)
+            title += "" if measured else ", not measured"
+            axis.set_title(_in_lines(f"{task}: {title}", 44), fontsize=10)
+            _dress_epochs(axis)
+            if not measured:
+                axis.set_axis_off()
+        row[0].set_ylabel("error (%)" if has_errors else "loss")
+        if has_errors:
+            row[0].set_yscale("symlog", linthresh=0.1, linscale=0.4)
+            row[0].set_yticks([0, 0.1, 0.3, 1, 3, 10, 30, 100])
+            row[0].yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+            row[0].yaxis.set_minor_locator(ticker.NullLocator())
+            low = _drawn(row).min()
+            row[0].set_ylim(low / 3 if low > 1 else 0, 110)
+        handles = [Line2D([], [], **style) for style in styles]
+        names = [_in_lines(group.label.removeprefix(f"{task}, ")) for group in members]
+        row[-1].legend(handles, names, loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=9)
     _save(figure, stem)
 
 
-def draw_layers(groups: Sequence[Group], measure: LayerMeasure, beside: Beside, stem: Path) -> bool:
-    """One panel a group, one line a layer; whether there was anything to draw."""
-    shown = [group for group in groups if group.layers(measure.name)]
+def draw_layers(
+    groups: Sequence[Group], measure: str, published: Beside, stem: Path
+) -> list[Group]:
+    """One panel a group, one line a layer; the groups that there was something to draw of."""
+    panels = {group.label: _lines(group, measure, groups) for group in groups}
+    shown = [group for group in groups if panels[group.label]]
     if not shown:
-        return False
-    pyplot = _pyplot()
-    columns = 3 if len(shown) in (5, 6, 9) else min(COLUMNS, len(shown))
+        return []
+    columns = 3 if len(shown) in (5, 6, 9) else min(4, len(shown))
     rows = -(-len(shown) // columns)
-    figure, axes = pyplot.subplots(
-        rows,
-        columns,
-        figsize=(2.9 * columns + 0.6, 3.2 * rows),
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
+    figure = Figure(figsize=(2.9 * columns + 1.8, 3.2 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    extra: dict[str, Line2D] = {}
     for axis, group in zip(axes.flat, shown, strict=False):
-        _draw_panel(axis, group, measure, beside[group.label])
+        extra |= _draw_panel(axis, group, measure, panels[group.label], published)
+        axis.set_title(_in_lines(group.label, 28), fontsize=10)
+        _dress_epochs(axis)
     for axis in axes.flat[len(shown) :]:
         axis.remove()
-    if measure.name == "norm_ratio":
-        _spread_ratios(axes[0, 0])
-    if measure.is_angle:
-        _show_angles(axes[0, 0])
     for row in axes:
-        row[0].set_ylabel(measure.unit)
-    _explain_layers(figure, axes, [group.layers(measure.name) for group in shown])
+        row[0].set_ylabel(LAYER_MEASURES[measure][0])
+    _dress_values(axes[0, 0], measure)
+    _explain(figure, [g.layers(m) for g, m, _ in (panels[g.label][0] for g in shown)], extra)
     _save(figure, stem)
-    return True
+    return shown
 
 
-def _draw_errors(
-    axis: Any, group: Group, measure: str, style: dict[str, Any], published: Sequence[Published]
-) -> None:
-    _draw_line(axis, group, measure, **style)
-    for cell in published:
-        for epoch, value in _while_ours_ran(cell, measure, group):
-            axis.errorbar([epoch], [value.mean], yerr=[value.error or 0.0], color=style["color"])
-            axis.plot([epoch], [value.mean], **_circle_style(style["color"]))
-
-
-def _while_ours_ran(cell: Published, measure: str, group: Group) -> list[tuple[int, Estimate]]:
-    """Published numbers of known epochs, up to the last one of ours."""
-    numbers = cell.measures.get(measure, {})
-    return [(epoch, value) for epoch, value in numbers.items() if 0 < epoch <= group.epochs]
+def _lines(group: Group, measure: str, groups: Sequence[Group]) -> list[tuple[Group, str, str]]:
+    """Whose measure a group's panel shows, in which line style; nothing without the measure."""
+    lines = [(group, measure, "-"), (group, f"{measure}_before_mirror", ":")]
+    if measure == "sign_angle":
+        symmetric = [g for g in groups if g.task == group.task and _magnitude(g)]
+        symmetric.sort(key=lambda g: _magnitude(g) != "uniform")
+        beside = [group] if _magnitude(group) else symmetric[:1]
+        lines = [(group, measure, "-"), *((g, "weight_angle", "--") for g in beside)]
+    lines = [line for line in lines if line[0].layers(line[1])]
+    return lines if lines and lines[0][1] == measure else []
 
 
 def _draw_panel(
-    axis: Any, group: Group, measure: LayerMeasure, published: Sequence[Published]
-) -> None:
-    layers = group.layers(measure.name)
-    colours = _shades(len(layers))
-    before = f"{measure.name}_before_mirror"
-    for layer, colour in zip(layers, colours, strict=True):
-        _draw_line(axis, group, f"{measure.name}/{layer}", color=colour, linewidth=1.8)
-        if layer in group.layers(before):
-            _draw_line(axis, group, f"{before}/{layer}", color=colour, linewidth=1.1, linestyle=":")
-    for angle, place in PUBLISHED_ANGLES.get(measure.name, {}).items():
-        for cell in published:
-            for epoch, value in _while_ours_ran(cell, angle, group):
-                axis.plot([epoch], [value.mean], **_circle_style(colours[place]))
-    axis.set_title(_in_lines(group.label), fontsize=10)
-    _dress_epochs(axis, group.epochs)
+    axis: Any, group: Group, measure: str, lines: Sequence[tuple[Group, str, str]], beside: Beside
+) -> dict[str, Line2D]:
+    """Returns what the legend has to explain beside the layers: name to handle."""
+    extra = {}
+    names = {":": "before a mirror step", "--": "weight angle under\nsign-symmetry"}
+    for source, name, style in lines:
+        layers = source.layers(name)
+        width = 1.8 if style == "-" else 1.1
+        for layer, colour in zip(layers, _shades(len(layers)), strict=True):
+            _draw(axis, source, f"{name}/{layer}", color=colour, linestyle=style, linewidth=width)
+            theirs = beside.numbers[beside.numbers["group"] == group.label]
+            theirs = theirs[theirs["our_measure"] == f"{name}/{layer}"]
+            _mark(axis, theirs, colour, CIRCLE)
+            if len(theirs):
+                extra["published"] = Line2D([], [], color="grey", **CIRCLE)
+        if len(layers) > 2 and style != ":":
+            _draw(axis, source, f"{OVER_LAYERS}/{name}", linestyle=style, **MEAN)
+            extra["mean over layers"] = Line2D([], [], **MEAN)
+        if style in names:
+            extra[names[style]] = Line2D([], [], color="grey", linestyle=style)
+    stated = beside.bounds[beside.bounds["group"] == group.label]
+    for bound in stated[stated["measure"] == measure].itertuples():
+        limits = [limit for limit in (bound.below, bound.above) if pd.notna(limit)]
+        ends = [min(bound.from_epoch, 0.8 * group.epochs), max(bound.from_epoch, group.epochs)]
+        axis.plot(ends, [*limits, 0.0][:1] * 2, **BOUND)  # "near zero" has no number
+        extra["bound of the paper"] = Line2D([], [], **BOUND)
+    return extra
 
 
-def _draw_line(axis: Any, group: Group, measure: str, **style: Any) -> None:
-    values = group.over_epochs(measure)
-    epochs, means = list(values), [value.mean for value in values.values()]
-    axis.plot(epochs, means, **style)
-    if len(group.runs) > 1:
-        errors = [value.error or 0.0 for value in values.values()]
-        low = [mean - error for mean, error in zip(means, errors, strict=True)]
-        high = [mean + error for mean, error in zip(means, errors, strict=True)]
-        axis.fill_between(epochs, low, high, color=style["color"], alpha=0.2, linewidth=0)
+def _draw(axis: Any, group: Group, measure: str, **style: Any) -> None:
+    if measure not in group.mean:
+        return
+    mean, error = group.mean[measure], group.error[measure]
+    axis.plot(mean.index, mean, **style)
+    # A point without neighbours makes no line.
+    alone = mean[mean.notna() & mean.shift().isna() & mean.shift(-1).isna()]
+    axis.plot(alone.index, alone, color=style["color"], marker="o", markersize=4, linestyle="none")
+    if error.notna().any():
+        band = {"color": style["color"], "alpha": 0.2, "linewidth": 0}
+        axis.fill_between(mean.index, mean - error, mean + error, **band)
 
 
-def _dress_epochs(axis: Any, epochs: int) -> None:
-    from matplotlib import ticker
+def _mark(axis: Any, numbers: pd.DataFrame, colour: Any, mark: Style) -> None:
+    """Published numbers at their epochs; of an epoch that is not said, a line through all."""
+    known = numbers[numbers["epoch"] > 0]
+    if len(known):
+        error = known["theirs_error"].fillna(0.0)
+        axis.errorbar(known["epoch"], known["theirs"], yerr=error, color=colour, **mark)
+    for value in numbers.loc[numbers["epoch"] == 0, "theirs"]:
+        axis.axhline(value, color=colour, linestyle=":", linewidth=1.2)
 
+
+def _dress_epochs(axis: Any) -> None:
     axis.set_xlabel("epoch")
-    if epochs >= LONG:
+    axis.grid(alpha=0.3)
+    if axis.dataLim.x1 >= LONG:
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter(ticker.FormatStrFormatter("%d"))
     else:
         axis.xaxis.set_major_locator(ticker.MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
-    axis.grid(alpha=0.3)
 
 
-def _dress_errors(axis: Any) -> None:
-    from matplotlib import ticker
-
-    axis.set_yscale("symlog", linthresh=0.1, linscale=0.4)
-    axis.set_ylim(0, 110)
-    axis.set_yticks([0, 0.1, 0.3, 1, 3, 10, 30, 100])
-    axis.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
-    axis.yaxis.set_minor_locator(ticker.NullLocator())
-
-
-def _spread_ratios(axis: Any) -> None:
-    """A logarithmic scale for ratios of different magnitudes; the panels share it."""
-    from matplotlib import ticker
-
-    lines = [line for panel in axis.figure.axes for line in panel.lines]
-    values = [value for line in lines for value in line.get_ydata()]
-    if min(values) > 0 and max(values) > 10 * min(values):
+def _dress_values(axis: Any, measure: str) -> None:
+    """Angles to a right angle, or as far as any goes; ratios of several magnitudes by logarithm."""
+    values = _drawn(axis.figure.axes)
+    if measure.endswith("angle"):
+        top = max(95.0, values.max() + 3)
+        axis.set_yticks(range(0, int(top), 15))
+        axis.set_ylim(-3, top)
+    elif measure == "norm_ratio" and 0 < 10 * values.min() < values.max():
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
 
 
-def _show_angles(axis: Any) -> None:
-    """From 0 to a right angle, and as far as any angle goes; the panels share it."""
-    lines = [line for panel in axis.figure.axes for line in panel.lines]
-    top = max(95.0, *(value + 3 for line in lines for value in line.get_ydata()))
-    axis.set_yticks(range(0, int(top), 15))
-    axis.set_ylim(-3, top)
+def _drawn(axes: Sequence[Any]) -> pd.Series:
+    """All upright values of the lines of some panels."""
+    values = [value for axis in axes for line in axis.lines for value in line.get_ydata()]
+    return pd.Series(values, dtype=float).dropna()
 
 
-def _explain_layers(figure: Any, axes: Any, layers: Sequence[list[str]]) -> None:
+def _explain(figure: Figure, layers: Sequence[list[str]], extra: dict[str, Line2D]) -> None:
     """A legend if all panels have the same few layers, else the scale from input to output."""
-    import matplotlib
-
-    pyplot = _pyplot()
+    handles, title = {}, None
     if all(names == layers[0] for names in layers) and len(layers[0]) <= MAX_IN_LEGEND:
-        colours = _shades(len(layers[0]))
-        lines = [pyplot.Line2D([], [], color=colour, linewidth=2) for colour in colours]
-        axes[0, -1].legend(
-            lines,
-            layers[0],
-            title="layer, input to output",
-            loc="center left",
-            bbox_to_anchor=(1.02, 0.5),
-            fontsize=9,
-            title_fontsize=9,
-        )
-        return
-    colour_map = matplotlib.colors.ListedColormap(_shades(256))
-    scale = pyplot.cm.ScalarMappable(cmap=colour_map)
-    kept = [axis for axis in axes.flat if axis.figure is not None]
-    bar = figure.colorbar(scale, ax=kept, ticks=[0, 1], fraction=0.03, pad=0.02, label="layer")
-    bar.ax.set_yticklabels(["input", "output"])
+        title = "layer, input to output"
+        for name, colour in zip(layers[0], _shades(len(layers[0])), strict=True):
+            handles[_in_lines(name)] = Line2D([], [], color=colour, linewidth=2)
+    else:
+        scale = matplotlib.cm.ScalarMappable(cmap=matplotlib.colors.ListedColormap(_shades(256)))
+        bar = figure.colorbar(scale, ax=figure.axes, ticks=[0, 1], fraction=0.03, label="layer")
+        bar.ax.set_yticklabels(["input", "output"])
+    handles |= extra
+    place: Style = {"loc": "outside right center", "fontsize": 9, "title_fontsize": 9}
+    if handles:
+        figure.legend(handles.values(), handles, title=title, **place)
+
+
+def _magnitude(group: Group) -> Any:
+    """Of sign-symmetry; None under other rules."""
+    is_symmetry = group.config["feedback.rule"] == "sign_symmetry"
+    return group.config.get("feedback.rule.options.magnitude", "uniform") if is_symmetry else None
 
 
 def _shades(count: int) -> list[Any]:
     """Dark to light, told apart by colour-blind readers; viridis' lightest end is lost on white."""
     shades = [0.85 * index / max(count - 1, 1) for index in range(count)]
-    return list(_pyplot().get_cmap("viridis")(shades))
-
-
-def _circle_style(colour: Any) -> dict[str, Any]:
-    return {
-        "marker": "o",
-        "markersize": 6,
-        "markerfacecolor": "none",
-        "markeredgecolor": colour,
-        "markeredgewidth": 1.4,
-        "linestyle": "none",
-    }
-
-
-def _circle(pyplot: Any, colour: Any) -> Any:
-    return pyplot.Line2D([], [], **_circle_style(colour))
+    return list(matplotlib.colormaps["viridis"](shades))
 
 
 def _in_lines(label: str, width: int = 32) -> str:
-    import textwrap
-
-    return "\n".join(textwrap.wrap(label, width))
+    return "\n".join(textwrap.wrap(label, width, break_on_hyphens=False))
 
 
-def _save(figure: Any, stem: Path) -> None:
+def _save(figure: Figure, stem: Path) -> None:
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # all is in its place, which took most of the time
     for ending in ("png", "svg"):
-        figure.savefig(stem.with_suffix(f".{ending}"), dpi=110, bbox_inches="tight")
-    _pyplot().close(figure)
-
-
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
+        figure.savefig(stem.with_suffix(f".{ending}"), dpi=110)

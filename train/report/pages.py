@@ -1,4 +1,4 @@
-"""A report as a list of parts, and the parts as Markdown and as one HTML file."""
+"""A report as a list of parts, and the parts as Markdown, as one HTML file, and as text."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import dataclasses
 import html
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
-from train.report.tables import Table
+import pandas as pd
 
 STYLE = """
 body { font-family: sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em }
@@ -19,14 +20,6 @@ img { max-width: 100% }
 
 
 @dataclasses.dataclass(frozen=True)
-class Heading:
-    """A heading; level 1 is the page's own."""
-
-    text: str
-    level: int = 2
-
-
-@dataclasses.dataclass(frozen=True)
 class Picture:
     """A PNG file in the report's folder."""
 
@@ -34,8 +27,8 @@ class Picture:
     text: str
 
 
-Part = Heading | Picture | str | Table
-"""A text stands for a paragraph."""
+Part: TypeAlias = str | pd.DataFrame | Picture
+"""A text is a paragraph, or after `#`, `##`, `###` a heading."""
 
 
 def to_markdown(parts: Sequence[Part]) -> str:
@@ -45,41 +38,30 @@ def to_markdown(parts: Sequence[Part]) -> str:
 
 def to_html(parts: Sequence[Part], folder: Path) -> str:
     """One file that needs no other: pictures are inside."""
-    title = next(part.text for part in parts if isinstance(part, Heading))
     body = "\n".join(_html(part, folder) for part in parts)
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n"
+        f"<title>Report on runs</title>\n<style>{STYLE}</style>\n</head>\n"
         f"<body>\n{body}\n</body>\n</html>\n"
     )
 
 
-def to_text(table: Table) -> str:
+def to_text(table: pd.DataFrame) -> str:
     """Columns for the terminal."""
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in table
-    ]
-    lines.insert(1, "-" * max(map(len, lines)))
-    return "\n".join(lines)
+    options = {"tablefmt": "simple", "disable_numparse": True, "maxcolwidths": 36}
+    return table.to_markdown(index=False, **options)
 
 
 def _markdown(part: Part) -> str:
-    if isinstance(part, Heading):
-        return f"{'#' * part.level} {part.text}"
     if isinstance(part, Picture):
         return f"![{part.text}]({part.file})\n\n*{part.text}*"
     if isinstance(part, str):
         return part
-    head, *rows = [[cell.replace("|", "\\|") for cell in row] for row in part]
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    escaped = part.map(lambda cell: cell.replace("|", "\\|"))
+    return escaped.to_markdown(index=False, tablefmt="github", disable_numparse=True)
 
 
 def _html(part: Part, folder: Path) -> str:
-    if isinstance(part, Heading):
-        return f"<h{part.level}>{html.escape(part.text)}</h{part.level}>"
     if isinstance(part, Picture):
         inside = base64.b64encode((folder / part.file).read_bytes()).decode()
         text = html.escape(part.text)
@@ -88,9 +70,7 @@ def _html(part: Part, folder: Path) -> str:
             f"<figcaption>{text}</figcaption></figure>"
         )
     if isinstance(part, str):
-        return f"<p>{html.escape(part)}</p>"
-    rows = [
-        "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
-        for tag, row in zip(["th", *["td"] * len(part)], part, strict=False)
-    ]
-    return "<table>\n" + "\n".join(f"<tr>{row}</tr>" for row in rows) + "\n</table>"
+        hashes, _, heading = part.partition(" ")
+        tag, text = (f"h{len(hashes)}", heading) if set(hashes) == {"#"} else ("p", part)
+        return f"<{tag}>{html.escape(text)}</{tag}>"
+    return part.to_html(index=False, border=0)

@@ -2,41 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from train.errors import UserError
-from train.report import tables
-from train.report.figures import LAYER_MEASURES, Beside, draw_layers, draw_learning_curves
-from train.report.groups import TEST_ERROR, Group, gather, rule_of
-from train.report.pages import Heading, Part, Picture, to_html, to_markdown, to_text
-from train.report.published import HIDDEN_DELTA_ANGLE, INPUT_ANGLE, OUTPUT_ANGLE, read_all
-from train.report.runs import LeftOut, find
+from train.report import figures, tables
+from train.report.configs import noise_of
+from train.report.frames import Group, gather
+from train.report.pages import Part, Picture, to_html, to_markdown, to_text
+from train.report.published import Beside, beside, read_all
 
 HOW = (
     "Every number is that of the last epoch unless its column says otherwise. Runs whose "
     "configurations differ in the seed alone are one row: the mean, and in brackets the standard "
     "error. Errors are in per cent of the images. Published numbers have theirs in brackets where "
-    "it was published."
+    "it was published. NaN: measured, without a value (a zero vector has no angle)."
 )
-OVER_EPOCHS = {
-    "Test error over epochs, %": TEST_ERROR,
-    "Weight angle of the output layer, degrees": OUTPUT_ANGLE,
-    "Weight angle of the input layer (no error flows there), degrees": INPUT_ANGLE,
-    "Delta angle of the hidden layer, degrees; ours of a batch, theirs of one image": (
-        HIDDEN_DELTA_ANGLE
-    ),
-}
-"""Title to the measure of a table over epochs."""
 NOISES_OF_A_BASIS = ("orthogonal", "impulse")
 BALANCED = (
     "Under balanced noise (orthogonal, impulse) the weight angle is 0 by construction: a sweep "
     "identifies W exactly, so training equals backprop up to rounding, and its accuracy says "
     "nothing about learning with imperfect feedback."
-)
-CURVES = (
-    "Errors at the end of every epoch. The upright scale is logarithmic above 0.1 % and linear "
-    "below. Bands are standard errors; circles are published numbers."
 )
 
 
@@ -44,105 +34,110 @@ def report(paths: Sequence[str], out: str) -> None:
     """Writes a report on the runs into a new folder, and its main table to the terminal.
 
     Args:
-        paths: Run directories, or folders of several.
+        paths: Run directories, or folders that hold some at any depth.
         out: The folder to write: new, or empty.
 
     Raises:
         UserError: If there is no run to report on, or `out` is not free.
     """
     folder = Path(out)
-    _check_free(folder)
-    groups, left_out = gather(find(paths))
-    for entry in left_out:
-        print(f"left out: {entry.path}: {entry.reason}")
-    if not groups:
-        raise UserError(
-            f"No run is left to report on: {left_out[0].path}: {left_out[0].reason}. Expected at "
-            f"least one finished run; the command that trained it goes on from where it was."
-        )
-    cells = read_all()
-    beside = {g.label: [cell for cell in cells if cell.is_beside(g.config)] for g in groups}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tables.write_csv(groups, beside, folder)
-        parts = [*_results(groups, beside), *_pictures(groups, beside, folder)]
-        parts += [*_runs(groups), *_left_out(left_out)]
-        (folder / "report.md").write_text(to_markdown(parts))
-        (folder / "report.html").write_text(to_html(parts, folder))
-    except OSError as error:
-        raise UserError(f"out={folder} cannot be written: {error.strerror or error}.") from error
-    print(to_text(tables.results(groups, beside)))
-    print(f"\n{folder / 'report.html'}, report.md, table.csv, curves.csv, pictures")
-
-
-def _check_free(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(
             f"out={folder} exists and is not an empty folder. Nothing is overwritten: remove it, "
             f"or give another."
         )
+    groups, left_out = gather(paths)
+    used = sum(len(group.runs) for group in groups)
+    print(f"{used + len(left_out)} runs found, {used} in the report")
+    for path, reason in left_out.items():
+        print(f"left out: {path}: {reason}")
+    if not groups:
+        path, reason = next(iter(left_out.items()))
+        raise UserError(
+            f"No run is left to report on: {path}: {reason}. Expected at least one finished run; "
+            f"the command that trained it goes on from where it was."
+        )
+    try:
+        main = write(groups, left_out, folder)
+    except OSError as error:
+        raise UserError(f"out={folder} cannot be written: {error.strerror or error}.") from error
+    print(to_text(main))
+    print(f"\n{folder / 'report.html'}, report.md, report.json, table.csv, curves.csv, pictures")
 
 
-def _results(groups: Sequence[Group], beside: Beside) -> list[Part]:
-    parts: list[Part] = [Heading("Report on runs", 1), HOW, Heading("Results")]
-    parts += [tables.results(groups, beside)]
-    if any(map(_is_balanced, groups)):
-        parts.append(BALANCED)
-    parts += [Heading("The published numbers"), tables.differences(groups, beside)]
-    both = "(ours / published)"
-    for title, table in (
-        (f"Other errors {both}", tables.other_errors(groups, beside)),
-        *(
-            (f"{title} {both}", tables.over_epochs(groups, beside, measure))
-            for title, measure in OVER_EPOCHS.items()
-        ),
-        ("Bounds that are stated of figures", tables.bounds(groups, beside)),
-    ):
-        if len(table) > 1:
-            parts += [Heading(title, 3), table]
+def write(groups: Sequence[Group], left_out: Mapping[Path, str], folder: Path) -> pd.DataFrame:
+    """Tables, pictures and pages, into a folder; returns the main table."""
+    published = beside(groups, read_all())
+    without = pd.DataFrame({"run": map(str, left_out), "why": left_out.values()})
+    folder.mkdir(parents=True, exist_ok=True)
+    main, *more = results(groups, published)
+    parts = ["# Report on runs", HOW, "## Results", main, *more]
+    parts += _pictures(groups, published, folder)
+    parts += ["## Runs", tables.runs(groups)]
+    parts += ["## Left out", without] if left_out else []
+    (folder / "report.md").write_text(to_markdown(parts), encoding="utf-8")
+    (folder / "report.html").write_text(to_html(parts, folder), encoding="utf-8")
+    _write_numbers(groups, published, without, folder)
+    return main
+
+
+def results(groups: Sequence[Group], published: Beside) -> list[Part]:
+    """The main table, and those of the published numbers."""
+    parts: list[Part] = [tables.results(groups, published.numbers)]
+    parts += [BALANCED] * any(map(_is_balanced, groups))
+    if published.numbers.empty:
+        return [*parts, "No published number is of one of these configurations."]
+    parts += ["## The published numbers", tables.differences(published.numbers)]
+    for measure, title in tables.TITLES.items():
+        table = tables.over_epochs(published.numbers, measure)
+        if not table.empty:
+            parts += [f"### {title} (ours / published)", table]
+    if not published.bounds.empty:
+        parts += ["### Bounds that are stated of figures", tables.bounds(published.bounds)]
     return parts
 
 
-def _pictures(groups: Sequence[Group], beside: Beside, folder: Path) -> list[Part]:
-    draw_learning_curves(groups, beside, folder / "learning_curves")
-    parts: list[Part] = [Heading("Learning curves"), Picture("learning_curves.png", CURVES)]
-    for measure in LAYER_MEASURES:
-        if draw_layers(groups, measure, beside, folder / measure.stem):
-            parts += [
-                Heading(measure.title),
-                Picture(f"{measure.stem}.png", measure.text),
-                f"{measure.title} at the last epoch:",
-                tables.layers(groups, measure.name),
-            ]
+def _pictures(groups: Sequence[Group], published: Beside, folder: Path) -> list[Part]:
+    figures.draw_learning_curves(groups, published.numbers, folder / "learning_curves")
+    parts: list[Part] = ["## Learning curves", Picture("learning_curves.png", figures.CURVES)]
+    for measure, (_, text) in figures.LAYER_MEASURES.items():
+        shown = figures.draw_layers(groups, measure, published, folder / measure)
+        if shown:
+            title = measure.replace("_", " ").capitalize()
+            parts += [f"## {title}", Picture(f"{measure}.png", text)]
+            parts += [f"{title} at the last epoch:", tables.layers(shown, measure)]
     return parts
 
 
 def _is_balanced(group: Group) -> bool:
     config = group.config
-    balanced = config["mirror.mode"] == "linear" and config["mirror.noise"] in NOISES_OF_A_BASIS
-    return rule_of(config) == "weight_mirror" and balanced
+    return config["feedback.rule"] == "weight_mirror" and noise_of(config) in NOISES_OF_A_BASIS
 
 
-def _runs(groups: Sequence[Group]) -> list[Part]:
-    rows = [["run", "in row", "seed", "seconds", "TensorFlow", "Keras", "tfweightmirror"]]
-    for group in groups:
-        for run in group.runs:
-            versions = [str(run.setup.get(name.lower(), "")) for name in rows[0][4:]]
-            seconds = run.epochs[-1].get("seconds")
-            rows.append(
-                [
-                    str(run.path),
-                    group.label,
-                    str(run.config["seed"]),
-                    "" if seconds is None else f"{seconds:.0f}",
-                    *versions,
-                ]
-            )
-    return [Heading("Runs"), rows]
+def _write_numbers(
+    groups: Sequence[Group], published: Beside, left_out: pd.DataFrame, folder: Path
+) -> None:
+    """`curves.csv`, a row a group and epoch; `table.csv`, the last ones; all tables as JSON."""
+    curves = pd.concat(
+        [
+            pd.concat([group.mean, group.error.add_suffix(" (s.e.)")], axis=1)
+            .reset_index()
+            .assign(group=group.label, runs=len(group.runs), data_and_model=group.task)
+            .assign(seeds=" ".join(str(run.config["seed"]) for run in group.runs))
+            for group in groups
+        ]
+    )
+    head = ["group", "runs", "seeds", "data_and_model", "epoch"]
+    curves = curves[[*head, *curves.columns.difference(head, sort=False)]]
+    last = curves.groupby("group", sort=False).tail(1)
+    curves.to_csv(folder / "curves.csv", index=False, float_format="%.6g")
+    last.to_csv(folder / "table.csv", index=False, float_format="%.6g")
+    found = {"results": last, "published": published.numbers, "bounds": published.bounds}
+    found |= {"runs": tables.runs(groups), "left_out": left_out}
+    content = {name: _records(table) for name, table in found.items()}
+    (folder / "report.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def _left_out(left_out: Sequence[LeftOut]) -> list[Part]:
-    if not left_out:
-        return []
-    rows = [["run", "why"], *([str(entry.path), entry.reason] for entry in left_out)]
-    return [Heading("Left out"), rows]
+def _records(table: pd.DataFrame) -> Any:
+    """Rows for JSON; what is no finite number is null."""
+    return json.loads(table.to_json(orient="records"))

@@ -7,6 +7,7 @@ import dataclasses
 import fcntl
 import itertools
 import json
+import math
 import os
 import time
 from collections.abc import Iterable
@@ -105,6 +106,8 @@ class RunDirectory:
     def metrics(self, epochs: int | None = None) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`, of epochs 1, 2 and so on; half a last one is left out.
 
+        null is read as NaN: a measure without a value, such as the angle of a zero vector.
+
         Args:
             epochs: Read so many at most; None: all.
 
@@ -115,8 +118,9 @@ class RunDirectory:
             content = self.metrics_file.read_bytes() if self.metrics_file.exists() else b""
         texts, lines = content.splitlines()[:epochs], []
         for number, text in enumerate(texts, start=1):
-            with contextlib.suppress(ValueError, TypeError, KeyError):
+            with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
                 line = json.loads(text)
+                line = {name: math.nan if value is None else value for name, value in line.items()}
                 lines += [line] if line["epoch"] == number else []
             if len(lines) < number and (number < len(texts) or content.endswith(b"\n")):
                 raise UserError(
@@ -139,7 +143,7 @@ class RunDirectory:
             )
         if self.metrics_file.exists():
             with disk_errors(f"{self.metrics_file} cannot be written", GO_ON):
-                text = "".join(json.dumps(line) + "\n" for line in lines)
+                text = "".join(_to_json(line) + "\n" for line in lines)
                 write_whole(self.metrics_file, text)
 
     def _lock_it(self) -> bool:
@@ -240,6 +244,15 @@ def _places(config: FitConfig) -> Iterable[Path]:
     return itertools.chain(begun, free, iter(lambda: next_free(stem), stem))
 
 
+def _to_json(line: dict[str, Any]) -> str:
+    """JSON has no NaN and no infinity: null."""
+    plain = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in line.items()
+    }
+    return json.dumps(plain, allow_nan=False)
+
+
 class RunFiles(keras.callbacks.Callback):
     """Describes the run in its directory when it begins, and appends every epoch's logs there.
 
@@ -269,4 +282,4 @@ class RunFiles(keras.callbacks.Callback):
         line = {"epoch": epoch + 1, "seconds": seconds}
         line |= {name: float(value) for name, value in (logs or {}).items()}
         with disk_errors(f"{self.directory.metrics_file} cannot be written", GO_ON):
-            append_line(self.directory.metrics_file, json.dumps(line))
+            append_line(self.directory.metrics_file, _to_json(line))
