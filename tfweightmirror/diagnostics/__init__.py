@@ -15,6 +15,7 @@ from tfweightmirror.diagnostics.measures import (
     weight_angle_deg,
     weight_angles,
 )
+from tfweightmirror.diagnostics.plot import plot_angles
 
 __all__ = [
     "WEIGHT_MEASURES",
@@ -26,6 +27,7 @@ __all__ = [
     "magnitude",
     "norm_ratio",
     "norm_ratios",
+    "plot_angles",
     "sign_agreement",
     "sign_angle_deg",
     "sparsity",

@@ -52,7 +52,7 @@ LAYER_MEASURES = {
 """Name in the logs, before the slash, to the upright axis and the text of its picture."""
 
 Style = dict[str, Any]
-MEAN: Style = {"color": "black", "linewidth": 2.4}
+MEAN: Style = {"color": "black", "linewidth": 1.8}
 CIRCLE: Style = {"marker": "o", "markerfacecolor": "none", "linestyle": "none"}
 STAR: Style = CIRCLE | {"marker": "*", "markersize": 11}
 BOUND: Style = {"color": "crimson", "linewidth": 1.4, "linestyle": (0, (6, 2)), "zorder": 5}
