@@ -17,7 +17,7 @@ import keras
 import tensorflow as tf
 
 import tfweightmirror as tfwm
-from train.config import DataConfig, FeedbackConfig, FitConfig, ModelConfig, TrainingConfig
+from train.config import DataConfig, FeedbackConfig, FitConfig, Part, TrainingConfig
 from train.data import batches, datasets
 from train.parts import feedback, models
 from train.run.build import RunBatches
@@ -45,7 +45,7 @@ class EpochTimes(keras.callbacks.Callback):
 def compiled(config: FitConfig, run_batches: RunBatches) -> Any:
     keras.utils.set_random_seed(0)
     images = run_batches.images
-    model = models.build(config.model, images.image_shape, num_classes=images.num_classes)
+    model = models.build(config.model, images.image_shape, (images.num_classes,))
     feedback.convert(model, config.feedback, seed=0)
     model.compile(
         keras.optimizers.SGD(0.05, momentum=0.9),
@@ -72,7 +72,7 @@ def by_loop(config: FitConfig, run_batches: RunBatches) -> list[float]:
         steps_per_call=config.training.steps_per_call,
     )
     loop.prepare()
-    loop.run([*callbacks(config.feedback.rule), times], epochs=EPOCHS)
+    loop.run([*callbacks(config.feedback.rule.name), times], epochs=EPOCHS)
     return times.seconds[1:]
 
 
@@ -83,7 +83,7 @@ def by_fit(config: FitConfig, run_batches: RunBatches) -> list[float]:
         run_batches.training(0, batches.Share()),
         steps_per_epoch=run_batches.steps_per_epoch,
         epochs=EPOCHS,
-        callbacks=[*callbacks(config.feedback.rule), times],
+        callbacks=[*callbacks(config.feedback.rule.name), times],
         # The loop evaluates after every epoch, too.
         validation_data=run_batches.evaluation(batches.Share()),
         shuffle=False,
@@ -107,8 +107,8 @@ def main() -> None:
             for steps_per_call in (1, 11):  # an epoch of the digits has 22
                 config = FitConfig(
                     data=DataConfig(),
-                    model=ModelConfig(name=model),
-                    feedback=FeedbackConfig(rule=rule),
+                    model=Part(model),
+                    feedback=FeedbackConfig(rule=Part(rule)),
                     training=TrainingConfig(epochs=EPOCHS, steps_per_call=steps_per_call),
                 )
                 run_batches = RunBatches(datasets.load(config.data), config)

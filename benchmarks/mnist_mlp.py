@@ -21,9 +21,8 @@ from train.config import (
     FeedbackConfig,
     FitConfig,
     MirrorConfig,
-    MlpConfig,
-    ModelConfig,
     OptimizerConfig,
+    Part,
     TrainingConfig,
 )
 from train.run.fit import fit
@@ -51,8 +50,8 @@ def run(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
                 test_split="train[90%:]" if validate else "test",
                 normalization="unit",
             ),
-            model=ModelConfig(name="mlp", mlp=MlpConfig(units=(500,), activation="relu")),
-            feedback=FeedbackConfig(rule=rule),
+            model=Part("mlp"),
+            feedback=FeedbackConfig(rule=Part(rule)),
             mirror=mirror,
             optimizer=OptimizerConfig(
                 learning_rate=options.learning_rate,

@@ -19,7 +19,7 @@ import tensorflow as tf
 import tfweightmirror as tfwm
 from tfweightmirror.diagnostics import WEIGHT_MEASURES
 from tfweightmirror.diagnostics.deltas import Probe
-from train.config import ModelConfig
+from train.config import Part
 from train.parts import models
 
 EPOCH_IMAGES = 50_000
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     options = parser.parse_args()
     keras.utils.set_random_seed(0)
-    model = models.build(ModelConfig(name="resnet50"), (32, 32, 3), num_classes=10)
+    model = models.build(Part("resnet50"), (32, 32, 3), (10,))
     tfwm.convert_model(model, "feedback_alignment")
     model.compile(
         keras.optimizers.SGD(0.01),

@@ -33,7 +33,6 @@ import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 import tfweightmirror as tfwm  # noqa: E402
-from train.config import ResNetConfig  # noqa: E402
 from train.parts.models.resnet import resnet18  # noqa: E402
 from train.run.directory import next_free  # noqa: E402
 
@@ -77,7 +76,7 @@ def main() -> None:
 def build(rule: str, options: argparse.Namespace) -> Any:
     """A compiled network under `rule`, or the stock one."""
     keras.utils.set_random_seed(0)
-    model = resnet18(ResNetConfig(width=options.width), IMAGE_SHAPE, num_classes=CLASSES)
+    model = resnet18(IMAGE_SHAPE, (CLASSES,), width=options.width)
     if rule != STOCK:
         tfwm.convert_model(model, rule, seed=1)
     model.compile(

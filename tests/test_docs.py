@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 
 import tfweightmirror as tfwm
-from train.config import ModelConfig
-from train.config.model import ResNetConfig
 from train.parts import models
 
 ROOT = Path(__file__).parents[1]
@@ -117,8 +115,7 @@ def test_sources_have_an_entry_each_and_no_entry_is_idle() -> None:
 
 
 def test_firings_of_a_sweep_are_those_that_the_code_counts() -> None:
-    config = ModelConfig(name="resnet18", resnet=ResNetConfig(stem="imagenet"))
-    model = models.build(config, (64, 64, 3), num_classes=10)
+    model = models.resnet18((64, 64, 3), (10,), stem="imagenet")
     tfwm.convert_model(model, "weight_mirror")
     fired = tfwm.callbacks.WeightMirror().samples_per_step(model)
     needed = sum(fired[p.name] for p in tfwm.pathways(model) if p.sends_error_back)

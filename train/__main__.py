@@ -44,12 +44,12 @@ def _run(command: Command) -> int:
     if command.name == "report":
         from train.report.write import report
 
-        report(command.runs, command.out)
+        report(command.operands, command.flags["out"])
         return 0
     if command.name == "compare":
         from train.commands.compare import compare
 
-        compare(*command.runs, as_json=command.as_json)
+        compare(*command.operands, as_json="json" in command.flags)
         return 0
     # TensorFlow takes seconds to load: not before the configuration is known to be right.
     load_tensorflow_quietly()
@@ -69,19 +69,19 @@ def _do(command: Command) -> None:
     elif command.name == "evaluate":
         from train.commands.evaluate import evaluate
 
-        evaluate(command.model, command.config)
+        evaluate(command.operands[0], command.config, as_json="json" in command.flags)
     elif command.name == "export":
         from train.commands.export import export
 
-        export(command.model, command.out)
+        export(command.operands[0], command.flags["out"])
     elif command.name == "angles":
         from train.commands.angles import angles
 
-        angles(command.model)
+        angles(command.operands[0], as_json="json" in command.flags)
     elif command.name == "list":
         from train.commands.listing import print_all
 
-        print_all()
+        print_all(*command.operands)
     else:
         from train.commands.sweep import sweep
 

@@ -86,7 +86,7 @@ def test_hparams_have_a_row_of_the_run_with_its_rule_and_scores(page: Page, run:
         ),
     )
     row = cells[cells.index(str(run)) + 1 :]
-    assert {"feedback.rule", "mirror.mode", "val_accuracy", "weight_angle/head"} <= set(cells)
+    assert {"feedback.rule.name", "mirror.mode", "val_accuracy", "weight_angle/head"} <= set(cells)
     assert {"weight_mirror", "akrout2019", "small_conv"} <= set(row)
     page.screenshot("hparams")
 

@@ -11,7 +11,6 @@ from tests.layers.kinds import RULES
 from tfweightmirror.mirror import MirrorMode
 from tfweightmirror.mirror.activation import activations_of
 from tfweightmirror.mirror.step import mirror_pathways, mirror_step
-from train.config import ResNetConfig, SmallConvConfig
 from train.parts.models.resnet import resnet18
 from train.parts.models.small_conv import small_conv
 
@@ -21,7 +20,7 @@ BATCH = 128
 
 def small() -> keras.Model:
     """The quickstart's network: three convolutions, each with BatchNorm and ReLU, and a head."""
-    return small_conv(SmallConvConfig(), (8, 8, 1), num_classes=10)
+    return small_conv((8, 8, 1), (10,))
 
 
 def resnet() -> keras.Model:
@@ -29,7 +28,7 @@ def resnet() -> keras.Model:
 
     Images of 16x16: the same operations as of CIFAR's 32x32, compiled in a quarter of the time.
     """
-    return resnet18(ResNetConfig(width=16), (16, 16, 3), num_classes=10)
+    return resnet18((16, 16, 3), (10,), width=16)
 
 
 def trainable(

@@ -25,7 +25,7 @@ TINY = [
     "--data.train_split=train[:256]",
     "--data.test_split=test[:100]",
     "--model.name=mlp",
-    "--model.mlp.units=[8]",
+    "--model.options.units=[8]",
     "--training.epochs=1",
     "--training.progress=none",
 ]
@@ -39,7 +39,7 @@ def last_line(directory: Path) -> dict[str, float]:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with feedback weights and a loss of our own."""
     directory = tmp_path_factory.mktemp("trained") / "run"
-    extra = ["--feedback.rule=fa", "--training.loss=sigmoid", "--training.test_batch_size=64"]
+    extra = ["--feedback.rule=fa", "--loss=sigmoid", "--training.test_batch_size=64"]
     assert main(["fit", *TINY, *extra, f"--run_directory={directory}"]) == 0
     return directory
 
@@ -160,7 +160,7 @@ def test_list_names_what_can_be_named(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def sweep_command(folder: Path, *arguments: str) -> list[str]:
-    grid = ["--grid=optimizer.learning_rate=0.05,1e30", "--grid", "model.mlp.units=[8,8]"]
+    grid = ["--grid=optimizer.learning_rate=0.05,1e30", "--grid", "model.options.units=[8,8]"]
     return ["sweep", *TINY, *grid, "--seeds=0,1", f"--run_directory={folder}", *arguments]
 
 
@@ -175,7 +175,8 @@ def test_sweep_chooses_on_training_images_and_goes_on_where_it_was(
     assert by_values["1e30", "[8,8]"]["mean"] is None
     cell = by_values["0.05", "[8,8]"]
     runs = [
-        folder / "optimizer.learning_rate=0.05,model.mlp.units=[8,8]" / f"seed_{s}" for s in (0, 1)
+        folder / "optimizer.learning_rate=0.05,model.options.units=[8,8]" / f"seed_{s}"
+        for s in (0, 1)
     ]
     accuracies = [last_line(run)["val_accuracy"] for run in runs]
     assert cell["mean"] == pytest.approx(np.mean(accuracies))

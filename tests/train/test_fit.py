@@ -25,7 +25,7 @@ SMALL = [
     "--data.train_split=train[:256]",
     "--data.test_split=test[:100]",
     "--model.name=mlp",
-    "--model.mlp.units=[16]",
+    "--model.options.units=[16]",
     "--training.epochs=2",
     "--training.progress=none",
 ]
@@ -54,7 +54,7 @@ def mirrored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_run_directory_holds_the_resolved_config(mirrored: Path) -> None:
     written = yaml.safe_load((mirrored / "config.yaml").read_text())
-    assert written["feedback"]["rule"] == "wm"
+    assert written["feedback"]["rule"] == {"name": "weight_mirror", "options": {}}
     assert written["training"]["epochs"] == 2
     assert written["optimizer"]["learning_rate"] == 0.05  # a default
 
@@ -106,7 +106,7 @@ def test_backprop_alone_leaves_the_stock_keras_model(tmp_path: Path) -> None:
 def test_rules_by_layer_pattern_and_last_layer(tmp_path: Path) -> None:
     config, _ = parse(
         [
-            *("fit", *SMALL, f"--run_directory={tmp_path / 'run'}", "--model.mlp.units=[8,8]"),
+            *("fit", *SMALL, f"--run_directory={tmp_path / 'run'}", "--model.options.units=[8,8]"),
             *("--feedback.rule=fa", "--feedback.layers.hidden_1=ss", "--feedback.last_layer=bp"),
         ]
     )
@@ -118,7 +118,7 @@ def test_papers_mirror_mode_takes_its_noise_options(tmp_path: Path) -> None:
     config, _ = parse(
         [
             *("fit", *SMALL, f"--run_directory={tmp_path / 'run'}", "--feedback.rule=wm"),
-            *("--mirror.mode=akrout2019", "--mirror.noise_options.samples=32"),
+            *("--mirror.mode=akrout2019", "--mirror.noise.options.samples=32"),
         ]
     )
     finished = fit(config)
@@ -133,16 +133,19 @@ def test_papers_mirror_mode_takes_its_noise_options(tmp_path: Path) -> None:
     [
         (["--data.name=mnits"], "data.name=mnits is not known."),
         (["--data.test_split=tets"], "has no split 'tets'. Expected train or test"),
-        (["--model.name=smal_conv"], "model.name=smal_conv is not known. Expected small_conv, mlp"),
-        (["--model.mlp.activation=rellu"], "model.mlp.activation=rellu is not known."),
+        (
+            ["--model.name=smal_conv"],
+            "model is 'smal_conv', which is not known. Expected one of small_conv, mlp",
+        ),
+        (["--model.options.activation=rellu"], "model.options.activation=rellu is not known."),
         (["--optimizer.name=sdg"], "Did you mean 'sgd'?"),
         (["--optimizer.options.momentun=0.9"], "Did you mean 'momentum'?"),
         (["--optimizer.options.momentum=7"], "optimizer sgd refuses its options"),
         (["--training.batch_size=500"], "digits has 256 training images."),
-        (["--feedback.rule=wmm"], "feedback rule 'wmm' is not known."),
+        (["--feedback.rule=wmm"], "feedback.rule is 'wmm', which is not known."),
         (["--feedback.rule=wm", "--feedback.layers.hed=fa"], "'hed' matches no layer"),
-        (["--feedback.rule=wm", "--mirror.noise_options.blok=3"], "Did you mean 'block'?"),
-        (["--feedback.rule=wm", "--mirror.noise_options.std=-1"], "Received: std=-1"),
+        (["--feedback.rule=wm", "--mirror.noise.options.blok=3"], "Did you mean 'block'?"),
+        (["--feedback.rule=wm", "--mirror.noise.options.std=-1"], "Received: std=-1"),
         (["--feedback.rule=wm", "--mirror.steps=0"], "must be at least 1"),
         (["--feedback.rule=kp"], "weight decay"),
     ],

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from train.parts.losses import build_loss
+from train.config import Part
+from train.errors import UserError
+from train.parts.losses import build_loss, build_metrics
 
 random = np.random.default_rng(2)
 LOGITS = random.normal(scale=4, size=(6, 5)).astype("float32")
@@ -27,7 +29,7 @@ def loss_and_gradient(name: Any, logits: np.ndarray = LOGITS) -> tuple[float, np
     z = tf.constant(logits)
     with tf.GradientTape() as tape:
         tape.watch(z)
-        loss = build_loss(name)(tf.constant(LABELS), z)
+        loss = build_loss(Part(name))(tf.constant(LABELS), z)
     return float(loss), tape.gradient(loss, z).numpy()
 
 
@@ -57,10 +59,44 @@ def test_large_logits_give_finite_losses(name: str) -> None:
 
 
 def test_labels_may_stand_in_a_column() -> None:
-    loss = build_loss("sigmoid")
+    loss = build_loss(Part("sigmoid"))
     assert float(loss(LABELS[:, None], LOGITS)) == float(loss(LABELS, LOGITS))
 
 
 def test_sigmoid_loss_is_saved_by_name() -> None:
-    loaded = keras.losses.deserialize(keras.losses.serialize(build_loss("sigmoid")))
+    loaded = keras.losses.deserialize(keras.losses.serialize(build_loss(Part("sigmoid"))))
     assert float(loaded(LABELS, LOGITS)) == loss_and_gradient("sigmoid")[0]
+
+
+def scaled(y_true: Any, y_pred: Any, factor: float = 1.0) -> Any:
+    return factor * keras.losses.mean_squared_error(y_true, y_pred)
+
+
+def test_losses_of_keras_and_of_a_users_own_are_named_alike() -> None:
+    y, z = np.array([[1.0, 2.0]]), np.array([[2.0, 4.0]])
+    of_keras = build_loss(Part("mean_squared_error"))
+    assert float(of_keras(y, z)) == 2.5
+    assert float(build_loss(Part("huber", {"delta": 0.5}))(y, z)) == pytest.approx(0.625)
+    own = "tests.train.test_losses:scaled"
+    assert float(np.mean(build_loss(Part(own))(y, z))) == 2.5
+    assert float(np.mean(build_loss(Part(own, {"factor": 3}))(y, z))) == 7.5
+    (metric,) = build_metrics((Part("mean_absolute_error"),))
+    metric.update_state(y, z)
+    assert float(metric.result()) == 1.5
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        (Part("softmx"), "loss is 'softmx', which is not known. Expected one of softmax, sigmoid"),
+        (Part("softmx"), "Did you mean 'softmax'?"),
+        (Part("huber", {"delt": 1}), "loss.options.delt is not an option of Huber."),
+        (Part("softmax", {"x": 1}), "loss.options.x is not an option of softmax. It has none."),
+        (Part("tests.train.test_losses:scaled", {"factor": "x"}), "is 'x'. Expected a number."),
+        (Part("math:pi"), "loss=math:pi is 3.14159"),
+    ],
+)
+def test_mistake_in_a_loss_is_told_in_one_sentence(part: Part, expected: str) -> None:
+    with pytest.raises(UserError) as caught:
+        build_loss(part)
+    assert expected in str(caught.value)

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from train.config import MlpConfig, ModelConfig, ResNetConfig
+from train.config import Part
 from train.errors import UserError
 from train.parts import models
 
@@ -15,11 +15,12 @@ def trainable(model: keras.Model) -> int:
     return sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
 
 
-@pytest.mark.parametrize("name", models.BUILDERS)
+SMALL: dict[str, dict[str, Any]] = {"mlp": {"units": [4]}, "small_conv": {"filters": [4, 4, 4]}}
+
+
+@pytest.mark.parametrize("name", models.MODELS)
 def test_every_model_gives_logits(name: str) -> None:
-    model = models.build(
-        ModelConfig(name=name, resnet=ResNetConfig(width=4)), (8, 8, 1), num_classes=7
-    )
+    model = models.build(Part(name, SMALL.get(name, {"width": 4})), (8, 8, 1), (7,))
     assert model.output_shape == (None, 7)
     assert model.get_layer("head").activation is keras.activations.linear
 
@@ -35,16 +36,16 @@ def test_every_model_gives_logits(name: str) -> None:
 def test_resnet_has_the_published_number_of_parameters(
     name: str, stem: str, shape: tuple[int, int, int], classes: int, parameters: int
 ) -> None:
-    options = ModelConfig(name=name, resnet=ResNetConfig(stem=stem))
-    assert trainable(models.build(options, shape, num_classes=classes)) == parameters
+    options = Part(name, {"stem": stem})
+    assert trainable(models.build(options, shape, (classes,))) == parameters
 
 
 RESNETS = {"resnet18": 17, "resnet50": 49}  # ReLUs: one for each convolution but the projections
 
 
 def small_resnet(name: str, **options: Any) -> keras.Model:
-    config = ModelConfig(name=name, resnet=ResNetConfig(width=4, **options))
-    return models.build(config, (32, 32, 3), num_classes=10)
+    config = Part(name, {"width": 4, **options})
+    return models.build(config, (32, 32, 3), (10,))
 
 
 @pytest.mark.parametrize("name", RESNETS)
@@ -89,8 +90,8 @@ def test_strides_of_resnet50_stand_in_the_3x3_convolutions() -> None:
 
 
 def test_mlp_of_the_released_code_draws_weights_and_biases_from_one_normal_law() -> None:
-    options = MlpConfig(units=(500,), activation="sigmoid", initializer="akrout2019_code")
-    model = models.build(ModelConfig(name="mlp", mlp=options), (28, 28, 1), num_classes=10)
+    options = {"units": [500], "activation": "sigmoid", "initializer": "akrout2019_code"}
+    model = models.build(Part("mlp", options), (28, 28, 1), (10,))
     for name, fans in (("hidden_1", 784 + 500), ("head", 500 + 10)):
         layer = model.get_layer(name)
         assert np.std(layer.kernel.numpy()) == pytest.approx(fans**-0.5, rel=0.05)
@@ -99,19 +100,82 @@ def test_mlp_of_the_released_code_draws_weights_and_biases_from_one_normal_law()
     assert model.get_layer("hidden_1").activation is keras.activations.sigmoid
 
 
+def no_model(input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> int:
+    return 3
+
+
+def other_shape(input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> keras.Model:
+    return models.mlp(input_shape, (3,), units=(2,))
+
+
+def needs(
+    input_shape: tuple[int, ...], output_shape: tuple[int, ...], *, depth: int
+) -> keras.Model:
+    return models.mlp(input_shape, output_shape, units=(2,) * depth)
+
+
+def test_a_users_own_model_is_built_with_its_options() -> None:
+    model = models.build(Part("tests.train.test_models:needs", {"depth": 3}), (5,), (2, 2))
+    assert model.output_shape == (None, 2, 2)
+    assert len([layer for layer in model.layers if layer.name.startswith("hidden")]) == 3
+
+
+@pytest.mark.parametrize("scale", [True, False])
+def test_batch_norm_and_dropout_are_options(scale: bool) -> None:
+    for name, small in SMALL.items():
+        options = {"batch_norm": True, "batch_norm_scale": scale, "batch_norm_momentum": 0.5}
+        model = models.build(Part(name, {**small, **options, "dropout": 0.1}), (8, 8, 1), (7,))
+        norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
+        assert norms
+        assert {norm.momentum for norm in norms} == {0.5}
+        assert all((norm.gamma is not None) == scale for norm in norms)
+        assert all((norm.beta is not None) == scale for norm in norms)
+        assert any(isinstance(layer, keras.layers.Dropout) for layer in model.layers)
+        plain = models.build(Part(name, {**small, "batch_norm": False}), (8, 8, 1), (7,))
+        assert not [x for x in plain.layers if isinstance(x, keras.layers.BatchNormalization)]
+        # Without BatchNorm's shift the layers in front need biases of their own.
+        assert all(layer.use_bias for layer in plain.layers if hasattr(layer, "use_bias"))
+
+
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        (ModelConfig(name="resnet19"), "Did you mean 'resnet18'?"),
+        (Part("resnet19"), "Did you mean 'resnet18'?"),
         (
-            ModelConfig(name="mlp", mlp=MlpConfig(activation="rel")),
-            "model.mlp.activation=rel is not known. Expected the name of a Keras activation",
+            Part("mlp", {"activation": "rel"}),
+            "model.options.activation=rel is not known. Expected the name of a Keras activation",
+        ),
+        (
+            Part("mlp", {"unit": 4}),
+            "model.options.unit is not an option of mlp. Expected one of units, activation",
+        ),
+        (
+            Part("mlp", {"units": [1, "b"]}),
+            "units is [1, 'b']. Expected a list, each entry",
+        ),
+        (Part("mlp", {"batch_norm": 1}), "model.options.batch_norm is 1. Expected true or false."),
+        (Part("mlp", {"initializer": "he"}), "model=mlp refuses its options:"),
+        (Part("small_conv", {"filters": [3]}), "has 1 filters and 3 strides."),
+        (Part("resnet18", {"width": 0}), "model.options.width is 0. Expected 1 or more."),
+        (Part("resnet18", {"stem": "cifa"}), "Expected cifar or imagenet. Did you mean 'cifar'?"),
+        (Part("mlp", {"input_shape": [3]}), "model.options.input_shape is not an option of mlp."),
+        (Part("no_such_module:net"), "model is 'no_such_module:net', but there is no module"),
+        (Part("train.parts.models.mlp:net"), "but train.parts.models.mlp has no 'net'."),
+        (Part("math:pi"), "model=math:pi is 3.14"),
+        (Part("tests.train.test_models:no_model"), "gave 3. Expected a Keras model."),
+        (
+            Part("tests.train.test_models:other_shape"),
+            "gives outputs of shape (3,). Expected",
+        ),
+        (
+            Part("tests.train.test_models:needs"),
+            "model.options.depth is missing, which",
         ),
     ],
 )
-def test_unknown_name_is_told_in_one_sentence(config: ModelConfig, expected: str) -> None:
+def test_unknown_name_is_told_in_one_sentence(config: Part, expected: str) -> None:
     with pytest.raises(UserError) as caught:
-        models.build(config, (8, 8, 1), num_classes=10)
+        models.build(config, (8, 8, 1), (10,))
     assert expected in str(caught.value)
 
 
@@ -119,7 +183,7 @@ def test_same_random_seed_gives_the_same_weights() -> None:
     built = []
     for _ in range(2):
         keras.utils.set_random_seed(3)
-        built.append(models.build(ModelConfig(), (8, 8, 1), num_classes=10).get_weights())
+        built.append(models.build(Part("small_conv"), (8, 8, 1), (10,)).get_weights())
     for first, second in zip(*built, strict=True):
         np.testing.assert_array_equal(first, second)
     kernels = [weights for weights in built[0] if weights.ndim == 4]

@@ -41,7 +41,7 @@ def test_options_go_to_keras_by_their_names() -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"name": "sdg"}, "optimizer.name=sdg is not known. Expected one of adadelta,"),
+        ({"name": "sdg"}, "optimizer.name is 'sdg', which is not known. Expected one of adadelta,"),
         ({"name": "sdg"}, "Did you mean 'sgd'?"),
         ({"name": "multioptimizer"}, "is not known"),
         ({"options": {"momentun": 0.9}}, "is not an option of sgd. Expected one of clipnorm,"),

@@ -20,7 +20,7 @@ TINY = [
     "--data.train_split=train[:256]",
     "--data.test_split=test[:100]",
     "--model.name=mlp",
-    "--model.mlp.units=[8]",
+    "--model.options.units=[8]",
     "--feedback.rule=fa",
     "--training.epochs=1",
     "--training.progress=none",
@@ -216,7 +216,7 @@ CASES = {
     ),
     "file names what the data refuse": file(
         "model: {mlp: {activation: rellu}}",
-        "{tmp}/a.yaml: model.mlp.activation=rellu is not known.",
+        "{tmp}/a.yaml: model.options.activation=rellu is not known.",
     ),
     "file is not YAML": file("a: [", "{tmp}/a.yaml is not YAML at line 1"),
     "file is no table": file("- 1", "a.yaml holds [1]. Expected a table of keys and values."),
@@ -239,8 +239,8 @@ CASES = {
     "wrong type": fit(
         "command line: replicas is 'x'. Expected a whole number or null.", "--replicas=x"
     ),
-    "value of a choice": fit("Did you mean 'gaussian'?", "--mirror.noise=gausian"),
-    "key without a value": fit("expected one argument", "--training.epochs"),
+    "value of a choice": fit("Did you mean 'linear'?", "--mirror.mode=linea"),
+    "key without a value": fit("training.epochs has no value.", "--training.epochs"),
     "stray word": fit("command line: unrecognized arguments: extra.", "extra"),
     "parameter servers": fit(
         "command line: strategy is 'parameter_server', which is not supported: Keras 3 has no "
@@ -268,18 +268,43 @@ CASES = {
     ),
     # model, feedback, optimizer
     "unknown model": fit("Did you mean 'resnet18'?", "--model.name=resnet8"),
-    "strides unlike filters": fit("1 filters and 3 strides.", "--model.small_conv.filters=[3]"),
+    "strides unlike filters": fit(
+        "1 filters and 3 strides.",
+        *("--model=small_conv", "--model.options.filters=[3]"),
+    ),
+    "option of another model": fit(
+        "model.options.filters is not an option of mlp.", "--model.options.filters=[3]"
+    ),
+    "unknown loss": fit("Did you mean 'softmax'?", "--loss=softmx"),
+    "module that is not there": fit("there is no module 'nets'", "--model=nets:make"),
+    "no callback": fit("math:sqrt refuses its options", "--callbacks=[math:sqrt]"),
+    "mirror without a mirror": fit(
+        "mirror.steps is given, but no layer learns by weight_mirror.", "--mirror.steps=2"
+    ),
+    "index without workers": fit("cluster.index is given without", "--cluster.index=0"),
+    "unknown noise": fit(
+        "Did you mean 'gaussian'?", *("--feedback.rule=wm", "--mirror.noise=gausian")
+    ),
+    "unknown option of mirror mode": fit(
+        "mirror.options.bias_blockin is not an option of MirrorMode.",
+        *("--feedback.rule=wm", "--mirror.options.bias_blockin=false"),
+    ),
+    "unknown option of a rule": fit(
+        "feedback.rule.options.epsilo is not an option of UpdatedRandomFeedback.",
+        *("--feedback.rule=urfb", "--feedback.rule.options.epsilo=1"),
+    ),
+    "unknown initializer": fit("feedback.initializer is 'he'.", "--feedback.initializer=he"),
     "unknown rule": fit(
-        "command line: feedback.rule: feedback rule 'wmm' is not known.", "--feedback.rule=wmm"
+        "command line: feedback.rule is 'wmm', which is not known.", "--feedback.rule=wmm"
     ),
     "unknown rule of a layer": fit(
-        "feedback.layers.head: feedback rule 'x' is not known.", "--feedback.layers.head=x"
+        "feedback.layers.head is 'x', which is not known.", "--feedback.layers.head=x"
     ),
     "pattern without a layer": fit("'hed' matches no layer", "--feedback.layers.hed=fa"),
     "Kolen-Pollack without decay": fit("needs weight decay, without which", "--feedback.rule=kp"),
     "option of another noise": fit(
-        "mirror.noise_options.blok is not an option of orthogonal noise.",
-        *("--feedback.rule=wm", "--mirror.noise_options.blok=3"),
+        "mirror.noise.options.blok is not an option of Orthogonal.",
+        *("--feedback.rule=wm", "--mirror.noise.options.blok=3"),
     ),
     "unknown optimizer": fit("Did you mean 'sgd'?", "--optimizer.name=sdg"),
     "unknown option of the optimizer": fit(
@@ -416,7 +441,7 @@ CASES = {
     "checkpoint of another model": training(
         "checkpoints/00000001-step-0 is of another model: model/0/hidden_1/kernel is [[64, 8], "
         "'float32'] there and [[64, 9], 'float32'] here.",
-        "--model.mlp.units=[9]",
+        "--model.options.units=[9]",
         prepare=edited_config,
     ),
     # the disk

@@ -3,7 +3,6 @@
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -12,9 +11,8 @@ import tensorflow as tf
 
 from tests.train import killing
 from train.__main__ import main
-from train.errors import TerminatedError, UserError
+from train.errors import TerminatedError
 from train.parsing.command_line import parse
-from train.run import checkpoint
 from train.run.checkpoint import Checkpoints, restore
 from train.run.fit import fit
 from train.run.loop import Position
@@ -23,7 +21,7 @@ SMALL = [
     "--data.train_split=train[:256]",
     "--data.test_split=test[:100]",
     "--model.name=mlp",
-    "--model.mlp.units=[16]",
+    "--model.options.units=[16]",
     "--training.epochs=3",
     "--training.progress=none",
     "--checkpoint.every_steps=1",
@@ -131,29 +129,21 @@ def test_run_asked_to_end_in_mid_epoch_goes_on_to_the_same_bits(
     assert len(finished.history["loss"]) == 3  # the epochs before the end included
 
 
-def damage(folder: Path, how: str) -> Path:
-    """Where the checkpoint is then."""
-    data, state = folder / "variables.data-00000-of-00001", folder / "state.json"
+def damage(folder: Path, how: str) -> None:
+    data = folder / "variables.data-00000-of-00001"
     if how == "bit":
         content = bytearray(data.read_bytes())
         content[len(content) // 2] ^= 1
         data.write_bytes(content)
     elif how == "short":
         data.write_bytes(data.read_bytes()[:100])
-    elif how == "position":
-        state.write_text(state.read_text().replace('"step_in_epoch": ', '"step_in_epoch": 1'))
-    elif how == "checksum":
-        (folder / "sha256").write_bytes(b"\xff")
-    elif how == "name":
-        return folder.rename(folder.with_name("00000099-step-1"))
+    elif how == "state":
+        (folder / "state.json").write_text('{"position": ')
     else:
         data.unlink()
-    return folder
 
 
-every_damage = pytest.mark.parametrize(
-    "how", ["bit", "short", "position", "checksum", "name", "gone"]
-)
+every_damage = pytest.mark.parametrize("how", ["bit", "short", "state", "gone"])
 
 
 @every_damage
@@ -165,7 +155,7 @@ def test_damaged_checkpoint_is_reported_and_the_one_before_it_found(
     before = store.save(state, Position(0, 1), step=1)
     weight.assign(-weight)
     newest = store.save(state, Position(0, 2), step=2)
-    newest = damage(newest, how)
+    damage(newest, how)
     reports: list[str] = []
     found = next(store.whole(reports.append))
     assert (found.folder, found.position) == (before, Position(0, 1))
@@ -186,7 +176,7 @@ def test_run_whose_checkpoint_is_damaged_goes_on_from_the_one_before_it(
     with pytest.raises(TerminatedError):
         fit(config, extra_callbacks=[EndAfter(6)])
     *_, before, newest = sorted((ended / "checkpoints").iterdir())
-    newest = damage(newest, how)
+    damage(newest, how)
     capsys.readouterr()
     assert main([*arguments, f"--run_directory={ended}", "--training.progress=epoch"]) == 0
     shown = capsys.readouterr().out
@@ -212,55 +202,3 @@ def test_only_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
     assert main(["fit", *SMALL, *arguments]) == 0
     names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert [name.partition("-")[2] for name in names] == ["step-11", "step-12"]
-
-
-def test_damaged_checkpoints_do_not_count_and_the_one_just_written_stays(tmp_path: Path) -> None:
-    state = {"model/0/weight": tf.Variable(1.0)}
-    store = Checkpoints(tmp_path, keep=2)
-    for step in (1, 7, 8):
-        store.keep = 9
-        written = store.save(state, Position(0, step), step=step)
-        if step > 1:
-            damage(written, "bit")
-    for step in (2, 3, 4):
-        store = Checkpoints(tmp_path, keep=2)
-        assert next(store.whole(lambda _: None)).step == step - 1
-        store.save(state, Position(0, step), step=step)
-        assert [found.step for found in store.whole()] == [step, step - 1]
-    assert len(list(tmp_path.iterdir())) == 2
-
-
-def test_workers_of_one_process_number_write_at_the_same_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each container has a process 1; all of them write a share into the same folder."""
-    monkeypatch.setattr(os, "getpid", lambda: 1)
-    state = {"model/0/weight": tf.Variable(1.0)}
-    chief = Checkpoints(tmp_path, keep=1)
-    worker = Checkpoints(tmp_path, keep=1, writes=False)
-    describe = checkpoint._checksum
-
-    def meanwhile(*arguments: Any) -> str:
-        worker.save(state, Position(0, 1), step=1)
-        return describe(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_checksum", meanwhile)
-        written = chief.save(state, Position(0, 1), step=1)
-    assert list(tmp_path.iterdir()) == [written]
-    assert next(chief.whole()).folder == written
-
-
-def test_leftovers_are_removed(tmp_path: Path) -> None:
-    store = Checkpoints(tmp_path, keep=1)
-    written = store.save({"model/0/weight": tf.Variable(1.0)}, Position(), step=0)
-    (tmp_path / ".writing-123").mkdir()
-    (tmp_path / ".writing-123" / "variables.index").write_text("half")
-    store.remove_leftovers()
-    assert list(tmp_path.iterdir()) == [written]
-
-
-def test_checkpoint_of_an_earlier_version_is_told(tmp_path: Path) -> None:
-    (tmp_path / "step-000000000004").mkdir()
-    with pytest.raises(UserError, match="step-000000000004 was written by an earlier version"):
-        list(Checkpoints(tmp_path, keep=1).whole())

@@ -61,7 +61,7 @@ def hparams_of(events: EventAccumulator, tag: str) -> Any:
 
 @pytest.fixture(scope="module")
 def mirrored(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    units = "--model.mlp.units=[12,8]"
+    units = "--model.options.units=[12,8]"
     return fit(config_of(tmp_path_factory.mktemp("wm") / "run", *RULE, units))
 
 
@@ -119,9 +119,9 @@ def test_hparams_have_the_configuration_and_name_metrics_that_exist(mirrored: Fi
     events = events_of(mirrored)
     begun = hparams_of(events, metadata.SESSION_START_INFO_TAG)
     assert begun.group_name == str(mirrored.directory.path)
-    assert begun.hparams["feedback.rule"].string_value == "wm"
+    assert begun.hparams["feedback.rule.name"].string_value == "weight_mirror"
     assert begun.hparams["optimizer.learning_rate"].number_value == 0.05
-    assert begun.hparams["model.mlp.units"].string_value == "[12, 8]"
+    assert begun.hparams["model.options.units"].string_value == "[12, 8]"
     assert begun.hparams["data.take"].string_value == "null"
     assert begun.hparams["training.jit_compile"].HasField("bool_value")
     assert "run_directory" not in begun.hparams
@@ -166,7 +166,7 @@ def test_text_is_the_configuration_as_a_file_that_can_be_run(
     file.write_text("\n".join(lines[1:-1]))
     written = yaml.safe_load(mirrored.directory.config_file.read_text())
     assert yaml.safe_load(file.read_text()) == written
-    assert read_config_file(file, FitConfig)["feedback.rule"] == "wm"
+    assert read_config_file(file, FitConfig)["feedback.rule.name"] == "weight_mirror"
 
 
 def test_histograms_count_all_entries_of_both_kernels(mirrored: FinishedRun) -> None:
@@ -182,7 +182,7 @@ def test_histograms_count_all_entries_of_both_kernels(mirrored: FinishedRun) -> 
 
 
 def test_histogram_of_a_large_kernel_has_its_most_entries(tmp_path: Path) -> None:
-    large = ["--model.mlp.units=[2000]", "--training.epochs=1", "--feedback.rule=fa"]
+    large = ["--model.options.units=[2000]", "--training.epochs=1", "--feedback.rule=fa"]
     events = events_of(fit(config_of(tmp_path / "run", *large)))
     (counts,) = values(events, "W/hidden_1")
     assert counts[:, 2].sum() == 64 * 2000 / 2  # every second of 128,000

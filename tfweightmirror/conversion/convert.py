@@ -21,7 +21,12 @@ from tfweightmirror.layers.carries_rule import CarriesRule
 
 
 def convert_model(
-    model: keras.Model, rule: Any, *, last_layer: Any = None, seed: int | None = None
+    model: keras.Model,
+    rule: Any,
+    *,
+    last_layer: Any = None,
+    feedback_initializer: Any = None,
+    seed: int | None = None,
 ) -> keras.Model:
     """Make the layers of `model` send errors back by a feedback rule, in place.
 
@@ -47,6 +52,8 @@ def convert_model(
         last_layer: A rule for the last layer that can be converted, in execution order (tracking
             order if the model is not built): the classifier. `"backprop"` leaves it a plain layer.
             A model with several heads wants patterns instead.
+        feedback_initializer: What feedback kernels start from, a Keras initializer or its name,
+            with a seed of its own for each. Default: that of each layer's kernel.
         seed: Makes the feedback kernels a function of (seed, position of the layer). Default: of
             the seeds of the layers' own initializers.
 
@@ -77,11 +84,12 @@ def convert_model(
     joins = any(target_rule.learns_by == "optimizer" for *_, target_rule in targets)
     holders = compiled.holders_of(model, [layer for _, layer, _ in targets], carry_over=joins)
     choice.warn_of_unsupported(members)
+    initializer = feedback_initializer and keras.initializers.get(feedback_initializer)
 
     with model.distribute_strategy.scope():
-        _convert(targets, seed)
+        _convert(targets, seed, initializer)
     compiled.renew(holders, joining=[c for _, layer, _ in targets for c in twins.companions(layer)])
-    _watch_unbuilt(model, "", choice, members, seed)
+    _watch_unbuilt(model, "", choice, members, seed, initializer)
     for holder in holders.models:
         composite.mark(holder)
     return model
@@ -132,14 +140,16 @@ def strip_feedback(model: keras.Model) -> keras.Model:
     return model
 
 
-def _convert(targets: list[Target], seed: Any) -> None:
+def _convert(targets: list[Target], seed: Any, initializer: Any) -> None:
     """Convert all targets, or, if one fails, none."""
     changed: list[keras.layers.Layer] = []
     try:
         for position, (_, layer, rule) in enumerate(targets):
             changed.append(layer)
             own_seed = None if seed is None else zlib.crc32(f"{seed} {position}".encode())
-            twins.to_twin(layer, rule, seed=own_seed, place=position)
+            twins.to_twin(
+                layer, rule, seed=own_seed, place=position, feedback_initializer=initializer
+            )
     except BaseException:
         for layer in changed:
             if type(layer) in twins.PLAIN_CLASSES:
@@ -148,7 +158,12 @@ def _convert(targets: list[Target], seed: Any) -> None:
 
 
 def _watch_unbuilt(
-    owner: keras.layers.Layer, prefix: str, choice: Choice, known: list[Member], seed: Any
+    owner: keras.layers.Layer,
+    prefix: str,
+    choice: Choice,
+    known: list[Member],
+    seed: Any,
+    initializer: Any,
 ) -> None:
     """See to the layers that an unbuilt layer of somebody else's will make when it is built.
 
@@ -173,8 +188,8 @@ def _watch_unbuilt(
             for path, newcomer, _ in targets:
                 twins.refuse(newcomer, inside + path)
             own_seed = None if seed is None else f"{seed} {position}"
-            _convert(targets, own_seed)
-            _watch_unbuilt(layer, inside, choice, known + members, own_seed)
+            _convert(targets, own_seed, initializer)
+            _watch_unbuilt(layer, inside, choice, known + members, own_seed, initializer)
             composite.mark(layer)
 
         keras_hooks.after_build(layer, convert_newcomers)

@@ -10,11 +10,12 @@ from train.parts.initial_weights import load_model
 from train.report.pages import to_text
 
 
-def angles(model_or_run: str) -> None:
+def angles(model_or_run: str, *, as_json: bool = False) -> None:
     """Prints the weight angle and the norm ratio of every layer, from input to output.
 
     Args:
         model_or_run: A run directory, or a .keras file.
+        as_json: Whether to print JSON: a table of measures for each layer.
 
     Raises:
         UserError: If there is no model.
@@ -22,15 +23,22 @@ def angles(model_or_run: str) -> None:
     file = model_file(model_or_run)
     model = load_model(file, "model")
     pathways = {pathway.name: pathway for pathway in tfwm.pathways(model)}
-    if not pathways:
+    if not pathways and not as_json:
         print(f"{file} has no feedback layers: W itself carries every error.")
         return
     ratios = tfwm.norm_ratios(model)
     head = ["layer", "rule", "weight angle, degrees", "norm ratio", "sends error back"]
-    rows = []
-    for name, angle in tfwm.weight_angles(model).items():
-        pathway = pathways[name]
-        sends = "yes" if pathway.sends_error_back else "no"
-        rows.append([name, pathway.rule.name, f"{angle:.4f}", f"{ratios[name]:.4f}", sends])
+    rows = [
+        [name, pathways[name].rule.name, angle, ratios[name], pathways[name].sends_error_back]
+        for name, angle in tfwm.weight_angles(model).items()
+    ]
+    if as_json:
+        frame = pd.DataFrame(rows, columns=["layer", "rule", "weight_angle", "norm_ratio", "sends"])
+        print(frame.to_json(orient="records"))
+        return
     print(f"{file}: angle between W and what carries the error back, norm of B over norm of W")
-    print(to_text(pd.DataFrame(rows, columns=head)))
+    shown = [
+        [name, rule, f"{angle:.4f}", f"{ratio:.4f}", "yes" if sends else "no"]
+        for name, rule, angle, ratio, sends in rows
+    ]
+    print(to_text(pd.DataFrame(shown, columns=head)))

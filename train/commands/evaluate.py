@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,18 @@ from train.data import datasets
 from train.devices.strategy import place
 from train.errors import UserError
 from train.parts.initial_weights import load_model
-from train.parts.losses import build_loss
+from train.parts.losses import build_loss, build_metrics
 from train.run.build import RunBatches, measures
 from train.run.directory import RunDirectory
 from train.run.loop import Loop
 
 
-def evaluate(model_or_run: str, config: FitConfig) -> dict[str, float]:
+def evaluate(model_or_run: str, config: FitConfig, *, as_json: bool = False) -> dict[str, float]:
     """Prints loss, accuracy and, for more than 20 classes, top-5 accuracy over every test image.
 
     Args:
         model_or_run: A run directory, or a .keras file.
+        as_json: Whether to print JSON.
         config: Names data, loss, batch size and device; the model itself comes from the file.
 
     Returns:
@@ -36,13 +38,16 @@ def evaluate(model_or_run: str, config: FitConfig) -> dict[str, float]:
         model = load_model(file, "model")
         _check_fits(file, model, images)
         model.compile(
-            loss=build_loss(config.training.loss),
-            weighted_metrics=measures(images.num_classes),
+            loss=build_loss(config.loss),
+            weighted_metrics=[*measures(images.num_classes), *build_metrics(config.metrics)],
             jit_compile=False,
         )
     loop = Loop(model, placement.strategy, RunBatches(images, config), seed=config.seed)
     loop.prepare()
     results = loop.evaluate()
+    if as_json:
+        print(json.dumps(results))
+        return results
     print(f"{file} on {images.name}, {config.data.test_split}: {images.test_count} images")
     for name, value in results.items():
         print(f"{name.replace('_', ' '):<15} {value:.4f}")

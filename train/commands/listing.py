@@ -2,48 +2,143 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+import keras
 
 import tfweightmirror as tfwm
 from tfweightmirror.mirror.noise import NOISES
 from train.config import FitConfig
+from train.config.part import RULES
 from train.data.builders import EMBEDDED
+from train.errors import UserError, did_you_mean
 from train.parsing.config_file import read_config_file
-from train.parts.models import BUILDERS
+from train.parts.feedback import MODES, OWN_KEYS
+from train.parts.losses import known_losses, known_metrics
+from train.parts.models import MODELS, SHAPES
+from train.parts.named import options_of
 from train.parts.optimizers import known_optimizers
 
+NOT_SHOWN = (*SHAPES, *OWN_KEYS, "name", "dtype", "reduction")
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-def print_all() -> None:
-    """Prints models, data sets, rules, noises, optimizers and configurations by name."""
-    configs = {file: read_config_file(file, FitConfig) for file in sorted(CONFIGS.rglob("*.yaml"))}
-    named = {str(values["data.name"]) for values in configs.values() if "data.name" in values}
-    sections = {
-        "models (model.name)": list(BUILDERS),
-        "data sets (data.name)": list(_data_sets(named)),
-        "rules (feedback.rule)": [_rule(rule) for rule in tfwm.rules.RULES],
-        "noises (mirror.noise)": [noise.name for noise in NOISES],
-        "optimizers (optimizer.name)": [", ".join(known_optimizers())],
-        "configurations (--config)": [
-            f"{file.relative_to(CONFIGS.parent)}: {head_of(file)}" for file in configs
-        ],
+def print_all(what: str = "") -> None:
+    """Prints the names that a part of a configuration may have.
+
+    Args:
+        what: One kind of part, which is shown with options, defaults and what they mean; without
+            it the names of all kinds.
+
+    Raises:
+        UserError: If there is no such kind.
+    """
+    if not what:
+        for kind, (key, names, _) in KINDS.items():
+            print(f"{kind} ({key}):", *(f"  {name}" for name in names()), "", sep="\n")
+        print("python -m train list models, and so on, shows options with their defaults.")
+        return
+    if what not in KINDS:
+        raise UserError(
+            f"command line: {what!r} cannot be listed. Expected one of {', '.join(KINDS)}."
+            f"{did_you_mean(what, KINDS)}"
+        )
+    key, names, parts = KINDS[what]
+    print(f"{what} ({key}):")
+    if parts is None:
+        print(*(f"  {name}" for name in names()), sep="\n")
+        return
+    for name, part in parts().items():
+        print(f"\n  {name}: {_summary(part)}")
+        for line in _options(part):
+            print(f"    {line}")
+    print("\nOr the import path of one of your own: package.module:attribute.")
+
+
+def _summary(part: Any) -> str:
+    return (inspect.getdoc(part) or "").partition("\n\n")[0].replace("\n", " ")
+
+
+def _options(part: Any) -> Iterator[str]:
+    """A line an option: name, default, meaning."""
+    told = explanations(inspect.getdoc(part) or "")
+    for name, option in options_of(part, NOT_SHOWN).items():
+        default = "needed" if option.default is option.empty else repr(option.default)
+        meaning = f": {told[name]}" if name in told else ""
+        yield f"{name} = {default}{meaning}"
+
+
+def explanations(text: str) -> dict[str, str]:
+    """Argument to its first sentence in a docstring."""
+    arguments = re.split(r"^Args[^\n]*:\n", text, flags=re.MULTILINE)[1:]
+    entries = re.split(r"^    (\w+): ", arguments[0], flags=re.MULTILINE) if arguments else []
+    return {
+        name: re.split(r"(?<!eq)\. ", " ".join(words.split()) + " ")[0].rstrip(" .")
+        for name, words in zip(entries[1::2], entries[2::2], strict=True)
     }
-    for title, lines in sections.items():
-        print(f"{title}:", *(f"  {line}" for line in lines), "", sep="\n")
 
 
 def head_of(file: Path) -> str:
-    """The first line of a configuration's head."""
-    return file.read_text().partition("\n")[0].lstrip("# ")
+    """The first sentence of a configuration's head."""
+    lines: list[str] = []
+    for line in file.read_text().splitlines():
+        if not line.startswith("# "):
+            break
+        lines.append(line[2:])
+    return " ".join(lines).partition(". ")[0].partition(": ")[0].rstrip(".")
 
 
-def _data_sets(named_in_configs: set[str]) -> Iterator[str]:
+def _data_sets() -> Iterator[str]:
+    configs = [read_config_file(file, FitConfig) for file in sorted(CONFIGS.rglob("*.yaml"))]
+    named = {str(values["data.name"]) for values in configs if "data.name" in values}
     yield from (f"{name}: embedded" for name in EMBEDDED)
-    yield from sorted(named_in_configs - set(EMBEDDED))
+    yield from sorted(named - set(EMBEDDED))
     yield "any other name of TensorFlow Datasets, or the path of a builder folder"
 
 
-def _rule(rule: type[tfwm.rules.FeedbackRule]) -> str:
-    return f"{rule.name} ({', '.join(rule.aliases)})"
+def _configurations() -> Iterator[str]:
+    for file in sorted(CONFIGS.rglob("*.yaml")):
+        yield f"{file.relative_to(CONFIGS.parent)}: {head_of(file)}"
+
+
+def _schedules() -> dict[str, Any]:
+    base: Any = keras.optimizers.schedules.LearningRateSchedule
+    return {
+        name: member
+        for name, member in vars(keras.optimizers.schedules).items()
+        if inspect.isclass(member) and issubclass(member, base) and member is not base
+    }
+
+
+def _rules() -> dict[str, Any]:
+    return {
+        f"{name} ({', '.join(aliases)})": type(tfwm.rules.get(name))
+        for name, aliases in RULES.items()
+    }
+
+
+# Kind to its key, its names, and what has options.
+KINDS: Mapping[str, tuple[str, Callable[[], Any], Callable[[], Mapping[str, Any]] | None]] = {
+    "models": ("model", lambda: MODELS, lambda: MODELS),
+    "data": ("data.name", _data_sets, None),
+    "rules": ("feedback.rule", _rules, _rules),
+    "noises": (
+        "mirror.noise",
+        lambda: [noise.name for noise in NOISES],
+        lambda: {noise.name: noise for noise in NOISES},
+    ),
+    "mirror": ("mirror.mode", lambda: MODES, lambda: {"options": tfwm.mirror.MirrorMode}),
+    "losses": ("loss", known_losses, known_losses),
+    "metrics": ("metrics", known_metrics, known_metrics),
+    "optimizers": ("optimizer.name", known_optimizers, known_optimizers),
+    "schedules": (
+        "optimizer.schedule.name",
+        lambda: ["constant", "piecewise", "cosine", *_schedules()],
+        _schedules,
+    ),
+    "configurations": ("--config", _configurations, None),
+}

@@ -21,12 +21,13 @@ from typing import Any
 import yaml
 
 from train.commands.seeds import one_process_only, seed_configs
-from train.config import FitConfig
+from train.config import MAY_DIFFER, FitConfig
 from train.disk import disk_errors, write_whole
 from train.errors import DivergedError, UserError
 from train.parsing.command_line import Command, parse
-from train.parsing.config_file import flatten, to_yaml
-from train.run.directory import MAY_DIFFER, RunDirectory, next_free, numbered, stem_of
+from train.parsing.config_file import resolved
+from train.parsing.yaml_file import to_yaml
+from train.run.directory import RunDirectory, next_free, numbered, stem_of
 from train.run.fit import fit
 
 RESULT_FILE = "sweep.json"
@@ -234,7 +235,7 @@ def _differences(
     try:
         there = json.loads((folder / RESULT_FILE).read_text())
         configs = [
-            flatten(one["config"], FitConfig, source=str(folder / RESULT_FILE))
+            resolved(one["config"], source=str(folder / RESULT_FILE))
             for one in (there, description)
         ]
         other = exactly and any(there[key] != description[key] for key in ("grid", "seeds"))

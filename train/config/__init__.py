@@ -5,23 +5,27 @@ A file under `configs/` says only how it differs from these defaults, or from it
 
 from train.config.data import DataConfig
 from train.config.feedback import FeedbackConfig, MirrorConfig, MonitorConfig
-from train.config.model import MlpConfig, ModelConfig, ResNetConfig, SmallConvConfig
 from train.config.optimizer import OptimizerConfig, ScheduleConfig
-from train.config.run import CheckpointConfig, ClusterConfig, FitConfig, TrainingConfig
+from train.config.part import Part
+from train.config.run import (
+    MAY_DIFFER,
+    CheckpointConfig,
+    ClusterConfig,
+    FitConfig,
+    TrainingConfig,
+)
 
 __all__ = [
+    "MAY_DIFFER",
     "CheckpointConfig",
     "ClusterConfig",
     "DataConfig",
     "FeedbackConfig",
     "FitConfig",
     "MirrorConfig",
-    "MlpConfig",
-    "ModelConfig",
     "MonitorConfig",
     "OptimizerConfig",
-    "ResNetConfig",
+    "Part",
     "ScheduleConfig",
-    "SmallConvConfig",
     "TrainingConfig",
 ]

@@ -6,8 +6,6 @@ import math
 
 from train.errors import UserError
 
-OptionValue = float | int | bool | str | None
-
 
 def at_least_one(name: str, *values: int | None) -> None:
     """Raises UserError if a value is below 1; null is for the caller to allow."""

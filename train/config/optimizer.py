@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
-from train.config.checks import OptionValue, at_least_one, not_negative, positive
+from train.config.checks import at_least_one, not_negative, positive
 from train.errors import UserError
 
 
@@ -14,8 +14,11 @@ class ScheduleConfig:
     """How the learning rate changes.
 
     Args:
-        name: `constant`, `piecewise` (times `factor` at each boundary) or `cosine` (to
-            `final_factor` at the last epoch).
+        name: `constant`, `piecewise` (times `factor` at each boundary), `cosine` (to
+            `final_factor` at the last epoch), the name of a Keras schedule, such as
+            PolynomialDecay, or the import path of one; it counts in steps.
+        options: Arguments of a Keras schedule or one of your own. Of them
+            `initial_learning_rate` is set from `learning_rate`.
         boundaries_epochs: Epochs after which `piecewise` drops the rate, counted with the warm-up.
         factor: Of each drop of `piecewise`.
         final_factor: Of `cosine`: the last rate over the first.
@@ -23,7 +26,8 @@ class ScheduleConfig:
             a fraction.
     """
 
-    name: Literal["constant", "piecewise", "cosine"] = "constant"
+    name: str = "constant"
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
     boundaries_epochs: tuple[float, ...] = ()
     factor: float = 0.1
     final_factor: float = 0.0
@@ -39,6 +43,11 @@ class ScheduleConfig:
                 f"optimizer.schedule.boundaries_epochs is {list(boundaries)}. Expected epochs "
                 f"above 0 in rising order."
             )
+        if self.options and self.name in ("constant", "piecewise", "cosine"):
+            raise UserError(
+                f"optimizer.schedule.options is {self.options}, which {self.name} does not have: "
+                f"it has keys of its own. Expected options of a Keras schedule, or none."
+            )
         if (self.name == "piecewise") != bool(boundaries):
             raise UserError(
                 f"optimizer.schedule.name is {self.name} and boundaries_epochs is "
@@ -51,7 +60,8 @@ class OptimizerConfig:
     """The optimizer, a Keras one.
 
     Args:
-        name: Keras name, such as sgd, adam, adamw or rmsprop.
+        name: Keras name, such as sgd, adam, adamw or rmsprop, or the import path of a Keras
+            optimizer of your own.
         learning_rate: Step size.
         learning_rate_scaling: How the step size follows the global batch size: `none`, `linear`
             (times batch size / `reference_batch_size`) or `sqrt` (times the root of that).
@@ -79,7 +89,7 @@ class OptimizerConfig:
     decay: Literal["decoupled", "coupled", "per_step"] = "decoupled"
     decay_biases: bool = True
     bias_learning_rate_factor: float = 1.0
-    options: dict[str, OptionValue] = dataclasses.field(default_factory=dict)
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         positive("optimizer.learning_rate", self.learning_rate)

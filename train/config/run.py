@@ -8,9 +8,19 @@ from typing import Literal
 from train.config.checks import at_least_one, positive
 from train.config.data import DataConfig
 from train.config.feedback import FeedbackConfig, MirrorConfig, MonitorConfig
-from train.config.model import ModelConfig
 from train.config.optimizer import OptimizerConfig
+from train.config.part import Part
 from train.errors import UserError
+
+# A run goes on although these have changed: they do not touch its numbers.
+MAY_DIFFER = (
+    "run_directory",
+    "on_nan",
+    "training.progress",
+    "checkpoint.",
+    "cluster.",
+    "import_from",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +32,6 @@ class TrainingConfig:
         batch_size: Images in a training batch, over all replicas of all workers.
         test_batch_size: Images in a batch of the evaluation, over all replicas; the evaluation
             counts every test image once.
-        loss: `softmax` (cross-entropy of the classes) or `sigmoid` (cross-entropy of each output on
-            its own, summed over the outputs), both on logits.
         precision: Keras dtype policy of every layer.
         jit_compile: Whether XLA compiles the training step (on a TPU it always does).
         steps_per_call: Training steps in one call of the compiled function. Callbacks, progress and
@@ -35,7 +43,6 @@ class TrainingConfig:
     epochs: int = 20
     batch_size: int = 64
     test_batch_size: int = 512
-    loss: Literal["softmax", "sigmoid"] = "softmax"
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     jit_compile: bool = False
     steps_per_call: int = 1
@@ -99,6 +106,11 @@ class ClusterConfig:
         positive("cluster.timeout_s", self.timeout_s)
         if not 0 < self.port < 2**16:
             raise UserError(f"cluster.port is {self.port}. Expected 1 to 65535.")
+        if self.index is not None and not self.workers:
+            raise UserError(
+                "cluster.index is given without cluster.workers, the list that it counts in. "
+                "Expected both."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,14 +129,25 @@ class FitConfig:
         init_from: File of a saved model (.keras) whose weights the run starts from.
         on_nan: When the loss is no longer finite: `stop`, or `rollback`: go on from the last
             checkpoint with half the learning rate, at most three times.
+        import_from: Folders in which import paths are looked for. The folder of a `--config` file
+            with an import path is one of them.
         data: Images and labels.
-        model: The network.
+        model: The network, whose last layer gives logits or values: `small_conv`, `mlp`,
+            `resnet18`, `resnet50`, or the import path of a callable `(input_shape, output_shape,
+            **options) -> keras.Model`. `python -m train list models` shows their options.
+        loss: `softmax` (cross-entropy of the classes) or `sigmoid` (cross-entropy of each output on
+            its own, summed over the outputs), both on logits; a Keras loss, such as
+            mean_squared_error; or an import path.
+        metrics: Keras metrics or import paths, beside the accuracy of classes.
         feedback: How errors travel back.
         mirror: Mirror mode.
         monitor: What is measured.
         optimizer: The optimizer.
         training: Length and arithmetic.
         checkpoint: What lets a killed run go on.
+        callbacks: Keras callbacks of your own, as import paths such as
+            `keras.callbacks:EarlyStopping`. One with a method `state() -> {name: tf.Variable}`
+            joins the checkpoints; any other begins anew when a killed run goes on.
         cluster: Several processes that train one model.
     """
 
@@ -134,15 +157,21 @@ class FitConfig:
     replicas: int | None = None
     init_from: str | None = None
     on_nan: Literal["stop", "rollback"] = "stop"
+    import_from: tuple[str, ...] = ()
     data: DataConfig = DataConfig()
-    model: ModelConfig = ModelConfig()
+    model: Part = Part("small_conv")
+    loss: Part = Part("softmax")
+    metrics: tuple[Part, ...] = ()
     feedback: FeedbackConfig = FeedbackConfig()
     mirror: MirrorConfig = MirrorConfig()
     monitor: MonitorConfig = MonitorConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    callbacks: tuple[Part, ...] = ()
     cluster: ClusterConfig = ClusterConfig()
 
     def __post_init__(self) -> None:
         at_least_one("replicas", self.replicas)
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed is {self.seed}. Expected 0 to {2**32 - 1}.")

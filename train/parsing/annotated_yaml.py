@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from train.parsing.yaml_file import plain
+
 WIDTH = 100
 
 
@@ -49,7 +51,6 @@ def _lines(config: Any, *, indent: str) -> list[str]:
 
 
 def _value(value: Any) -> str:
-    plain = list(value) if isinstance(value, tuple) else value
     # A scalar at the top of a document ends in a line of three dots.
-    text = yaml.safe_dump(plain, default_flow_style=True, sort_keys=False, width=10**6)
+    text = yaml.safe_dump(plain(value), default_flow_style=True, sort_keys=False, width=10**6)
     return text.removesuffix("...\n").strip()

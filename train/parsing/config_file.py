@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 import jsonargparse
-import yaml
 
+from train.config import FitConfig
+from train.config.old import modern
+from train.config.part import Part
 from train.errors import UserError, did_you_mean
+from train.parsing.yaml_file import plain, read_yaml
 
 
 def read_config_file(path: Path, config_class: type) -> dict[str, Any]:
@@ -19,51 +23,60 @@ def read_config_file(path: Path, config_class: type) -> dict[str, Any]:
 
     Args:
         path: A YAML file. Its key `base`, if any, names a file relative to it, whose values it
-            changes. Values of a table with free keys (`feedback.layers`, `optimizer.options`) are
-            merged as well.
+            changes, as `merged` says.
         config_class: Frozen dataclass that describes the keys.
 
     Raises:
         UserError: If a file is not there or not YAML, bases form a circle, a key is not known, or
             a value has the wrong type.
     """
-    merged: dict[str, Any] = {}
-    for _, layer in reversed(_chain(path, config_class)):
-        for name, value in layer.items():
-            free_keys = isinstance(value, dict)
-            merged[name] = {**merged.get(name, {}), **value} if free_keys else value
-    return merged
+    values: dict[str, Any] = {}
+    for _, layer in chain(path, config_class):
+        values = merged(values, layer)
+    return values
 
 
-def sources_of(path: Path, config_class: type) -> dict[str, str]:
-    """Dotted name to the file of the chain that sets it."""
-    sources: dict[str, str] = {}
-    for file, layer in reversed(_chain(path, config_class)):
-        sources |= dict.fromkeys(layer, str(file))
-    return sources
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Values `above` change those `below`.
+
+    Tables with free keys (`feedback.layers`, `model.options`) are merged, but options belong to a
+    name: where the name changes, those below go.
+    """
+    values = dict(below)
+    for name, value in above.items():
+        part, _, last = name.rpartition(".")
+        if last == "name" and f"{part}.options" in values and values.get(name, value) != value:
+            del values[f"{part}.options"]
+        values[name] = value
+    for name, value in above.items():
+        part = name.removesuffix(".options")
+        other = above.get(f"{part}.name", below.get(f"{part}.name")) != below.get(f"{part}.name")
+        if isinstance(value, dict) and not (name.endswith(".options") and other):
+            values[name] = {**below.get(name, {}), **value}
+    return values
 
 
-def _chain(path: Path, config_class: type) -> list[tuple[Path, dict[str, Any]]]:
-    """A file and its bases, the last base last, each with the values it sets itself."""
-    chain = [path]
-    layers: list[dict[str, Any]] = []
+def chain(path: Path, config_class: type) -> list[tuple[str, dict[str, Any]]]:
+    """A file and its bases, the last base first, each with the values it sets itself."""
+    files = [path]
+    layers: list[tuple[str, dict[str, Any]]] = []
     while True:
-        current = chain[-1]
-        tree = _read_yaml(current, chain[-2] if len(chain) > 1 else None)
+        current = files[-1]
+        tree = modern(read_yaml(current, files[-2] if len(files) > 1 else None))
         base = tree.pop("base", None)
-        layers.append(flatten(tree, config_class, source=str(current)))
+        layers.insert(0, (str(current), flatten(tree, config_class, source=str(current))))
         if base is None:
-            return list(zip(chain, layers, strict=True))
+            return layers
         if not isinstance(base, str):
             raise UserError(f"{current}: base is {base!r}. Expected the path of a YAML file.")
         following = current.parent / base
-        if following.resolve() in {file.resolve() for file in chain}:
+        if following.resolve() in {file.resolve() for file in files}:
             raise UserError(f"{current}: base {base} leads back to itself.")
-        chain.append(following)
+        files.append(following)
 
 
 def flatten(
-    tree: dict[str, Any], config_class: type, *, source: str, prefix: str = ""
+    tree: Mapping[str, Any], config_class: type, *, source: str, prefix: str = ""
 ) -> dict[str, Any]:
     """Dotted name to value, checked against the dataclass; `source` is named in errors."""
     hints = typing.get_type_hints(config_class)
@@ -72,16 +85,20 @@ def flatten(
         name = f"{prefix}{key}"
         if key not in hints:
             raise UserError(f"{source}: {unknown_key(name, config_class, prefix)}")
-        if dataclasses.is_dataclass(hints[key]):
-            if not isinstance(value, dict):
-                raise UserError(
-                    f"{source}: {name} is {value!r}. Expected a table with the keys "
-                    f"{', '.join(typing.get_type_hints(hints[key]))}."
-                )
-            nested = typing.cast(type, hints[key])
-            flat |= flatten(value, nested, source=source, prefix=f"{name}.")
-        else:
-            flat[name] = _checked(value, hints[key], name=name, source=source)
+        hint = hints[key]
+        if not dataclasses.is_dataclass(hint):
+            flat[name] = checked(value, hint, name=name, source=source)
+            continue
+        if hint is Part and (value is None or isinstance(value, str)):
+            value = {"name": value}
+        if not isinstance(value, dict):
+            a_name = "a name, or " if hint is Part else ""
+            raise UserError(
+                f"{source}: {name} is {value!r}. Expected {a_name}a table with the keys "
+                f"{', '.join(typing.get_type_hints(hint))}."
+            )
+        nested = typing.cast(type, hint)
+        flat |= flatten(value, nested, source=source, prefix=f"{name}.")
     return flat
 
 
@@ -94,6 +111,43 @@ def dotted_names(config_class: type, prefix: str = "") -> dict[str, Any]:
         else:
             names[f"{prefix}{key}"] = hint
     return names
+
+
+def built(config_class: type, flat: Mapping[str, Any], prefix: str = "") -> Any:
+    """The dataclass, with the values of `flat` and defaults elsewhere.
+
+    Raises:
+        UserError: If a table refuses its values.
+    """
+    default = config_class()
+    changes: dict[str, Any] = {}
+    for key, hint in typing.get_type_hints(config_class).items():
+        name = f"{prefix}{key}"
+        if name in flat:
+            changes[key] = flat[name]
+        elif dataclasses.is_dataclass(hint):
+            inner = {k: v for k, v in flat.items() if k.startswith(f"{name}.")}
+            if hint is Part:
+                below = getattr(default, key)
+                given = merged({"name": below.name, "options": below.options}, _inside(inner, name))
+                changes[key] = Part(**given)
+            elif inner:
+                changes[key] = built(typing.cast(type, hint), inner, f"{name}.")
+    return dataclasses.replace(default, **changes)
+
+
+def _inside(flat: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key.removeprefix(f"{name}."): value for key, value in flat.items()}
+
+
+def resolved(tree: Mapping[str, Any], *, source: str) -> dict[str, Any]:
+    """Dotted name to value of a whole configuration under its one spelling, old or new.
+
+    Raises:
+        UserError: If a key is not known, or a value has the wrong type or is refused.
+    """
+    config = built(FitConfig, flatten(modern(tree), FitConfig, source=source))
+    return flatten(plain(config), FitConfig, source=source)
 
 
 def unknown_key(name: str, config_class: type, prefix: str = "") -> str:
@@ -111,17 +165,23 @@ def unknown_key(name: str, config_class: type, prefix: str = "") -> str:
 
 def type_name(hint: Any) -> str:
     """A type as a user would say it: `whole number or null`."""
-    plain = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+    plain = {
+        int: "a whole number",
+        float: "a number",
+        str: "a text",
+        bool: "true or false",
+        type(None): "null",
+        Any: "a value",
+        Part: "a name or a table with name and options",
+    }
     if hint in plain:
         return plain[hint]
-    if hint is type(None):
-        return "null"
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
         return " or ".join(map(str, arguments))
     if origin in (Union, types.UnionType):
         return " or ".join(type_name(argument) for argument in arguments)
-    if origin is tuple:
+    if origin in (tuple, list):
         return f"a list, each entry {type_name(arguments[0])}"
     if origin is dict:
         return f"a table, each value {type_name(arguments[1])}"
@@ -142,47 +202,39 @@ def wrong_type(name: str, value: Any, hint: Any) -> str:
     return f"{name} is {value!r}. Expected {type_name(hint)}.{near}"
 
 
-def to_yaml(config: Any) -> str:
-    """Every value of a configuration, as a file that `read_config_file` reads back."""
-    plain = _without_tuples(dataclasses.asdict(config))
-    return yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, width=100)
+def checked(value: Any, hint: Any, *, name: str, source: str = "") -> Any:
+    """`value` as the type `hint` has it.
 
-
-def _read_yaml(path: Path, named_by: Path | None) -> dict[str, Any]:
-    where = f", the base of {named_by}," if named_by else ""
+    Raises:
+        UserError: If it is of another type.
+    """
+    origin, arguments = get_origin(hint), get_args(hint)
+    where = f"{source}: " if source else ""
+    if hint is Any or (origin is dict and arguments[1] is Any and isinstance(value, dict)):
+        return value
+    if hint is Part and (isinstance(value, str) or _is_part(value)):
+        return Part(value) if isinstance(value, str) else Part(**value)
+    if origin is dict and arguments[1] is Part and isinstance(value, dict):
+        return {k: checked(v, Part, name=f"{name}.{k}", source=source) for k, v in value.items()}
+    if origin is tuple and arguments[0] is Part and isinstance(value, list):
+        return tuple(
+            checked(v, Part, name=f"{name}[{i}]", source=source) for i, v in enumerate(value)
+        )
     try:
-        tree = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise UserError(
-            f"Configuration file {path}{where} cannot be read: {error.strerror}."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not a text in UTF-8. Expected a YAML file.") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" at line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path} is not YAML{line}: {getattr(error, 'problem', error)}.") from error
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise UserError(f"{path} holds {tree!r}. Expected a table of keys and values.")
-    return tree
-
-
-def _checked(value: Any, hint: Any, *, name: str, source: str) -> Any:
-    # jsonargparse takes null for any type, and 5 for a text.
-    is_null_wrongly = value is None and type(None) not in get_args(hint)
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_argument("--value", type=hint)
-    try:
-        if is_null_wrongly:
+        # jsonargparse takes null for any type, and 5 for a text.
+        if hint is Part or (value is None and type(None) not in get_args(hint)):
             raise TypeError
+        parser = jsonargparse.ArgumentParser(exit_on_error=False)
+        parser.add_argument("--value", type=hint)
         return parser.parse_object({"value": value}).value
     except (jsonargparse.ArgumentError, TypeError) as error:
-        raise UserError(f"{source}: {wrong_type(name, value, hint)}") from error
+        raise UserError(f"{where}{wrong_type(name, value, hint)}") from error
 
 
-def _without_tuples(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_tuples(entry) for key, entry in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+def _is_part(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() <= {"name", "options"}
+        and isinstance(value.get("name"), str)
+        and isinstance(value.get("options", {}), dict)
+    )

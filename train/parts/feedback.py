@@ -5,12 +5,94 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import keras
+
 import tfweightmirror as tfwm
-from train.config import FeedbackConfig, MirrorConfig, MonitorConfig
-from train.errors import UserError, did_you_mean
+from tfweightmirror.mirror.noise import NOISES, Noise
+from train.config import FeedbackConfig, MirrorConfig, MonitorConfig, Part
+from train.config.part import RULES, canonical_rule
+from train.errors import UserError
+from train.parts.named import checked_options, find, imported, options_of
+
+# What the modes of mirror mode set, for `tfweightmirror.mirror.MirrorMode`.
+_PAPER: dict[str, Any] = {
+    "through_activation": True,
+    "bias_blocking": False,
+    "activations": {"head": "linear"},
+}
+MODES: dict[str, tuple[Part, dict[str, Any]]] = {
+    "linear": (Part("orthogonal"), {}),
+    "akrout2019": (Part("gaussian"), _PAPER),
+    # Uniform on +-0.05, the sum over samples times eta, nothing that bounds B.
+    "akrout2019_code": (
+        Part("uniform", {"std": 0.05 / 3**0.5, "samples": 128}),
+        _PAPER | {"eta": 0.01, "norm": None},
+    ),
+}
+# Arguments of `MirrorMode` that have keys of their own.
+OWN_KEYS = ("noise", "seed")
+
+
+def build_rule(part: Part, key: str) -> tfwm.rules.FeedbackRule:
+    """The rule.
+
+    Raises:
+        UserError: If it or an option is not known or refused.
+    """
+    part = canonical_rule(part)
+    registered = keras.saving.get_registered_object(part.name) if part.name else None
+    names = {name: type(tfwm.rules.get(name)) for name in RULES}
+    found = registered or find(key, part.name, names, also=f" ({_aliases()})")
+    if isinstance(found, tfwm.rules.FeedbackRule) and not part.options:
+        return found
+    made = _made(key, part, found)
+    if not isinstance(made, tfwm.rules.FeedbackRule):
+        raise UserError(
+            f"{key}={part.name} is {made!r}. Expected a subclass of "
+            f"tfweightmirror.rules.FeedbackRule."
+        )
+    return made
+
+
+def build_noise(part: Part) -> Noise:
+    """The noise.
+
+    Raises:
+        UserError: As `build_rule`.
+    """
+    noise = _made(
+        "mirror.noise", part, find("mirror.noise", part.name, {n.name: n for n in NOISES})
+    )
+    if not isinstance(noise, Noise):
+        raise UserError(
+            f"mirror.noise={part.name} is {noise!r}. Expected a subclass of "
+            f"tfweightmirror.mirror.noise.Noise."
+        )
+    return noise
+
+
+def build_initializer(part: Part) -> Any:
+    """The Keras initializer of feedback weights, or None.
+
+    Raises:
+        UserError: As `build_rule`.
+    """
+    if part.name is None:
+        return None
+    key = "feedback.initializer"
+    if ":" in part.name:
+        return _made(key, part, imported(key, part.name))
+    try:
+        target = type(keras.initializers.get(part.name))
+    except ValueError as error:
+        raise UserError(
+            f"{key} is {part.name!r}. Expected null, a Keras initializer such as glorot_uniform, "
+            f"or an import path."
+        ) from error
+    return _made(key, part, target)
 
 
 def convert(
@@ -23,13 +105,29 @@ def convert(
         config: Rules, and what is frozen.
         seed: Of feedback weights.
         measures_backprop: Whether it is converted nevertheless, to be measured.
+
+    Raises:
+        UserError: If a rule or an option is not known.
     """
-    _check_rules(config)
+    rule = build_rule(config.rule, "feedback.rule")
+    layers = {
+        pattern: build_rule(part, f"feedback.layers.{pattern}")
+        for pattern, part in config.layers.items()
+    }
+    last_rule = (
+        build_rule(config.last_layer, "feedback.last_layer") if config.last_layer.name else None
+    )
+    initializer = build_initializer(config.initializer)
     last = _last_layer_with_weights(model)
-    stock = not config.layers and isinstance(tfwm.rules.get(config.rule), tfwm.rules.Backprop)
+    stock = not layers and not last_rule and isinstance(rule, tfwm.rules.Backprop)
     if not stock or measures_backprop:
-        rule = {**config.layers, "*": config.rule} if config.layers else config.rule
-        tfwm.convert_model(model, rule, last_layer=config.last_layer, seed=seed)
+        tfwm.convert_model(
+            model,
+            {**layers, "*": rule} if layers else rule,
+            last_layer=last_rule,
+            feedback_initializer=initializer,
+            seed=seed,
+        )
     if config.only_last_layer_learns:
         learn = {id(variable) for variable in last.variables}
         for variable in model.trainable_variables:
@@ -39,17 +137,6 @@ def convert(
 
 def _last_layer_with_weights(model: Any) -> Any:
     return [layer for layer in model.layers if layer.trainable_variables][-1]
-
-
-def _check_rules(config: FeedbackConfig) -> None:
-    """Raises UserError, which names the key, if a rule is not known."""
-    layers = {f"feedback.layers.{pattern}": rule for pattern, rule in config.layers.items()}
-    named = {"feedback.rule": config.rule, "feedback.last_layer": config.last_layer, **layers}
-    for key, rule in named.items():
-        try:
-            tfwm.rules.get(rule if rule is not None else config.rule)
-        except ValueError as error:
-            raise UserError(f"{key}: {error}") from error
 
 
 def build_callbacks(
@@ -89,7 +176,7 @@ def build_mirror(config: MirrorConfig, *, seed: int) -> tfwm.callbacks.WeightMir
     """The callback of mirror mode.
 
     Raises:
-        UserError: If the noise has no option of that name.
+        UserError: If the noise, or an option of it or of the mode, is not known or refused.
     """
     schedule = tfwm.mirror.Schedule(
         every_batches=config.every_batches,
@@ -98,35 +185,40 @@ def build_mirror(config: MirrorConfig, *, seed: int) -> tfwm.callbacks.WeightMir
         epoch_begin_steps=config.epoch_begin_steps,
         epoch_end_steps=config.epoch_end_steps,
     )
-    name = {"linear": config.noise, "akrout2019": "gaussian", "akrout2019_code": "uniform"}[
-        config.mode
-    ]
-    noise = type(tfwm.mirror.noise.get(name))
-    accepted = [field.name for field in dataclasses.fields(noise) if field.init]
-    for option in config.noise_options:
-        if option not in accepted:
-            raise UserError(
-                f"mirror.noise_options.{option} is not an option of {name} noise. Expected one of "
-                f"{', '.join(accepted)}.{did_you_mean(option, accepted)}"
-            )
-    options: dict[str, Any] = dict(config.noise_options)
-    if config.mode == "akrout2019":
-        return tfwm.callbacks.WeightMirror.akrout2019(
-            activations=config.activations, schedule=schedule, seed=seed, **options
-        )
-    if config.mode == "akrout2019_code":
-        # Uniform on +-0.05, the sum over samples times eta, nothing that bounds B.
+    noise, preset = MODES[config.mode]
+    if config.noise.name not in (None, noise.name):
+        noise = config.noise
+    else:
+        noise = Part(noise.name, {**noise.options, **config.noise.options})
+    accepted = tuple(options_of(tfwm.mirror.MirrorMode, OWN_KEYS))
+    given = checked_options(
+        "mirror.options", tfwm.mirror.MirrorMode, config.options, set_by_us=OWN_KEYS
+    )
+    options = {name: value for name, value in {**preset, **given}.items() if name in accepted}
+    if isinstance(options.get("respond"), str):
+        options["respond"] = imported("mirror.options.respond", options["respond"])
+    try:
         return tfwm.callbacks.WeightMirror(
-            noise(**{"std": 0.05 / 3**0.5, "samples": 128, **options}),
-            schedule=schedule,
-            seed=seed,
-            through_activation=True,
-            bias_blocking=False,
-            activations=config.activations,
-            eta=config.eta,
-            norm=None,
+            build_noise(noise), schedule=schedule, seed=seed, **options
         )
-    return tfwm.callbacks.WeightMirror(noise(**options), schedule=schedule, seed=seed)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"mirror.options: {' '.join(str(error).split())}") from error
+
+
+def _made(key: str, part: Part, target: Any) -> Any:
+    """An instance of a class (or the class of an instance), or what a function gives."""
+    if not callable(target) or (dataclasses.is_dataclass(target) and not inspect.isclass(target)):
+        target = type(target)
+    options: Mapping[str, Any] = checked_options(f"{key}.options", target, part.options)
+    try:
+        return target(**options)
+    except (TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{key}={part.name} refuses its options: {reason}") from error
+
+
+def _aliases() -> str:
+    return ", ".join(alias for aliases in RULES.values() for alias in aliases)
 
 
 @contextlib.contextmanager

@@ -1,10 +1,16 @@
-"""Losses by name: labels are class numbers, predictions logits."""
+"""Losses and metrics by name."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import inspect
+import re
+from typing import Any
 
 import keras
+
+from train.config import Part
+from train.errors import UserError
+from train.parts.named import checked_options, find
 
 
 @keras.saving.register_keras_serializable(package="tfweightmirror_train")
@@ -24,8 +30,94 @@ class SigmoidCrossentropy(keras.losses.Loss):
         )
 
 
-def build_loss(name: Literal["softmax", "sigmoid"]) -> Any:
-    """The Keras loss of that name."""
-    if name == "sigmoid":
-        return SigmoidCrossentropy(name="sigmoid_crossentropy")
+def softmax() -> keras.losses.Loss:
+    """Cross-entropy of the classes, on logits."""
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def sigmoid() -> keras.losses.Loss:
+    """Cross-entropy of each output on its own, summed over the outputs, on logits."""
+    return SigmoidCrossentropy(name="sigmoid_crossentropy")
+
+
+LOSSES: dict[str, Any] = {"softmax": softmax, "sigmoid": sigmoid}
+_TARGETS_AND_OUTPUTS = ("y_true", "y_pred")
+
+
+def known_losses() -> dict[str, Any]:
+    """Our losses, and those of Keras in snake case."""
+    return LOSSES | _classes_of(keras.losses, keras.losses.Loss)
+
+
+def known_metrics() -> dict[str, Any]:
+    """The metrics of Keras in snake case."""
+    return _classes_of(keras.metrics, keras.metrics.Metric)
+
+
+def build_loss(part: Part) -> Any:
+    """The Keras loss.
+
+    A function of (targets, outputs), with or without options, is a loss as it stands.
+
+    Raises:
+        UserError: If it or an option is not known or refused.
+    """
+    target = find("loss", part.name, known_losses(), also=", a Keras loss")
+    loss = _made("loss", part, target, keras.losses.Loss)
+    return keras.losses.get(loss)
+
+
+def build_metrics(parts: tuple[Part, ...]) -> list[Any]:
+    """The Keras metrics.
+
+    Raises:
+        UserError: As `build_loss`.
+    """
+    built = []
+    for part in parts:
+        target = find("metrics", part.name, known_metrics())
+        built.append(_made("metrics", part, target, keras.metrics.Metric))
+    return built
+
+
+def _made(key: str, part: Part, target: Any, base: type) -> Any:
+    """An instance of a class or of what a function without targets gives, or a plain function."""
+    if isinstance(target, base):
+        return target
+    if not callable(target):
+        raise UserError(f"{key}={part.name} is {target!r}. Expected a Keras {key.rstrip('s')}.")
+    takes = list(inspect.signature(target).parameters)
+    plain = not inspect.isclass(target) and len(takes) >= 2 and part.name not in LOSSES
+    options = checked_options(
+        f"{key}.options", target, part.options, set_by_us=takes[:2] if plain else ()
+    )
+    if plain:
+        return _with_options(target, options) if options else target
+    try:
+        return target(**options)
+    except (TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{key}={part.name} refuses its options: {reason}") from error
+
+
+def _with_options(function: Any, options: dict[str, Any]) -> Any:
+    def call(y_true: Any, y_pred: Any) -> Any:
+        return function(y_true, y_pred, **options)
+
+    call.__name__ = function.__name__
+    return call
+
+
+def _classes_of(module: Any, base: type) -> dict[str, Any]:
+    """Name in snake case to class."""
+    classes = {
+        name: member
+        for name, member in vars(module).items()
+        if inspect.isclass(member) and issubclass(member, base) and member is not base
+    }
+    return {_snake_case(name): member for name, member in classes.items()}
+
+
+def _snake_case(name: str) -> str:
+    """`MeanSquaredError` to `mean_squared_error`, as Keras names its functions."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

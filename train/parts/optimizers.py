@@ -10,10 +10,12 @@ import tensorflow as tf
 
 from train.config import OptimizerConfig
 from train.errors import UserError, did_you_mean
+from train.parts.named import find
 from train.parts.schedules import build_schedule
 
 # The base class, and those that wrap other optimizers: not to be named in a configuration.
 _NOT_BY_NAME = {"optimizer", "lossscaleoptimizer", "multioptimizer"}
+_OPTIMIZER: Any = keras.optimizers.Optimizer
 # Decay is decoupled by their definition.
 _ALWAYS_DECOUPLED = {"adamw", "schedulefreeadamw", "muon"}
 # What "biases" are to `decay_biases`: also scale and offset of normalisations. A pattern over
@@ -56,14 +58,14 @@ def build_optimizer(
         UserError: If the optimizer or an option is not known, Keras refuses a value, the decay
             contradicts the optimizer, or the warm-up is as long as the training.
     """
-    known = known_optimizers()
     name = config.name.lower()
-    if name not in known:
+    optimizer_class = find("optimizer.name", config.name, known_optimizers())
+    if not (inspect.isclass(optimizer_class) and issubclass(optimizer_class, _OPTIMIZER)):
         raise UserError(
-            f"optimizer.name={config.name} is not known. Expected one of {', '.join(known)}."
-            f"{did_you_mean(name, known)}"
+            f"optimizer.name={config.name} is {optimizer_class!r}. Expected a subclass of "
+            f"keras.optimizers.Optimizer."
         )
-    _check_options(config, known[name])
+    _check_options(config, optimizer_class)
     of_keras = config.decay == "decoupled"
     if not of_keras and name in _ALWAYS_DECOUPLED:
         raise UserError(
@@ -84,7 +86,9 @@ def build_optimizer(
         epochs=epochs,
     )
     try:
-        return (EXTENDED if ours else known)[name](
+        if ours:
+            optimizer_class = EXTENDED.get(name) or _extended(optimizer_class)
+        return optimizer_class(
             learning_rate=learning_rate,
             weight_decay=config.weight_decay if of_keras else None,
             **ours,

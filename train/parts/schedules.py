@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import keras
@@ -9,6 +10,7 @@ import tensorflow as tf
 
 from train.config import ScheduleConfig
 from train.errors import UserError
+from train.parts.named import checked_options, find, options_of
 
 
 @keras.saving.register_keras_serializable(package="tfweightmirror_train")
@@ -81,9 +83,10 @@ def build_schedule(
         )
     schedules = keras.optimizers.schedules
     schedule: Any = learning_rate
-    if config.name == "constant" and not warm_up_steps:
-        return learning_rate
-    if config.name == "piecewise":
+    if config.name == "constant":
+        if not warm_up_steps:
+            return learning_rate
+    elif config.name == "piecewise":
         # Keras' boundary is the last step of the old rate, and steps count from 0.
         boundaries = [round(epoch * steps_per_epoch) - 1 for epoch in config.boundaries_epochs]
         drops = range(len(boundaries) + 1)
@@ -98,7 +101,30 @@ def build_schedule(
             warmup_target=learning_rate if warm_up_steps else None,
             warmup_steps=warm_up_steps,
         )
+    else:
+        schedule = _of_keras(config, learning_rate)
     return ReducibleSchedule(schedule, warm_up_steps=warm_up_steps)
+
+
+def _of_keras(config: ScheduleConfig, learning_rate: float) -> Any:
+    """A schedule of Keras' or of the user's own."""
+    base: Any = keras.optimizers.schedules.LearningRateSchedule
+    known = {
+        name: member
+        for name, member in vars(keras.optimizers.schedules).items()
+        if inspect.isclass(member) and issubclass(member, base) and member is not base
+    }
+    built_in = {"constant": None, "piecewise": None, "cosine": None}
+    target = find("optimizer.schedule.name", config.name, built_in | known)
+    rate = "initial_learning_rate"
+    given = {rate: learning_rate} if rate in options_of(target) else {}
+    key = "optimizer.schedule.options"
+    options = checked_options(key, target, config.options, set_by_us=given)
+    try:
+        return target(**given, **options)
+    except (TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"optimizer.schedule.name={config.name} refuses: {reason}") from error
 
 
 def learning_rate_now(optimizer: Any) -> float:

@@ -8,31 +8,17 @@ from typing import Any
 
 import yaml
 
-from train.config import FitConfig
+from train.config import MAY_DIFFER, FitConfig, Part
+from train.config.old import modern
+from train.config.part import canonical_rule as part_of_rule
 from train.errors import UserError
-from train.parsing.config_file import to_yaml
-from train.report.modern import modern
+from train.parsing.yaml_file import to_yaml
 
 Flat = dict[str, Any]
 """Dotted key to value; a part is its name, with a key `<part>.options.<option>` for each option."""
 
-# The keys that do not touch a run's numbers, and the seed: as `run.directory.MAY_DIFFER`, which
-# cannot be imported without TensorFlow.
-MAY_DIFFER = ("run_directory", "on_nan", "training.progress", "checkpoint.", "cluster.", "seed")
-
-# Name and options of every rule's other names: as the library has them, which takes TensorFlow.
-ALIASES: dict[str, tuple[str, dict[str, str]]] = {
-    "bp": ("backprop", {}),
-    "fa": ("feedback_alignment", {}),
-    "frfb": ("feedback_alignment", {}),
-    "ss": ("sign_symmetry", {}),
-    "usf": ("sign_symmetry", {}),
-    "frsf": ("sign_symmetry", {"magnitude": "fixed"}),
-    "brsf": ("sign_symmetry", {"magnitude": "batch"}),
-    "wm": ("weight_mirror", {}),
-    "kp": ("kolen_pollack", {}),
-    "urfb": ("updated_random_feedback", {}),
-}
+RULES_OF = ("feedback.rule", "feedback.last_layer")
+PARTS = ("model", "loss", "feedback.initializer", "mirror.noise")
 
 
 def flat(tree: Mapping[str, Any]) -> Flat:
@@ -53,7 +39,7 @@ def identity(config: Flat) -> Flat:
     return {
         key: value
         for key, value in config.items()
-        if value is not None and not key.startswith(MAY_DIFFER)
+        if value is not None and not key.startswith((*MAY_DIFFER, "seed"))
     }
 
 
@@ -106,14 +92,17 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Flat:
     table: Flat = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
-        if name in ("feedback.rule", "feedback.last_layer"):
+        if name in RULES_OF:
             value = canonical_rule(value)
         if name == "feedback.layers":
             rules = {pattern: canonical_rule(rule) for pattern, rule in value.items()}
             table[name] = {p: r if r["options"] else r["name"] for p, r in rules.items()}
-        elif isinstance(value, dict) and value.keys() == {"name", "options"}:
-            table[name] = value["name"]
-            table |= {f"{name}.options.{option}": v for option, v in value["options"].items()}
+        elif name in PARTS or name in RULES_OF:
+            part = value if isinstance(value, dict) else {"name": value}
+            if "name" in part:
+                table[name] = part["name"]
+            options = part.get("options", {})
+            table |= {f"{name}.options.{option}": v for option, v in options.items()}
         elif isinstance(value, dict) and key != "options":
             table |= _flat(value, f"{name}.")
         else:
@@ -123,12 +112,12 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Flat:
 
 def canonical_rule(rule: Any) -> dict[str, Any]:
     """A rule, given by name or as a part, under its one name; None has the name None."""
-    part = rule if isinstance(rule, dict) else {"name": rule, "options": {}}
-    name, implied = ALIASES.get(str(part["name"]).lower(), (part["name"], {}))
-    options = implied | part["options"]
-    if name == "sign_symmetry" and options.get("magnitude") == "uniform":
+    given = Part(**rule) if isinstance(rule, dict) else Part(rule)
+    part = part_of_rule(given)
+    options = dict(part.options)
+    if part.name == "sign_symmetry" and options.get("magnitude") == "uniform":
         del options["magnitude"]  # the default
-    return {"name": name, "options": options}
+    return {"name": part.name, "options": options}
 
 
 DEFAULTS: Flat = {

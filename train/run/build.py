@@ -15,7 +15,7 @@ from train.data.datasets import ImageSet
 from train.devices.strategy import Placement
 from train.parts import feedback, models
 from train.parts.initial_weights import take_weights
-from train.parts.losses import build_loss
+from train.parts.losses import build_loss, build_metrics
 from train.parts.optimizers import build_optimizer
 
 
@@ -61,7 +61,6 @@ def build_model(
     training, images = config.training, run_batches.images
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy(training.precision)
-    models.check_name(config.model)
     with placement.strategy.scope():
         optimizer = build_optimizer(
             config.optimizer,
@@ -69,7 +68,7 @@ def build_model(
             steps_per_epoch=run_batches.steps_per_epoch,
             epochs=training.epochs,
         )
-        model = models.build(config.model, images.image_shape, num_classes=images.num_classes)
+        model = models.build(config.model, images.image_shape, (images.num_classes,))
         feedback.convert(
             model,
             config.feedback,
@@ -87,8 +86,8 @@ def build_model(
         )
         model.compile(
             optimizer,
-            build_loss(training.loss),
-            weighted_metrics=measures(images.num_classes),
+            build_loss(config.loss),
+            weighted_metrics=[*measures(images.num_classes), *build_metrics(config.metrics)],
             jit_compile=False,  # the loop compiles
         )
     return model, callbacks

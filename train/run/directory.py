@@ -17,13 +17,13 @@ from typing import Any
 import keras
 import yaml
 
-from train.config import FitConfig
+from train.config import MAY_DIFFER, FitConfig, Part
+from train.config.part import short_rule
 from train.disk import append_line, disk_errors, rename_on_disk, write_whole
 from train.errors import UserError
-from train.parsing.config_file import flatten, to_yaml
-
-# A run goes on although these have changed: they do not touch its numbers.
-MAY_DIFFER = ("run_directory", "on_nan", "training.progress", "checkpoint.", "cluster.")
+from train.parsing.config_file import resolved
+from train.parsing.yaml_file import to_yaml
+from train.parts.models import filled
 
 CONFIG_FILE = "config.yaml"
 LOCK_FILE = ".lock"
@@ -192,20 +192,26 @@ def differences(config_file: Path, config: FitConfig) -> list[str]:
         UserError: If the file is damaged.
     """
     try:
-        tree = yaml.safe_load(config_file.read_text())
-        there = flatten(tree, FitConfig, source=str(config_file))
-    except (OSError, ValueError, yaml.YAMLError, AttributeError) as error:
+        there = with_defaults(yaml.safe_load(config_file.read_text()), source=str(config_file))
+    except (OSError, ValueError, yaml.YAMLError, AttributeError, TypeError) as error:
         reason = getattr(error, "problem", None) or error
         raise UserError(
             f"{config_file} is damaged: {reason}. Expected the configuration that the run was "
             f"started with: restore it, or give another name."
         ) from error
-    here = flatten(yaml.safe_load(to_yaml(config)), FitConfig, source="")
+    here = with_defaults(yaml.safe_load(to_yaml(config)))
     return [
         f"{key} is {there.get(key)!r} there and {value!r} here"
         for key, value in here.items()
         if not key.startswith(MAY_DIFFER) and there.get(key, dataclasses.MISSING) != value
     ]
+
+
+def with_defaults(tree: dict[str, Any], *, source: str = "") -> dict[str, Any]:
+    """Dotted name to value of a configuration, defaults of the model's options included."""
+    flat = resolved(tree, source=source)
+    flat["model.options"] = filled(Part(flat["model.name"], flat["model.options"])).options
+    return flat
 
 
 def write_model(model: keras.Model, path: Path) -> None:
@@ -232,7 +238,8 @@ def stem_of(config: FitConfig) -> Path:
     """`runs/<data>-<model>-<rule>`; of a builder folder .../name/version, the name."""
     parts = Path(config.data.name).parts
     data = parts[-2] if len(parts) > 1 else config.data.name.partition(":")[0]
-    return Path("runs") / f"{data}-{config.model.name}-{config.feedback.rule}"
+    model = str(config.model.name).rpartition(":")[2]
+    return Path("runs") / f"{data}-{model}-{short_rule(config.feedback.rule)}"
 
 
 def _places(config: FitConfig) -> Iterable[Path]:

@@ -12,12 +12,15 @@ import tensorflow as tf
 
 import tfweightmirror as tfwm
 from train.config import FitConfig
+from train.config.part import short_rule
 from train.data import datasets
 from train.data.datasets import ImageSet
 from train.devices.cluster import anybody, lost_workers_end_the_run
 from train.devices.strategy import Placement, place
 from train.errors import UserError
-from train.parts import feedback
+from train.parts import feedback, models
+from train.parts.callbacks import build_callbacks, forgetful
+from train.parts.named import import_folders
 from train.parts.optimizers import scaled_learning_rate
 from train.run.build import RunBatches, build_model
 from train.run.directory import RunDirectory, RunFiles, write_model
@@ -63,6 +66,9 @@ def fit(config: FitConfig, extra_callbacks: Sequence[Any] = ()) -> FinishedRun:
     """
     if config.training.deterministic:
         tf.config.experimental.enable_op_determinism()
+    # So that the run's files say every value, and defaults may change.
+    import_folders(config)
+    config = dataclasses.replace(config, model=models.filled(config.model))
     placement = place(config)
     _check_named_directory(config, placement)
     directory = RunDirectory.of(config, writes=placement.is_chief)
@@ -97,7 +103,10 @@ def _fit(
         if verbose:
             print(_headline(config, model, run_batches.images, directory, setup))
         telemetry = Telemetry(loop, batch_size=training.batch_size, callbacks=callbacks)
-        told = [*callbacks, telemetry]
+        own = build_callbacks(config.callbacks)
+        if verbose and (names := forgetful(own)):
+            print(f"{', '.join(names)}: no state() for checkpoints, so after a kill begins anew")
+        told = [*callbacks, *own, telemetry]
         if placement.is_chief:
             told += [
                 RunFiles(directory, config, setup),
@@ -153,8 +162,9 @@ def _headline(
     replicas = setup["replicas"]
     scaling = config.optimizer.learning_rate_scaling
     rule = "" if scaling == "none" else f" ({scaling} in the batch size)"
+    feedback_rule = short_rule(config.feedback.rule)
     return (
-        f"{config.feedback.rule}: {model.name} on {images.name}, into {directory.path}\n"
+        f"{feedback_rule}: {model.name} on {images.name}, into {directory.path}\n"
         f"{setup['strategy']}, {replicas} replica{'s' * (replicas > 1)}, global batch "
         f"{setup['global_batch_size']}, learning rate {setup['learning_rate']:g}{rule}"
     )

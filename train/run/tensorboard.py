@@ -18,9 +18,9 @@ from tensorboard.plugins.hparams import summary as hparams_end
 from tensorboard.plugins.hparams import summary_v2 as hparams_begin
 
 import tfweightmirror as tfwm
-from train.config import FitConfig
-from train.parsing.config_file import dotted_names, to_yaml
-from train.run.directory import MAY_DIFFER
+from train.config import MAY_DIFFER, FitConfig
+from train.parsing.config_file import dotted_names
+from train.parsing.yaml_file import plain, to_yaml
 from train.run.scatter import Panel, scatter_image
 
 HISTOGRAMS_A_RUN = 100
@@ -28,7 +28,13 @@ HISTOGRAM_ENTRIES = 100_000
 IMAGES_A_RUN = 5
 IMAGE_ENTRIES = 2_000
 # Ticked in the HParams table from the start: five columns are, those marked as different first.
-FIRST_COLUMNS = ("feedback.rule", "mirror.mode", "optimizer.learning_rate", "seed", "model.name")
+FIRST_COLUMNS = (
+    "feedback.rule.name",
+    "mirror.mode",
+    "optimizer.learning_rate",
+    "seed",
+    "model.name",
+)
 
 
 class Dashboards(keras.callbacks.Callback):
@@ -119,22 +125,28 @@ def hyperparameters(config: FitConfig) -> dict[str, bool | int | float | str]:
     What is not a boolean, number or text under every configuration is a text in YAML, so that a
     column has one type and all runs have the same columns.
     """
-    plain: dict[str, bool | int | float | str] = {}
+    found: dict[str, bool | int | float | str] = {}
+    tree = plain(config)
     for name, hint in dotted_names(FitConfig).items():
         if name.startswith(MAY_DIFFER):
             continue
-        value: Any = config
+        value: Any = tree
         for part in name.split("."):
-            value = getattr(value, part)
-        if hint in (bool, int, float, str):
-            plain[name] = hint(value)
-        elif isinstance(value, str):
-            plain[name] = value
+            value = value[part]
+        if name == "model.options":  # options of other parts are few, and stand in one column each
+            found |= {f"{name}.{option}": _cell(entry) for option, entry in value.items()}
+        elif hint in (bool, int, float, str):
+            found[name] = hint(value)
         else:
-            value = list(value) if isinstance(value, tuple) else value
-            text = yaml.safe_dump(value, default_flow_style=True, width=math.inf)
-            plain[name] = text.removesuffix("...\n").strip()
-    return plain
+            found[name] = _cell(value)
+    return found
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    text = yaml.safe_dump(value, default_flow_style=True, width=math.inf)
+    return text.removesuffix("...\n").strip()
 
 
 def experiment(values: dict[str, bool | int | float | str], layers: Sequence[str]) -> Any:

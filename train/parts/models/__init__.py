@@ -1,37 +1,91 @@
-"""Networks by name. A new one is a file here, its options in `train.config`, and a line below."""
+"""Networks by name. A new one is a function here and a line below, or a function anywhere else.
+
+A model is a callable `(input_shape, output_shape, **options) -> keras.Model` from a batch of
+`input_shape` to logits, or values, of `output_shape`.
+"""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
-from train.config import ModelConfig
-from train.errors import UserError, did_you_mean
+import keras
+
+from train.config import Part
+from train.errors import UserError
+from train.parsing.yaml_file import plain
 from train.parts.models.mlp import mlp
 from train.parts.models.resnet import resnet18, resnet50
 from train.parts.models.small_conv import small_conv
+from train.parts.named import checked_options, find, options_of
 
-# Name to what builds it from its options, an image shape and the number of classes, and to the
-# table of its options.
-BUILDERS: dict[str, tuple[Callable[..., Any], str]] = {
-    "small_conv": (small_conv, "small_conv"),
-    "mlp": (mlp, "mlp"),
-    "resnet18": (resnet18, "resnet"),
-    "resnet50": (resnet50, "resnet"),
+MODELS: dict[str, Callable[..., Any]] = {
+    "small_conv": small_conv,
+    "mlp": mlp,
+    "resnet18": resnet18,
+    "resnet50": resnet50,
 }
+SHAPES = ("input_shape", "output_shape")
 
 
-def check_name(config: ModelConfig) -> None:
-    """Raises UserError if the model is not known."""
-    if config.name not in BUILDERS:
+def check(part: Part) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """The function that builds the model, and its options.
+
+    Raises:
+        UserError: If the model or an option is not known.
+    """
+    function = find("model", part.name, MODELS)
+    if not callable(function):
         raise UserError(
-            f"model.name={config.name} is not known. Expected {', '.join(BUILDERS)}."
-            f"{did_you_mean(config.name, BUILDERS)}"
+            f"model={part.name} is {function!r}. Expected a callable (input_shape, output_shape, "
+            f"**options) that gives a Keras model."
         )
+    set_by_us = [*_first_two(function), *SHAPES]
+    return function, checked_options("model.options", function, part.options, set_by_us=set_by_us)
 
 
-def build(config: ModelConfig, image_shape: tuple[int, int, int], *, num_classes: int) -> Any:
-    """A Keras model from images (batch, *image_shape) to logits (batch, num_classes)."""
-    check_name(config)
-    build_named, options = BUILDERS[config.name]
-    return build_named(getattr(config, options), image_shape, num_classes=num_classes)
+def filled(part: Part) -> Part:
+    """With every option, defaults included, as a file has them.
+
+    Raises:
+        UserError: As `check`.
+    """
+    function, options = check(part)
+    set_by_us = [*_first_two(function), *SHAPES]
+    defaults = {
+        name: parameter.default
+        for name, parameter in options_of(function, set_by_us).items()
+        if parameter.default is not parameter.empty
+    }
+    return Part(part.name, plain({**defaults, **options}))
+
+
+def build(part: Part, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> Any:
+    """The Keras model.
+
+    Raises:
+        UserError: As `check`; or if an option's value is refused, or what comes is no such model.
+    """
+    function, options = check(part)
+    try:
+        model = function(tuple(input_shape), tuple(output_shape), **options)
+    except (TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"model={part.name} refuses its options: {reason}") from error
+    if not isinstance(model, keras.Model):
+        raise UserError(f"model={part.name} gave {model!r}. Expected a Keras model.")
+    if not model.built:
+        model.build((None, *input_shape))
+    given = model.compute_output_shape((None, *input_shape))
+    if isinstance(given, tuple) and tuple(given[1:]) != tuple(output_shape):
+        raise UserError(
+            f"model={part.name} gives outputs of shape {tuple(given[1:])}. Expected "
+            f"{tuple(output_shape)}, its second argument, for this data."
+        )
+    return model
+
+
+def _first_two(function: Callable[..., Any]) -> list[str]:
+    """The arguments that get the shapes, whatever they are called."""
+    return list(inspect.signature(function).parameters)[:2]

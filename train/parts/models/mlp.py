@@ -2,48 +2,59 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
 
-from train.config import MlpConfig
-from train.errors import UserError
+from train.parts.models.layers import check_activation, fan_initializers, normalized
 
 
-def mlp(options: MlpConfig, image_shape: tuple[int, int, int], *, num_classes: int) -> Any:
+def mlp(
+    input_shape: tuple[int, ...],
+    output_shape: tuple[int, ...],
+    *,
+    units: tuple[int, ...] = (500,),
+    activation: str = "relu",
+    initializer: str = "glorot_uniform",
+    batch_norm: bool = False,
+    batch_norm_scale: bool = True,
+    batch_norm_momentum: float = 0.9,
+    dropout: float = 0.0,
+) -> keras.Model:
     """Hidden dense layers and a dense head that gives logits.
 
     Args:
-        options: Cells and activation of the hidden layers.
-        image_shape: (height, width, channels).
-        num_classes: Logits.
+        input_shape: Of one image or row of values.
+        output_shape: Of its logits or values.
+        units: Cells of each hidden layer.
+        activation: Keras name of the hidden activation.
+        initializer: Keras name of the initializer of weights (biases zero), or `akrout2019_code`:
+            weights and biases normal with variance 1 / (fan-in + fan-out), as in the released code.
+        batch_norm: Whether BatchNorm stands between each hidden layer and its activation.
+        batch_norm_scale: Whether it has gamma and beta.
+        batch_norm_momentum: Of its moving averages.
+        dropout: Share of hidden cells that are dropped in training.
     """
-    try:
-        keras.activations.get(options.activation)
-    except ValueError as error:
-        raise UserError(
-            f"model.mlp.activation={options.activation} is not known. Expected the name of a Keras "
-            f"activation, such as relu, tanh or sigmoid."
-        ) from error
-    images = keras.Input(image_shape, name="image")
+    check_activation("model.options.activation", activation)
+    images = keras.Input(input_shape, name="image")
     x = keras.layers.Flatten(name="flatten")(images)
-    for number, units in enumerate(options.units, start=1):
+    for number, cells in enumerate(units, start=1):
         x = keras.layers.Dense(
-            units,
-            activation=options.activation,
+            cells,
+            activation=None if batch_norm else activation,
+            use_bias=not batch_norm,  # it would take it out again
             name=f"hidden_{number}",
-            **_initializers(options, x.shape[-1] + units),
+            **fan_initializers(initializer, x.shape[-1] + cells),
         )(x)
-    head = _initializers(options, x.shape[-1] + num_classes)
-    logits = keras.layers.Dense(num_classes, name="head", **head)(x)
-    return keras.Model(images, logits, name="mlp")
-
-
-def _initializers(options: MlpConfig, fans: int) -> dict[str, Any]:
-    """Of kernel and bias; `fans` is fan-in + fan-out."""
-    if options.initializer == "glorot_uniform":
-        return {}
-    return {
-        f"{name}_initializer": keras.initializers.RandomNormal(stddev=fans**-0.5)
-        for name in ("kernel", "bias")
-    }
+        if batch_norm:
+            x = normalized(x, f"norm_{number}", batch_norm_scale, batch_norm_momentum)
+            x = keras.layers.Activation(activation, name=f"activation_{number}")(x)
+        if dropout:
+            x = keras.layers.Dropout(dropout, name=f"dropout_{number}")(x)
+    cells = math.prod(output_shape)
+    head = fan_initializers(initializer, x.shape[-1] + cells)
+    outputs: Any = keras.layers.Dense(cells, name="head", **head)(x)
+    if len(output_shape) != 1:
+        outputs = keras.layers.Reshape(output_shape, name="reshape")(outputs)
+    return keras.Model(images, outputs, name="mlp")

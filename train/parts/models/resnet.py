@@ -2,79 +2,123 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
-from train.config import ResNetConfig
+from train.errors import UserError
+from train.parts.models.layers import normalized
 
 # A block: builder, incoming signal, width of the stage, strides, name.
 Block = Callable[["_Builder", Any, int, int, str], Any]
 
 
-def resnet18(options: ResNetConfig, image_shape: tuple[int, int, int], *, num_classes: int) -> Any:
-    """Four stages of 2, 2, 2 and 2 basic blocks (two 3x3 convolutions). See `_resnet`."""
-    return _resnet("resnet18", basic_block, (2, 2, 2, 2), options, image_shape, num_classes)
+def resnet18(
+    input_shape: tuple[int, ...],
+    output_shape: tuple[int, ...],
+    *,
+    width: int = 64,
+    stem: Literal["cifar", "imagenet"] = "cifar",
+    batch_norm: Literal["before_relu", "after_relu", "none"] = "before_relu",
+    batch_norm_scale: bool = True,
+    batch_norm_momentum: float = 0.9,
+    initializer: str = "he_normal",
+) -> keras.Model:
+    """Four stages of 2, 2, 2 and 2 basic blocks (two 3x3 convolutions), which give logits.
+
+    With BatchNorm before ReLU it is the published network (He et al. 2016), and that of Xiao et al.
+    2018. With BatchNorm after ReLU, the order in Akrout et al. 2019, every normalisation follows
+    the activation (or, after the sum, the block's last activation), the convolutions have biases,
+    and the projection has no normalisation of its own. The block is drawn in an appendix that we do
+    not have; this is the plainest reading.
+
+    Args:
+        input_shape: (height, width, channels).
+        output_shape: (logits,).
+        width: Filters of the first stage, each later one has twice as many; published: 64.
+        stem: `cifar` (one 3x3 convolution) or `imagenet` (7x7, stride 2, and max pooling).
+        batch_norm: Whether BatchNorm stands before or after each ReLU, or nowhere.
+        batch_norm_scale: Whether it has gamma and beta.
+        batch_norm_momentum: Of its moving averages.
+        initializer: Keras name of the initializer of the convolutions' weights.
+    """
+    build = _Builder(batch_norm, batch_norm_scale, batch_norm_momentum, initializer)
+    stages = (2, 2, 2, 2)
+    return _resnet("resnet18", basic_block, stages, build, stem, width, input_shape, output_shape)
 
 
-def resnet50(options: ResNetConfig, image_shape: tuple[int, int, int], *, num_classes: int) -> Any:
-    """Four stages of 3, 4, 6 and 3 bottleneck blocks (1x1, 3x3, 1x1 convolutions). See `_resnet`.
+def resnet50(
+    input_shape: tuple[int, ...],
+    output_shape: tuple[int, ...],
+    *,
+    width: int = 64,
+    stem: Literal["cifar", "imagenet"] = "cifar",
+    batch_norm: Literal["before_relu", "after_relu", "none"] = "before_relu",
+    batch_norm_scale: bool = True,
+    batch_norm_momentum: float = 0.9,
+    initializer: str = "he_normal",
+) -> keras.Model:
+    """Four stages of 3, 4, 6 and 3 bottleneck blocks (1x1, 3x3, 1x1 convolutions).
 
     The stride stands in the 3x3 convolution, as in torchvision ("v1.5"); in the paper it stands in
-    the first 1x1. The number of parameters is the same.
+    the first 1x1. The number of parameters is the same. For the rest see `resnet18`.
+
+    Args:
+        input_shape: (height, width, channels).
+        output_shape: (logits,).
+        width: Filters of the first stage, each later one has twice as many; published: 64.
+        stem: `cifar` (one 3x3 convolution) or `imagenet` (7x7, stride 2, and max pooling).
+        batch_norm: Whether BatchNorm stands before or after each ReLU, or nowhere.
+        batch_norm_scale: Whether it has gamma and beta.
+        batch_norm_momentum: Of its moving averages.
+        initializer: Keras name of the initializer of the convolutions' weights.
     """
-    return _resnet("resnet50", bottleneck_block, (3, 4, 6, 3), options, image_shape, num_classes)
+    build = _Builder(batch_norm, batch_norm_scale, batch_norm_momentum, initializer)
+    block, stages = bottleneck_block, (3, 4, 6, 3)
+    return _resnet("resnet50", block, stages, build, stem, width, input_shape, output_shape)
 
 
 def _resnet(
     name: str,
     block: Block,
     blocks_per_stage: tuple[int, ...],
-    options: ResNetConfig,
-    image_shape: tuple[int, int, int],
-    num_classes: int,
-) -> Any:
-    """A residual network of a given width, which gives logits.
-
-    With BatchNorm before ReLU it is the published network, and that of Xiao et al. 2018. With
-    BatchNorm after ReLU, the order in Akrout et al. 2019, every normalisation follows the
-    activation (or, after the sum, the block's last activation), the convolutions have biases, and
-    the projection has no normalisation of its own. The block is drawn in an appendix that we do not
-    have; this is the plainest reading.
-
-    Args:
-        name: Of the model.
-        block: Residual block.
-        blocks_per_stage: Their number in each stage; a stage has twice the width of the one before.
-        options: Width, stem and place of BatchNorm.
-        image_shape: (height, width, channels).
-        num_classes: Logits.
-    """
-    build = _Builder(options)
-    images = keras.Input(image_shape, name="image")
-    if options.stem == "imagenet":
-        x = build.conv(images, options.width, 7, strides=2, name="stem")
+    build: _Builder,
+    stem: str,
+    first_width: int,
+    input_shape: tuple[int, ...],
+    output_shape: tuple[int, ...],
+) -> keras.Model:
+    if first_width < 1:
+        raise UserError(f"model.options.width is {first_width}. Expected 1 or more.")
+    images = keras.Input(input_shape, name="image")
+    if stem == "imagenet":
+        x = build.conv(images, first_width, 7, strides=2, name="stem")
         x = build.activate(x, name="stem")
         x = keras.layers.MaxPooling2D(3, strides=2, padding="same", name="stem_pool")(x)
     else:
-        x = build.conv(images, options.width, 3, name="stem")
+        x = build.conv(images, first_width, 3, name="stem")
         x = build.activate(x, name="stem")
     for stage, blocks in enumerate(blocks_per_stage, start=1):
         for number in range(1, blocks + 1):
             strides = 2 if stage > 1 and number == 1 else 1
-            width = options.width * 2 ** (stage - 1)
+            width = first_width * 2 ** (stage - 1)
             x = block(build, x, width, strides, f"stage_{stage}_block_{number}")
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
-    logits = keras.layers.Dense(num_classes, name="head")(x)
+    logits = keras.layers.Dense(math.prod(output_shape), name="head")(x)
     return keras.Model(images, logits, name=name)
 
 
 class _Builder:
-    """The parts of the network, which share the place of BatchNorm."""
+    """The parts of the network, which share BatchNorm, its place and the initializer."""
 
-    def __init__(self, options: ResNetConfig) -> None:
-        self.norm_first = options.batch_norm == "before_relu"
+    def __init__(self, batch_norm: str, scale: bool, momentum: float, initializer: str) -> None:
+        self.has_norm = batch_norm != "none"
+        self.norm_first = batch_norm == "before_relu"
+        self.scale = scale
+        self.momentum = momentum
+        self.initializer = initializer
 
     def conv(self, x: Any, filters: int, size: int, *, strides: int = 1, name: str) -> Any:
         return keras.layers.Conv2D(
@@ -83,12 +127,14 @@ class _Builder:
             strides=strides,
             padding="same",
             use_bias=not self.norm_first,  # a BatchNorm right behind it would take it out again
-            kernel_initializer="he_normal",
+            kernel_initializer=self.initializer,
             name=f"{name}_conv",
         )(x)
 
     def norm(self, x: Any, *, name: str) -> Any:
-        return keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_norm")(x)
+        if not self.has_norm:
+            return x
+        return normalized(x, f"{name}_norm", self.scale, self.momentum, epsilon=1e-5)
 
     def activate(self, x: Any, *, name: str) -> Any:
         """BatchNorm and ReLU, in the chosen order."""

@@ -2,38 +2,63 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
 
 import keras
 
-from train.config import SmallConvConfig
+from train.errors import UserError
+from train.parts.models.layers import check_activation, normalized
 
 
 def small_conv(
-    options: SmallConvConfig, image_shape: tuple[int, int, int], *, num_classes: int
-) -> Any:
+    input_shape: tuple[int, ...],
+    output_shape: tuple[int, ...],
+    *,
+    filters: tuple[int, ...] = (16, 32, 32),
+    strides: tuple[int, ...] = (1, 2, 2),
+    activation: str = "relu",
+    initializer: str = "he_normal",
+    batch_norm: bool = True,
+    batch_norm_scale: bool = True,
+    batch_norm_momentum: float = 0.9,
+    dropout: float = 0.0,
+) -> keras.Model:
     """Blocks of 3x3 convolution, BatchNorm and ReLU, then a dense head that gives logits.
 
     Args:
-        options: Channels and stride of every convolution.
-        image_shape: (height, width, channels).
-        num_classes: Logits.
+        input_shape: (height, width, channels).
+        output_shape: (logits,).
+        filters: Channels of each convolution.
+        strides: Pixels between the fields of each convolution; one for each of `filters`.
+        activation: Keras name of the activation.
+        initializer: Keras name of the initializer of the convolutions' weights.
+        batch_norm: Whether BatchNorm stands between a convolution and its activation.
+        batch_norm_scale: Whether it has gamma and beta.
+        batch_norm_momentum: Of its moving averages.
+        dropout: Share of the head's inputs that are dropped in training.
     """
-    x = images = keras.Input(image_shape, name="image")
-    for number, (filters, stride) in enumerate(
-        zip(options.filters, options.strides, strict=True), start=1
-    ):
+    check_activation("model.options.activation", activation)
+    if len(filters) != len(strides):
+        raise UserError(
+            f"model.options of small_conv has {len(filters)} filters and {len(strides)} strides. "
+            f"Expected one stride for every convolution."
+        )
+    x = images = keras.Input(input_shape, name="image")
+    for number, (channels, stride) in enumerate(zip(filters, strides, strict=True), start=1):
         x = keras.layers.Conv2D(
-            filters,
+            channels,
             3,
             strides=stride,
             padding="same",
-            use_bias=False,  # BatchNorm has its own
-            kernel_initializer="he_normal",
+            use_bias=not batch_norm,  # it would take it out again
+            kernel_initializer=initializer,
             name=f"conv_{number}",
         )(x)
-        x = keras.layers.BatchNormalization(momentum=0.9, name=f"norm_{number}")(x)
-        x = keras.layers.ReLU(name=f"relu_{number}")(x)
+        if batch_norm:
+            x = normalized(x, f"norm_{number}", batch_norm_scale, batch_norm_momentum)
+        x = keras.layers.Activation(activation, name=f"{activation}_{number}")(x)
     x = keras.layers.Flatten(name="flatten")(x)
-    logits = keras.layers.Dense(num_classes, name="head")(x)
+    if dropout:
+        x = keras.layers.Dropout(dropout, name="dropout")(x)
+    logits = keras.layers.Dense(math.prod(output_shape), name="head")(x)
     return keras.Model(images, logits, name="small_conv")

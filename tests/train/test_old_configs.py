@@ -1,0 +1,64 @@
+"""Configurations of earlier versions say in today's keys what they said."""
+
+from typing import Any
+
+import pytest
+
+from train.config import FitConfig, MirrorConfig, Part
+from train.config.old import modern
+from train.parsing.config_file import built, flatten
+
+
+def config(**tree: Any) -> FitConfig:
+    return built(FitConfig, flatten(modern(tree), FitConfig, source="old"))
+
+
+def test_model_keeps_the_options_of_its_own_kind_alone() -> None:
+    tables = {
+        "small_conv": {"filters": [3]},
+        "mlp": {"units": [5], "activation": "tanh"},
+        "resnet": {"width": 4},
+    }
+    for name, table in (("mlp", "mlp"), ("small_conv", "small_conv"), ("resnet50", "resnet")):
+        assert config(model={"name": name, **tables}).model == Part(name, tables[table])
+    # A file that changes its base need not name the model.
+    assert modern({"model": {"mlp": {"units": [7]}}})["model"] == {"options": {"units": [7]}}
+
+
+def test_loss_has_left_the_training() -> None:
+    old = config(training={"epochs": 3, "loss": "sigmoid"})
+    assert old == config(training={"epochs": 3}, loss="sigmoid")
+    assert old.loss == Part("sigmoid")
+
+
+@pytest.mark.parametrize(
+    ("old", "expected"),
+    [
+        # The noise that a mode of the paper's did not use was written, and is not told again.
+        (
+            {"mode": "akrout2019", "noise": "orthogonal", "noise_options": {"samples": 8}},
+            MirrorConfig(mode="akrout2019", noise=Part(None, {"samples": 8})),
+        ),
+        (
+            {"mode": "linear", "noise": "impulse", "noise_options": {}, "eta": 0.5},
+            MirrorConfig(noise=Part("impulse")),
+        ),
+        (
+            {"mode": "akrout2019_code", "eta": 0.5, "activations": {"head": "sigmoid"}},
+            MirrorConfig(
+                mode="akrout2019_code", options={"eta": 0.5, "activations": {"head": "sigmoid"}}
+            ),
+        ),
+        (
+            {"mode": "akrout2019_code", "eta": 0.01, "activations": {"head": "linear"}, "steps": 2},
+            MirrorConfig(mode="akrout2019_code", steps=2),
+        ),
+    ],
+)
+def test_mirror_is_what_trained(old: dict[str, Any], expected: MirrorConfig) -> None:
+    assert config(mirror=old).mirror == expected
+
+
+def test_what_is_of_today_stays() -> None:
+    tree = {"model": {"name": "mlp", "options": {"units": [3]}}, "mirror": {"noise": "impulse"}}
+    assert modern(tree) == tree

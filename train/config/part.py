@@ -1,0 +1,50 @@
+"""A part of a run that a user may exchange: a name and its options."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+# Canonical name of a rule to its other names. The library has the same table
+# (`tfweightmirror.rules`), but takes TensorFlow to read.
+RULES: dict[str, tuple[str, ...]] = {
+    "backprop": ("bp",),
+    "feedback_alignment": ("fa", "frfb"),
+    "sign_symmetry": ("ss", "usf", "frsf", "brsf"),
+    "weight_mirror": ("wm",),
+    "kolen_pollack": ("kp",),
+    "updated_random_feedback": ("urfb",),
+}
+_VARIANTS = {"usf": "uniform", "frsf": "fixed", "brsf": "batch"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """What is used, and how. In a file and on the command line a text alone is the name.
+
+    Args:
+        name: One of ours, a Keras name where the part has them, or an import path
+            `package.module:attribute`; null: see the part.
+        options: Its arguments by name.
+    """
+
+    name: str | None = None
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def canonical_rule(part: Part) -> Part:
+    """The rule under its one name, so that `kp` and `kolen_pollack` are no two configurations."""
+    given = (part.name or "").lower()
+    for name, aliases in RULES.items():
+        if given == name or given in aliases:
+            magnitude = {"magnitude": _VARIANTS[given]} if given in _VARIANTS else {}
+            return Part(name, {**magnitude, **part.options})
+    return part
+
+
+def short_rule(part: Part) -> str:
+    """A rule in one word, for names of folders and headlines."""
+    variants = {magnitude: name for name, magnitude in _VARIANTS.items()}
+    if part.name == "sign_symmetry" and "magnitude" in part.options:
+        return variants.get(str(part.options["magnitude"]), part.name)
+    return str(part.name).rpartition(":")[2]

@@ -1,0 +1,45 @@
+"""Keras callbacks of a user's own."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import keras
+
+from train.config import Part
+from train.errors import UserError
+from train.parts.named import checked_options, find
+
+
+def build_callbacks(parts: tuple[Part, ...]) -> list[Any]:
+    """The callbacks, in their order.
+
+    Raises:
+        UserError: If one or an option of it is not known or refused, or is no callback.
+    """
+    base: Any = keras.callbacks.Callback
+    known = {
+        name: member
+        for name, member in vars(keras.callbacks).items()
+        if inspect.isclass(member) and issubclass(member, base) and member is not base
+    }
+    built: list[Any] = []
+    for place, part in enumerate(parts):
+        key = f"callbacks[{place}]"
+        target = find(key, part.name, known)
+        options = checked_options(f"{key}.options", target, part.options)
+        try:
+            callback = target(**options)
+        except (TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{key}={part.name} refuses its options: {reason}") from error
+        if not isinstance(callback, base):
+            raise UserError(f"{key}={part.name} gave {callback!r}. Expected a Keras callback.")
+        built.append(callback)
+    return built
+
+
+def forgetful(callbacks: list[Any]) -> list[str]:
+    """Names of callbacks that have no `state()` for a checkpoint."""
+    return [type(callback).__name__ for callback in callbacks if not hasattr(callback, "state")]

@@ -1,0 +1,171 @@
+"""Finds what a name or an import path means, and checks options against its signature."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from train.config import FitConfig, Part
+from train.errors import UserError, did_you_mean
+from train.parsing.config_file import checked
+
+
+def find(key: str, name: str | None, known: Mapping[str, Any], *, also: str = "") -> Any:
+    """What `name` means: one of `known` (in lower case, too), or what an import path leads to.
+
+    Args:
+        key: The configuration's key, for the error.
+        name: As given.
+        known: Name to what it means.
+        also: What else may be named, for the error.
+
+    Raises:
+        UserError: If there is nothing of that name.
+    """
+    if name is not None and ":" in name:
+        return imported(key, name)
+    found = known.get(name or "", known.get((name or "").lower()))
+    if found is None:
+        raise UserError(
+            f"{key} is {name!r}, which is not known. Expected one of {', '.join(known)}{also}, or "
+            f"an import path package.module:attribute.{did_you_mean(name or '', known)}"
+        )
+    return found
+
+
+def imported(key: str, path: str) -> Any:
+    """The attribute at `package.module:attribute`.
+
+    Raises:
+        UserError: If the module cannot be imported or has no such attribute.
+    """
+    module_name, _, attribute = path.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise UserError(f"{key}={path}: {module_name} needs {error.name}: {error}.") from error
+        raise UserError(
+            f"{key} is {path!r}, but there is no module {error.name!r}. Expected one that Python "
+            f"finds, in the folder of the configuration file or in one of import_from."
+        ) from error
+    except Exception as error:  # whatever a module of the user's does
+        raise UserError(
+            f"{key} is {path!r}, and importing it fails: {type(error).__name__}: {error}."
+        ) from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            names = [name for name in vars(found) if not name.startswith("_")]
+            raise UserError(
+                f"{key} is {path!r}, but {module_name} has no {attribute!r}."
+                f"{did_you_mean(part, names)}"
+            )
+        found = getattr(found, part)
+    return found
+
+
+def import_folders(config: FitConfig) -> None:
+    """Lets Python find what import paths name."""
+    for folder in config.import_from:
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+
+
+def import_all(config: FitConfig) -> None:
+    """Imports every module that an import path names, so that saved models find their classes."""
+    import_folders(config)
+    for name in _import_paths(config):
+        imported("a saved run's part", name)
+
+
+def _import_paths(value: Any) -> Iterator[str]:
+    if isinstance(value, Part) and value.name is not None and ":" in value.name:
+        yield value.name
+    if hasattr(value, "__dataclass_fields__"):
+        value = vars(value)
+    if isinstance(value, Mapping):
+        value = value.values()
+    elif not isinstance(value, (list, tuple, type({}.values()))):
+        return
+    for entry in value:
+        yield from _import_paths(entry)
+
+
+def checked_options(
+    key: str, target: Any, options: Mapping[str, Any], *, set_by_us: Iterable[str] = ()
+) -> dict[str, Any]:
+    """`options` in the types that `target`'s signature wants.
+
+    Args:
+        key: The options' key in the configuration, such as model.options.
+        target: A function or class.
+        options: By name.
+        set_by_us: Arguments that the caller gives, which cannot be options.
+
+    Raises:
+        UserError: If an option is unknown, missing, or of another type than is annotated.
+    """
+    accepted = options_of(target, set_by_us)
+    name = getattr(target, "__name__", str(target))
+    open_end = any(p.kind is p.VAR_KEYWORD for p in _signature(target).parameters.values())
+    values: dict[str, Any] = {}
+    hints = _hints(target)
+    for option, value in options.items():
+        if option not in accepted and (not open_end or option in set_by_us):
+            offered = f"Expected one of {', '.join(accepted)}." if accepted else "It has none."
+            raise UserError(
+                f"{key}.{option} is not an option of {name}. {offered}"
+                f"{did_you_mean(option, accepted)}"
+            )
+        hint = hints.get(option, Any)
+        values[option] = value if hint is Any else checked(value, hint, name=f"{key}.{option}")
+    missing = [n for n, p in accepted.items() if p.default is p.empty and n not in values]
+    if missing:
+        raise UserError(f"{key}.{missing[0]} is missing, which {name} needs.")
+    return values
+
+
+def options_of(target: Any, set_by_us: Iterable[str] = ()) -> dict[str, inspect.Parameter]:
+    """Parameters of `target` that a configuration may set."""
+    return {
+        name: parameter
+        for name, parameter in _signature(target).parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        and name not in set_by_us
+    }
+
+
+def _signature(target: Any) -> inspect.Signature:
+    try:
+        return inspect.signature(target)
+    except (TypeError, ValueError):
+        return inspect.Signature()
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    """Types of arguments, as far as plain values can have them."""
+    function = target.__init__ if inspect.isclass(target) else target
+    hints: dict[str, Any] = {}
+    with contextlib.suppress(Exception):  # annotations of a user's own may name anything
+        hints = typing.get_type_hints(target) if _is_dataclass(target) else {}
+        hints = hints or typing.get_type_hints(function)
+    return {name: hint for name, hint in hints.items() if _is_plain(hint)}
+
+
+def _is_dataclass(target: Any) -> bool:
+    return inspect.isclass(target) and hasattr(target, "__dataclass_fields__")
+
+
+def _is_plain(hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        return True
+    if origin in (typing.Union, types.UnionType, tuple, list, dict):
+        return all(_is_plain(a) for a in typing.get_args(hint) if a is not Ellipsis)
+    return hint in (int, float, str, bool, type(None))
