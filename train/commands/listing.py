@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import keras
-
 import tfweightmirror as tfwm
 from tfweightmirror.mirror.noise import NOISES
 from train.config import FitConfig
@@ -17,11 +15,13 @@ from train.config.part import RULES
 from train.data.builders import EMBEDDED
 from train.errors import UserError, did_you_mean
 from train.parsing.config_file import read_config_file
-from train.parts.feedback import MODES, OWN_KEYS
+from train.parts.callbacks import known_callbacks
+from train.parts.feedback import MODES, OWN_KEYS, known_initializers
 from train.parts.losses import known_losses, known_metrics
 from train.parts.models import MODELS, SHAPES
 from train.parts.named import options_of
 from train.parts.optimizers import known_optimizers
+from train.parts.schedules import known_schedules
 
 NOT_SHOWN = (*SHAPES, *OWN_KEYS, "name", "dtype", "reduction")
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -105,15 +105,6 @@ def _configurations() -> Iterator[str]:
         yield f"{file.relative_to(CONFIGS.parent)}: {head_of(file)}"
 
 
-def _schedules() -> dict[str, Any]:
-    base: Any = keras.optimizers.schedules.LearningRateSchedule
-    return {
-        name: member
-        for name, member in vars(keras.optimizers.schedules).items()
-        if inspect.isclass(member) and issubclass(member, base) and member is not base
-    }
-
-
 def _rules() -> dict[str, Any]:
     return {
         f"{name} ({', '.join(aliases)})": type(tfwm.rules.get(name))
@@ -135,10 +126,16 @@ KINDS: Mapping[str, tuple[str, Callable[[], Any], Callable[[], Mapping[str, Any]
     "losses": ("loss", known_losses, known_losses),
     "metrics": ("metrics", known_metrics, known_metrics),
     "optimizers": ("optimizer.name", known_optimizers, known_optimizers),
+    "initializers": (
+        "feedback.initializer",
+        known_initializers,
+        known_initializers,
+    ),
+    "callbacks": ("callbacks", known_callbacks, known_callbacks),
     "schedules": (
         "optimizer.schedule.name",
-        lambda: ["constant", "piecewise", "cosine", *_schedules()],
-        _schedules,
+        lambda: ["constant", "piecewise", "cosine", *known_schedules()],
+        known_schedules,
     ),
     "configurations": ("--config", _configurations, None),
 }

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import keras
 
 from train.config import Part
 from train.errors import UserError
-from train.parts.named import checked_options, find
+from train.parts.named import checked_options, classes_of, find
+
+
+def known_callbacks() -> dict[str, Any]:
+    """The callbacks of Keras by name."""
+    return classes_of(keras.callbacks, keras.callbacks.Callback)
 
 
 def build_callbacks(parts: tuple[Part, ...]) -> list[Any]:
@@ -19,11 +23,7 @@ def build_callbacks(parts: tuple[Part, ...]) -> list[Any]:
         UserError: If one or an option of it is not known or refused, or is no callback.
     """
     base: Any = keras.callbacks.Callback
-    known = {
-        name: member
-        for name, member in vars(keras.callbacks).items()
-        if inspect.isclass(member) and issubclass(member, base) and member is not base
-    }
+    known = known_callbacks()
     built: list[Any] = []
     for place, part in enumerate(parts):
         key = f"callbacks[{place}]"

@@ -15,7 +15,7 @@ from tfweightmirror.mirror.noise import NOISES, Noise
 from train.config import FeedbackConfig, MirrorConfig, MonitorConfig, Part
 from train.config.part import RULES, canonical_rule
 from train.errors import UserError
-from train.parts.named import checked_options, find, imported, options_of
+from train.parts.named import checked_options, classes_of, find, imported, options_of
 
 # What the modes of mirror mode set, for `tfweightmirror.mirror.MirrorMode`.
 _PAPER: dict[str, Any] = {
@@ -74,6 +74,11 @@ def build_noise(part: Part) -> Noise:
     return noise
 
 
+def known_initializers() -> dict[str, Any]:
+    """The initializers of Keras in snake case."""
+    return classes_of(keras.initializers, keras.initializers.Initializer, snake_case=True)
+
+
 def build_initializer(part: Part) -> Any:
     """The Keras initializer of feedback weights, or None.
 
@@ -83,16 +88,7 @@ def build_initializer(part: Part) -> Any:
     if part.name is None:
         return None
     key = "feedback.initializer"
-    if ":" in part.name:
-        return _made(key, part, imported(key, part.name))
-    try:
-        target = type(keras.initializers.get(part.name))
-    except ValueError as error:
-        raise UserError(
-            f"{key} is {part.name!r}. Expected null, a Keras initializer such as glorot_uniform, "
-            f"or an import path."
-        ) from error
-    return _made(key, part, target)
+    return _made(key, part, find(key, part.name, known_initializers()))
 
 
 def convert(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import re
 from typing import Any
 
 import keras
 
 from train.config import Part
 from train.errors import UserError
-from train.parts.named import checked_options, find
+from train.parts.named import checked_options, classes_of, find
 
 
 @keras.saving.register_keras_serializable(package="tfweightmirror_train")
@@ -46,12 +45,12 @@ _TARGETS_AND_OUTPUTS = ("y_true", "y_pred")
 
 def known_losses() -> dict[str, Any]:
     """Our losses, and those of Keras in snake case."""
-    return LOSSES | _classes_of(keras.losses, keras.losses.Loss)
+    return LOSSES | classes_of(keras.losses, keras.losses.Loss, snake_case=True)
 
 
 def known_metrics() -> dict[str, Any]:
     """The metrics of Keras in snake case."""
-    return _classes_of(keras.metrics, keras.metrics.Metric)
+    return classes_of(keras.metrics, keras.metrics.Metric, snake_case=True)
 
 
 def build_loss(part: Part) -> Any:
@@ -106,18 +105,3 @@ def _with_options(function: Any, options: dict[str, Any]) -> Any:
 
     call.__name__ = function.__name__
     return call
-
-
-def _classes_of(module: Any, base: type) -> dict[str, Any]:
-    """Name in snake case to class."""
-    classes = {
-        name: member
-        for name, member in vars(module).items()
-        if inspect.isclass(member) and issubclass(member, base) and member is not base
-    }
-    return {_snake_case(name): member for name, member in classes.items()}
-
-
-def _snake_case(name: str) -> str:
-    """`MeanSquaredError` to `mean_squared_error`, as Keras names its functions."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
+import re
 import sys
 import types
 import typing
@@ -95,6 +96,19 @@ def _import_paths(value: Any) -> Iterator[str]:
         return
     for entry in value:
         yield from _import_paths(entry)
+
+
+def classes_of(module: Any, base: Any, *, snake_case: bool = False) -> dict[str, Any]:
+    """Subclasses of `base` in a module of Keras by name, `MeanSquaredError` or with underscores."""
+    classes = {
+        name: member
+        for name, member in vars(module).items()
+        if inspect.isclass(member) and issubclass(member, base) and member is not base
+    }
+    if not snake_case:
+        return classes
+    parts = r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])"
+    return {re.sub(parts, "_", name).lower(): member for name, member in classes.items()}
 
 
 def checked_options(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import keras
@@ -10,7 +9,7 @@ import tensorflow as tf
 
 from train.config import ScheduleConfig
 from train.errors import UserError
-from train.parts.named import checked_options, find, options_of
+from train.parts.named import checked_options, classes_of, find, options_of
 
 
 @keras.saving.register_keras_serializable(package="tfweightmirror_train")
@@ -106,14 +105,15 @@ def build_schedule(
     return ReducibleSchedule(schedule, warm_up_steps=warm_up_steps)
 
 
+def known_schedules() -> dict[str, Any]:
+    """The schedules of Keras by name."""
+    schedules = keras.optimizers.schedules
+    return classes_of(schedules, schedules.LearningRateSchedule)
+
+
 def _of_keras(config: ScheduleConfig, learning_rate: float) -> Any:
     """A schedule of Keras' or of the user's own."""
-    base: Any = keras.optimizers.schedules.LearningRateSchedule
-    known = {
-        name: member
-        for name, member in vars(keras.optimizers.schedules).items()
-        if inspect.isclass(member) and issubclass(member, base) and member is not base
-    }
+    known = known_schedules()
     built_in = {"constant": None, "piecewise": None, "cosine": None}
     target = find("optimizer.schedule.name", config.name, built_in | known)
     rate = "initial_learning_rate"
