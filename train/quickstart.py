@@ -24,12 +24,15 @@ from train.report.pages import to_text
 from train.report.write import write
 
 CONFIG_FILE = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
-PAPER = ("--mirror.mode=akrout2019", "--mirror.noise_options={samples: 128, target_angle_deg: 12}")
 RULES: dict[str, tuple[str, ...]] = {
     "BP": ("backprop", "--feedback.rule=backprop"),
     "FA": ("feedback_alignment", "--feedback.rule=feedback_alignment"),
     "KP": ("kolen_pollack", "--feedback.rule=kolen_pollack"),
-    "WM, paper's mode": ("weight_mirror_akrout2019", "--feedback.rule=weight_mirror", *PAPER),
+    "WM, paper's mode": (
+        "weight_mirror_akrout2019",
+        "--feedback.rule=weight_mirror",
+        "--mirror.mode=akrout2019",
+    ),
     "WM, balanced": ("weight_mirror_balanced", "--feedback.rule=weight_mirror"),
 }
 """Label to the run's folder, in alphabetical order, and what it changes of the configuration."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,11 @@ def compare(one: str, other: str, *, as_json: bool = False) -> None:
     Raises:
         UserError: If one of them is no run, or damaged.
     """
-    runs = [_read(path) for path in (one, other)]
+    a, b = _read(one), _read(other)
     found = {
-        "configuration": _differences(*(run.config for run in runs)),
-        "set-up": _differences(*(run.setup for run in runs)),
-        "results at the last epoch": _results(runs),
+        "configuration": _differing(a.config, b.config),
+        "set-up": _differing(a.setup, b.setup),
+        "results at the last epoch": _both(_last(a), _last(b)),
     }
     if as_json:
         print(json.dumps(found, indent=1))
@@ -54,21 +53,19 @@ def _read(path: str) -> Run:
         raise UserError(f"{path} cannot be compared: {error}.") from error
 
 
-def _differences(one: dict[str, Any], other: dict[str, Any]) -> dict[str, list[Any]]:
-    keys = dict.fromkeys([*one, *other])
-    return {key: [one.get(key), other.get(key)] for key in keys if one.get(key) != other.get(key)}
-
-
-def _results(runs: Sequence[Run]) -> dict[str, list[float | None]]:
+def _last(run: Run) -> dict[str, float | None]:
     """Of what every layer has, the mean over the layers."""
-    last = [run.epochs.iloc[-1] for run in runs]
-    results: dict[str, list[float | None]] = {"epoch": [float(row.name) for row in last]}
-    for name in dict.fromkeys(name for row in last for name in row.index):
-        if "/" not in name or name.startswith(OVER_LAYERS):
-            values = [float(row.get(name, math.nan)) for row in last]
-            title = name.replace(f"{OVER_LAYERS}/", "mean over layers, ")
-            results[title] = [value if math.isfinite(value) else None for value in values]
-    return results
+    values = run.epochs.reset_index().iloc[-1]
+    names = [name for name in values.index if "/" not in name or name.startswith(OVER_LAYERS)]
+    return {name: float(values[name]) if math.isfinite(values[name]) else None for name in names}
+
+
+def _both(one: dict[str, Any], other: dict[str, Any]) -> dict[str, list[Any]]:
+    return {name: [one.get(name), other.get(name)] for name in dict.fromkeys([*one, *other])}
+
+
+def _differing(one: dict[str, Any], other: dict[str, Any]) -> dict[str, list[Any]]:
+    return {name: pair for name, pair in _both(one, other).items() if pair[0] != pair[1]}
 
 
 def _shown(value: Any) -> str:

@@ -6,32 +6,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from train.config import MAY_DIFFER, FitConfig, Part
-from train.config.old import modern
-from train.config.part import canonical_rule as part_of_rule
-from train.errors import UserError
-from train.parsing.yaml_file import to_yaml
+from train.config import MAY_DIFFER
+from train.parsing.config_file import resolved
 
 Flat = dict[str, Any]
-"""Dotted key to value; a part is its name, with a key `<part>.options.<option>` for each option."""
-
-RULES_OF = ("feedback.rule", "feedback.last_layer")
-PARTS = ("model", "loss", "feedback.initializer", "mirror.noise")
+"""Dotted key to value, also of each option of a part: `model.options.units`."""
 
 
-def flat(tree: Mapping[str, Any]) -> Flat:
+def flat(tree: Mapping[str, Any], *, source: str) -> Flat:
     """The table of a nested configuration, old or new; keys that it lacks are at their defaults.
 
     Raises:
-        UserError: If a key is not known.
+        UserError: If a key is not known, or a value is refused.
     """
-    there = _flat(modern(dict(tree)))
-    for key in there:
-        if key.partition(".options.")[0] not in DEFAULTS:
-            raise UserError(f"{key} is not a known key")
-    return DEFAULTS | there
+    table: Flat = {}
+    for key, value in resolved(tree, source=source).items():
+        options = value if key.endswith(".options") else None
+        table |= {key: value} if options is None else {f"{key}.{o}": v for o, v in options.items()}
+    if table.get("feedback.rule.options.magnitude") == "uniform":  # the default: `usf` is `ss`
+        del table["feedback.rule.options.magnitude"]
+    return table
 
 
 def identity(config: Flat) -> Flat:
@@ -61,7 +55,7 @@ def labels_of(configs: Sequence[Flat]) -> list[str]:
 def task_of(config: Flat) -> str:
     """Data and model, in words: `mnist, mlp 500`."""
     units = config.get("model.options.units") or ()
-    return f"{data_name(config)}, {config['model']} {'-'.join(map(str, units))}".strip()
+    return f"{data_name(config)}, {config['model.name']} {'-'.join(map(str, units))}".strip()
 
 
 def data_name(config: Flat) -> str:
@@ -73,55 +67,16 @@ def data_name(config: Flat) -> str:
 def noise_of(config: Flat) -> str:
     """Noise of the linear mirror, or the name of the paper's mode."""
     mode = str(config["mirror.mode"])
-    return str(config["mirror.noise"] or "orthogonal") if mode == "linear" else mode
+    return str(config["mirror.noise.name"] or "orthogonal") if mode == "linear" else mode
 
 
 def _rule_label(config: Flat) -> str:
-    rule = str(config["feedback.rule"])
+    rule = str(config["feedback.rule.name"])
     label = rule.replace("_", " ").replace("kolen pollack", "Kolen-Pollack")
     if rule == "weight_mirror":
         label += f" ({noise_of(config)})"
     if magnitude := config.get("feedback.rule.options.magnitude"):
         label += f", {magnitude} magnitudes"
-    if config["feedback.last_layer"] is not None:
-        label += f", last layer {config['feedback.last_layer']}"
+    if config["feedback.last_layer.name"] is not None:
+        label += f", last layer {config['feedback.last_layer.name']}"
     return label
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Flat:
-    table: Flat = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        if name in RULES_OF:
-            value = canonical_rule(value)
-        if name == "feedback.layers":
-            rules = {pattern: canonical_rule(rule) for pattern, rule in value.items()}
-            table[name] = {p: r if r["options"] else r["name"] for p, r in rules.items()}
-        elif name in PARTS or name in RULES_OF:
-            part = value if isinstance(value, dict) else {"name": value}
-            if "name" in part:
-                table[name] = part["name"]
-            options = part.get("options", {})
-            table |= {f"{name}.options.{option}": v for option, v in options.items()}
-        elif isinstance(value, dict) and key != "options":
-            table |= _flat(value, f"{name}.")
-        else:
-            table[name] = value
-    return table
-
-
-def canonical_rule(rule: Any) -> dict[str, Any]:
-    """A rule, given by name or as a part, under its one name; None has the name None."""
-    given = Part(**rule) if isinstance(rule, dict) else Part(rule)
-    part = part_of_rule(given)
-    options = dict(part.options)
-    if part.name == "sign_symmetry" and options.get("magnitude") == "uniform":
-        del options["magnitude"]  # the default
-    return {"name": part.name, "options": options}
-
-
-DEFAULTS: Flat = {
-    key: value
-    for key, value in _flat(modern(yaml.safe_load(to_yaml(FitConfig())))).items()
-    if ".options." not in key  # of the part that is the default, not of another
-}

@@ -241,7 +241,7 @@ def _explain(figure: Figure, layers: Sequence[list[str]], extra: dict[str, Line2
 
 def _magnitude(group: Group) -> Any:
     """Of sign-symmetry; None under other rules."""
-    is_symmetry = group.config["feedback.rule"] == "sign_symmetry"
+    is_symmetry = group.config["feedback.rule.name"] == "sign_symmetry"
     return group.config.get("feedback.rule.options.magnitude", "uniform") if is_symmetry else None
 
 

@@ -7,7 +7,7 @@ import functools
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ TOP_5_ERROR = "top_5_error_percent"
 BEST_ERROR = "best_test_error_percent"
 """Smallest test error up to an epoch: chosen on the test images, for numbers that were, too."""
 
-_ACCURACY_OF = {
+_ACCURACIES = {
     TEST_ERROR: "val_accuracy",
     TRAIN_ERROR: "accuracy",
     TOP_5_ERROR: "val_top_5_accuracy",
@@ -66,7 +66,7 @@ class Group:
     """
 
     label: str
-    runs: tuple[Run, ...]
+    runs: Sequence[Run]
 
     @property
     def config(self) -> Flat:
@@ -142,20 +142,18 @@ def gather(paths: Sequence[str]) -> tuple[list[Group], dict[Path, str]]:
         except UnusableError as error:
             left_out[path] = str(error)
             continue
-        same = grouped.setdefault(json.dumps(identity(run.config), sort_keys=True), [])
-        twin = next((r for r in same if r.config["seed"] == run.config["seed"]), None)
+        key = json.dumps(identity(run.config), sort_keys=True, default=repr)
+        same = {other.config["seed"]: other.path for other in grouped.get(key, ())}
+        twin = same.get(run.config["seed"])
         if not run.finished:
             planned = run.config["training.epochs"]
             left_out[path] = f"unfinished: {len(run.epochs)} of {planned} epochs"
-        elif twin is not None:
-            left_out[path] = (
-                f"configuration and seed are those of {twin.path}, which is in the report"
-            )
+        elif twin:
+            left_out[path] = f"configuration and seed are those of {twin}, which is in the report"
         else:
-            same.append(run)
-    runs = [tuple(same) for same in grouped.values() if same]
-    labels = labels_of([same[0].config for same in runs])
-    return [Group(*pair) for pair in zip(labels, runs, strict=True)], left_out
+            grouped.setdefault(key, []).append(run)
+    labels = labels_of([runs[0].config for runs in grouped.values()])
+    return [Group(*pair) for pair in zip(labels, grouped.values(), strict=True)], left_out
 
 
 def find(paths: Sequence[str], left_out: dict[Path, str]) -> list[Path]:
@@ -171,14 +169,13 @@ def find(paths: Sequence[str], left_out: dict[Path, str]) -> list[Path]:
         if not path.is_dir():
             state = "is no folder" if path.exists() else "does not exist"
             raise UserError(f"{path} {state}. Expected a run directory, or a folder of several.")
-        runs = list(_runs_below(path, left_out))
+        runs = {run.resolve(): run for run in _runs_below(path, left_out)}
         if not runs:
             raise UserError(
                 f"{path} holds no run: neither it nor a folder below it has a config.yaml. "
                 f"Expected a run directory, or a folder of several."
             )
-        for run in runs:
-            found.setdefault(run.resolve(), run)
+        found = runs | found
     return list(found.values())
 
 
@@ -200,45 +197,49 @@ def read(path: Path) -> Run:
     Raises:
         UnusableError: If it is damaged, or has diverged.
     """
-    config = _config(path / "config.yaml")
-    epochs = _epochs(path / "metrics.jsonl")
-    planned = int(config["training.epochs"])
-    if epochs.index[-1] > planned:
-        raise UnusableError(f"{epochs.index[-1]} epochs, but config.yaml says {planned}")
-    # With a callback that stops it, a run may have finished before.
-    finished = bool(epochs.index[-1] == planned) or (path / "model.keras").exists()
-    return Run(path, config, _setup(path / "setup.json"), _with_derived(epochs), finished)
-
-
-def _config(file: Path) -> Flat:
+    config = _parsed(path / "config.yaml", "YAML", yaml.safe_load)
     try:
-        tree = yaml.safe_load(_text(file))
-    except yaml.YAMLError as error:
-        problem = getattr(error, "problem", None) or "no text"
-        raise UnusableError(f"{file.name} is not YAML: {problem}") from error
-    try:
-        return flat(tree)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise UnusableError(f"{file.name} holds no table of keys and values") from error
+        config = flat(config, source="config.yaml")
     except UserError as error:
-        raise UnusableError(f"{file.name}: {error}") from error
+        raise UnusableError(str(error).rstrip(".")) from error
+    setup = path / "setup.json"
+    epochs = _epochs(path / "metrics.jsonl")
+    last, planned = epochs.index[-1], config["training.epochs"]
+    if last > planned:
+        raise UnusableError(f"{last} epochs, but config.yaml says {planned}")
+    # With a callback that stops it, a run may have finished before.
+    finished = bool(last == planned) or (path / "model.keras").exists()
+    return Run(
+        path=path,
+        config=config,
+        setup=_parsed(setup, "JSON", json.loads) if setup.exists() else {},
+        epochs=_with_derived(epochs),
+        finished=finished,
+    )
 
 
-def _setup(file: Path) -> dict[str, Any]:
-    if not file.exists():
-        return {}
+def _parsed(file: Path, language: str, parse: Callable[[str], Any]) -> Any:
     try:
-        setup = json.loads(_text(file))
-    except ValueError as error:
-        raise UnusableError(f"{file.name} is not JSON") from error
-    if not isinstance(setup, dict):
+        table = parse(_text(file))
+    except (ValueError, yaml.YAMLError) as error:
+        raise UnusableError(f"{file.name} is not {language}") from error
+    if not isinstance(table, dict):
         raise UnusableError(f"{file.name} holds no table of keys and values")
-    return setup
+    return table
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UnusableError(f"{file.name} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UnusableError(f"{file.name} is not a text in UTF-8") from error
 
 
 def _epochs(file: Path) -> pd.DataFrame:
-    texts = _text(file).splitlines()
     lines: list[dict[str, Any]] = []
+    texts = _text(file).splitlines()
     for number, text in enumerate(texts, 1):
         try:
             line = json.loads(text)
@@ -246,16 +247,9 @@ def _epochs(file: Path) -> pd.DataFrame:
             if number == len(texts):
                 break  # killed while it was written: an unfinished run
             raise UnusableError(f"{file.name} is damaged at line {number}") from error
-        if not isinstance(line, dict):
-            raise UnusableError(f"{file.name} has no table at line {number}")
-        for name in ("epoch", "loss"):
-            if name not in line:
-                raise UnusableError(f"{file.name} has no {name} at line {number}")
-        expected = lines[-1]["epoch"] + 1 if lines else 1
-        if line["epoch"] != expected:
+        if not (isinstance(line, dict) and line.get("epoch") == number and "loss" in line):
             raise UnusableError(
-                f"{file.name} has epoch {line['epoch']} at line {number}, where epoch {expected} "
-                f"is expected"
+                f"{file.name} has at line {number} no table with epoch {number} and a loss"
             )
         lines.append(line)
     if not lines:
@@ -266,37 +260,16 @@ def _epochs(file: Path) -> pd.DataFrame:
         raise UnusableError(f"{file.name} holds a value that is no number: {error}") from error
     diverged = epochs.index[~epochs["loss"].abs().lt(math.inf)]
     if len(diverged):
-        value = epochs.at[diverged[0], "loss"]
-        raise UnusableError(f"loss is {value} at epoch {diverged[0]}")
+        raise UnusableError(f"loss is {epochs.at[diverged[0], 'loss']} at epoch {diverged[0]}")
     return epochs
 
 
 def _with_derived(epochs: pd.DataFrame) -> pd.DataFrame:
     """Errors before all measures, averages over layers behind them."""
-    errors = {
-        error: 100 * (1 - epochs[accuracy])
-        for error, accuracy in _ACCURACY_OF.items()
-        if accuracy in epochs
-    }
+    errors = pd.DataFrame({e: 100 * (1 - epochs[a]) for e, a in _ACCURACIES.items() if a in epochs})
     if TEST_ERROR in errors:
         errors[BEST_ERROR] = errors[TEST_ERROR].cummin()
-    layers: dict[str, list[str]] = {}
-    for name in epochs:
-        measure, slash, _ = name.partition("/")
-        if slash:
-            layers.setdefault(measure, []).append(name)
-    means = {
-        f"{OVER_LAYERS}/{measure}": epochs[names].mean(axis=1, skipna=False)
-        for measure, names in layers.items()
-        if len(names) > 1
-    }
-    return pd.concat([pd.DataFrame(errors), epochs, pd.DataFrame(means)], axis=1)
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UnusableError(f"{file.name} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UnusableError(f"{file.name} is not a text in UTF-8") from error
+    of_layers = epochs.loc[:, epochs.columns.str.contains("/")].T
+    measures = of_layers.groupby(lambda name: name.partition("/")[0], sort=False)
+    means = measures.mean(skipna=False).T.add_prefix(f"{OVER_LAYERS}/")
+    return pd.concat([errors, epochs, means], axis=1)

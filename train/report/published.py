@@ -13,25 +13,12 @@ import pandas as pd
 import yaml
 
 from train.report.configs import Flat, data_name
-from train.report.frames import (
-    BEST_ERROR,
-    TEST_ERROR,
-    TOP_5_ERROR,
-    TRAIN_ERROR,
-    Group,
-)
+from train.report.frames import BEST_ERROR, TEST_ERROR, TOP_5_ERROR, TRAIN_ERROR, Group
 
 FOLDER = Path(__file__).parents[1] / "published"
-MEASURES = {
-    "error": TEST_ERROR,
-    "top_5_error": TOP_5_ERROR,
-    "train_error": TRAIN_ERROR,
-    "output_angle": "output_angle",
-    "input_angle": "input_angle",
-    "hidden_delta_angle": "hidden_delta_angle",
-}
+ERRORS = {"error": TEST_ERROR, "top_5_error": TOP_5_ERROR, "train_error": TRAIN_ERROR}
 ACCURACIES = {"accuracy": TEST_ERROR, "train_accuracy": TRAIN_ERROR, "best_accuracy": BEST_ERROR}
-PLACES = {
+ANGLES = {
     "output_angle": ("weight_angle", -1),
     "input_angle": ("weight_angle", 0),
     "hidden_delta_angle": ("delta_angle", 0),
@@ -40,7 +27,7 @@ PLACES = {
 
 # What makes of a rule another experiment; a published cell has it only if its `match` says so.
 UNMODIFIED: dict[str, list[Any]] = {
-    "feedback.last_layer": [None],
+    "feedback.last_layer.name": [None],
     "feedback.layers": [{}],
     "feedback.only_last_layer_learns": [False],
     "feedback.rule.options.magnitude": [None],
@@ -71,30 +58,25 @@ class Bound:
     above: float | None = None
     from_epoch: int | Literal["last"] = 1
 
-    def first(self, group: Group) -> int:
-        """The first epoch that it is said of."""
-        return group.epochs if self.from_epoch == "last" else self.from_epoch
-
-    def ours(self, group: Group) -> tuple[str, str]:
-        """What a group's runs have in its place, and whether that holds: `yes`, `no` or nothing.
+    def beside(self, group: Group) -> tuple[int, str, str]:
+        """The first epoch, what a group's runs have, and whether it holds: `yes`, `no` or nothing.
 
         The farthest of all epochs that the bound is said of, of the means over the seeds.
         """
-        layers = group.layers(self.measure)
-        layers = layers[:-1] if self.layers == "all but the last" else layers
-        if not layers:
-            return "not measured", ""
-        angles = group.mean.loc[self.first(group) :, [f"{self.measure}/{n}" for n in layers]]
+        first = group.epochs if self.from_epoch == "last" else self.from_epoch
+        names = [f"{self.measure}/{layer}" for layer in group.layers(self.measure)]
+        names = names[:-1] if self.layers == "all but the last" else names
+        angles = group.mean.loc[first:, names]
         if angles.empty:
-            return f"ends before epoch {self.first(group)}", ""
+            return first, f"ends before epoch {first}" if names else "not measured", ""
         if self.above is not None:
             above = (angles > self.above).sum(axis=1)
-            text = f"at least {above.min()} of {len(layers)} layers (epoch {above.idxmin()})"
-            return text, "yes" if 2 * above.min() > len(layers) else "no"
+            text = f"at least {above.min()} of {len(names)} layers (epoch {above.idxmin()})"
+            return first, text, "yes" if 2 * above.min() > len(names) else "no"
         epoch, name = angles.stack().idxmax()
         value = angles.at[epoch, name]
         holds = "" if self.below is None else "yes" if value < self.below else "no"
-        return f"largest {value:.2f} ({name.partition('/')[2]}, epoch {epoch})", holds
+        return first, f"largest {value:.2f} ({name.partition('/')[2]}, epoch {epoch})", holds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,10 +90,10 @@ class Published:
         match: Dotted key to the values a run must have one of; None: no configuration is that cell.
         settings: Dotted key to the value behind the numbers; a run may differ, and it is said.
         epochs: How long was trained; None where the source does not say.
-        measures: Measure to epoch to mean and standard error (or None), in per cent and degrees;
+        measures: Measure to epoch to mean and standard error (or NaN), in per cent and degrees;
             the last epoch is `epochs`, or 0 if that is not known.
         bounds: What is said of a figure whose numbers are not printed.
-        scale_note: What else differs, or is not known.
+        notes: What else differs, or is not known.
     """
 
     label: str
@@ -120,43 +102,29 @@ class Published:
     match: dict[str, list[Any]] | None
     settings: dict[str, Any]
     epochs: int | None
-    measures: dict[str, dict[int, tuple[float, float | None]]]
+    measures: dict[str, dict[int, tuple[float, float]]]
     bounds: tuple[Bound, ...]
-    scale_note: str
+    notes: tuple[str, ...]
 
     def is_beside(self, config: Flat) -> bool:
         """Whether a run of this configuration is a run of the same cell."""
-        if self.match is None:
-            return False
         named = config | {"data.name": data_name(config)}
-        match = {**UNMODIFIED, **self.match}
-        return all(named.get(key) in values for key, values in match.items())
+        match = None if self.match is None else (UNMODIFIED | self.match).items()
+        return match is not None and all(named.get(key) in values for key, values in match)
 
     def differences(self, group: Group) -> str:
         """Differences of scale and setting between a group and the published runs."""
         notes = []
-        if self.epochs is None:
-            notes.append(f"ours {group.epochs} epochs, theirs not said")
-        elif group.epochs != self.epochs:
-            notes.append(f"ours {group.epochs} epochs, theirs {self.epochs}")
+        if group.epochs != self.epochs:
+            notes.append(f"ours {group.epochs} epochs, theirs {self.epochs or 'not said'}")
         if group.config["data.take"] is not None:
             notes.append(f"ours {group.config['data.take']} training images")
-        for key, value in self.settings.items():
+        for key, theirs in self.settings.items():
             ours = group.config.get(key)
-            if ours != value:
-                ours = "not set" if ours is None else ours
-                notes.append(f"{key}: ours {ours}, theirs {'none' if value is None else value}")
-        return "; ".join([*notes, *([self.scale_note] if self.scale_note else [])])
-
-
-def read_all(folder: Path = FOLDER) -> list[Published]:
-    """Every published cell, by file."""
-    return [
-        _cell(entry, table)
-        for file in sorted(folder.glob("*.yaml"))
-        for table in yaml.safe_load(file.read_text())["tables"]
-        for entry in table["cells"]
-    ]
+            if ours != theirs:
+                texts = ["not set" if value is None else value for value in (ours, theirs)]
+                notes.append(f"{key}: ours {texts[0]}, theirs {texts[1]}")
+        return "; ".join([*notes, *self.notes])
 
 
 class Beside(NamedTuple):
@@ -181,60 +149,53 @@ def beside(groups: Sequence[Group], cells: Sequence[Published]) -> Beside:
         named = (group.label, cell.source, cell.place, cell.label, cell.differences(group))
         for measure, by_epoch in cell.measures.items():
             ours = _our_name(group, measure)
-            for epoch, (mean, error) in by_epoch.items():
+            for epoch, theirs in by_epoch.items():
                 at = epoch if 0 < epoch <= group.epochs else group.epochs
                 known = ours in group.mean and (at == epoch or epoch == max(by_epoch))
                 both = [f.at[at, ours] if known else math.nan for f in (group.mean, group.error)]
-                numbers.append((*named, measure, epoch, mean, error, ours, at, *both))
+                numbers.append((*named, measure, epoch, *theirs, ours, at, *both))
         for bound in cell.bounds:
-            limits = (bound.below, bound.above, bound.first(group))
-            bounds.append((group.label, bound.measure, bound.says, *limits, *bound.ours(group)))
-    frame = pd.DataFrame(numbers, columns=NUMBERS)
-    # Of a single number or run there is no standard error: None, or NaN.
-    errors = {name: frame[name].astype(float) for name in ("theirs_error", "ours_error")}
-    return Beside(frame.assign(**errors), pd.DataFrame(bounds, columns=BOUNDS))
+            stated = (group.label, bound.measure, bound.says, bound.below, bound.above)
+            bounds.append((*stated, *bound.beside(group)))
+    return Beside(pd.DataFrame(numbers, columns=NUMBERS), pd.DataFrame(bounds, columns=BOUNDS))
 
 
 def _our_name(group: Group, measure: str) -> str:
     """The name in our logs of a published measure."""
-    if measure not in PLACES:
-        return measure
-    ours, place = PLACES[measure]
-    names = group.layers(ours)
-    return f"{ours}/{names[place]}" if names else measure
+    ours, place = ANGLES.get(measure, ("", 0))
+    layers = group.layers(ours)
+    return f"{ours}/{layers[place]}" if layers else measure
+
+
+def read_all(folder: Path = FOLDER) -> list[Published]:
+    """Every published cell, by file."""
+    return [
+        _cell(entry, table)
+        for file in sorted(folder.glob("*.yaml"))
+        for table in yaml.safe_load(file.read_text())["tables"]
+        for entry in table["cells"]
+    ]
 
 
 def _cell(entry: dict[str, Any], table: dict[str, Any]) -> Published:
-    epochs = entry.get("epochs", table.get("epochs"))
-    measures = {
-        ours: {int(at): _estimate(value) for at, value in _by_epoch(entry[theirs], epochs).items()}
-        for theirs, ours in MEASURES.items()
-        if theirs in entry
-    }
-    for theirs, ours in ACCURACIES.items():
-        if theirs in entry:
-            values = _by_epoch(entry[theirs], epochs)
-            measures[ours] = {at: (100.0 - value, None) for at, value in values.items()}
-    own_match = entry.get("match", {})
-    notes = [table.get("scale_note"), entry.get("scale_note")]
+    both = table | entry
+    measures: dict[str, dict[int, tuple[float, float]]] = {}
+    for name, ours in [*ERRORS.items(), *ACCURACIES.items(), *zip(ANGLES, ANGLES, strict=True)]:
+        # A number alone, or with its standard error, is that of the last epoch.
+        values = entry.get(name, {})
+        values = values if isinstance(values, dict) else {both.get("epochs", 0): values}
+        for epoch, value in values.items():
+            mean, error = value if isinstance(value, list) else (value, math.nan)
+            mean = 100.0 - mean if name in ACCURACIES else mean
+            measures.setdefault(ours, {})[epoch] = (mean, error)
     return Published(
         label=entry["label"],
         source=table["source"],
         place=table["place"],
-        match=None if own_match is None else table.get("match", {}) | own_match,
+        match=None if both["match"] is None else table.get("match", {}) | both["match"],
         settings=table.get("settings", {}) | entry.get("settings", {}),
-        epochs=epochs,
+        epochs=both.get("epochs"),
         measures=measures,
         bounds=tuple(Bound(**bound) for bound in entry.get("bounds", ())),
-        scale_note="; ".join(note for note in notes if note),
+        notes=tuple(each["scale_note"] for each in (table, entry) if "scale_note" in each),
     )
-
-
-def _by_epoch(value: Any, epochs: int | None) -> dict[int, Any]:
-    """A number alone, or with its standard error, is that of the last epoch."""
-    return value if isinstance(value, dict) else {epochs or 0: value}
-
-
-def _estimate(value: Any) -> tuple[float, float | None]:
-    mean, error = value if isinstance(value, list) else (value, None)
-    return float(mean), error

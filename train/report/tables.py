@@ -126,6 +126,19 @@ def runs(groups: Sequence[Group]) -> pd.DataFrame:
     )
 
 
+def curves(groups: Sequence[Group]) -> pd.DataFrame:
+    """A row a group and epoch, of numbers: means and standard errors, `(s.e.)`."""
+    head = ["group", "runs", "seeds", "data_and_model"]
+    frames = []
+    for group in groups:
+        seeds = " ".join(str(run.config["seed"]) for run in group.runs)
+        frame = pd.concat([group.mean, group.error.add_suffix(" (s.e.)")], axis=1).reset_index()
+        named = zip(head, (group.label, len(group.runs), seeds, group.task), strict=True)
+        frames.append(frame.assign(**dict(named)))
+    table = pd.concat(frames)
+    return table[[*head, *table.columns.difference(head, sort=False)]]
+
+
 def _published(group: Group, numbers: pd.DataFrame) -> str:
     """The last published number of each cell, and that it is a maximum where it is one."""
     texts = []
