@@ -44,10 +44,21 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return names
 
 
-def test_every_block_is_python_or_shell() -> None:
+def test_every_block_is_python_shell_or_a_configuration() -> None:
     fences = re.findall(r"^```(\w*)$", README.read_text(), re.MULTILINE)
-    assert set(fences) == {"python", "sh", ""}
-    assert len(blocks("python")) + len(blocks("sh")) == len(fences) / 2
+    kinds = ("python", "sh", "yaml")
+    assert set(fences) == {*kinds, ""}
+    assert sum(len(blocks(kind)) for kind in kinds) == len(fences) / 2
+
+
+def test_yaml_blocks_are_configurations() -> None:
+    from train.config import FitConfig
+    from train.parsing.config_file import built, flatten
+    from train.parsing.yaml_file import load_yaml
+
+    for _, text in blocks("yaml"):
+        config = built(FitConfig, flatten(load_yaml(text), FitConfig, source="README"))
+        assert config != FitConfig()
 
 
 def test_kolen_pollack_gap_is_as_predicted(names: dict[str, Any]) -> None:
@@ -101,7 +112,7 @@ def test_shell_blocks_name_targets_extras_and_options_that_exist() -> None:
             case ["pip", "install", what]:
                 named = what.removeprefix(".").strip("[]")
                 assert set(named.split(",") if named else ()) <= set(extras)
-            case ["python", "-m", "train", "list"]:
+            case ["python", "-m", "train", "list", *_]:
                 pass  # tests/train/test_commands.py
             case ["python", "-m", "train", "report" | "compare" | "angles", *_]:
                 from train.parsing.command_line import read_command
