@@ -438,7 +438,7 @@ def test_a_run_stands_beside_a_cell_of_the_same_experiment_alone(key: str, value
 
 
 def test_top_5_training_and_best_errors_reach_the_tables(page: str) -> None:
-    ss = "imagenet2012, resnet18, sign symmetry"
+    ss = "imagenet2012, resnet18, sign-symmetry"
     assert f"| {ss} | Xiao et al. 2018 | 18.75 (epoch 3) / 16.18 |" in page
     # Of epochs that are not said, and of epoch 60.
     amit = "cifar100, deepernet, updated random feedback"
@@ -524,7 +524,7 @@ def test_report_and_compare_do_without_tensorflow(tmp_path: Path) -> None:
 def test_compare_says_what_differs_and_what_came_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    one = write_run(tmp_path / "one", tree("fa"), lines(GOOD))
+    one = write_run(tmp_path / "one", tree("fa") | {"run_directory": "one"}, lines(GOOD))
     measures = {"norm_ratio/a": 2.0, "norm_ratio/b": 4.0, "kurtosis/a": None, "kurtosis/b": 1.0}
     other = write_run(tmp_path / "other", tree("kp"), lines([0.5, 0.8], **measures))
     (other / "setup.json").write_text(json.dumps({"replicas": 2, "keras": "3.15.1"}))

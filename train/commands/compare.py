@@ -65,7 +65,8 @@ def _both(one: dict[str, Any], other: dict[str, Any]) -> dict[str, list[Any]]:
 
 
 def _differing(one: dict[str, Any], other: dict[str, Any]) -> dict[str, list[Any]]:
-    return {name: pair for name, pair in _both(one, other).items() if pair[0] != pair[1]}
+    pairs = _both(one, other).items()
+    return {key: both for key, both in pairs if both[0] != both[1] and key != "run_directory"}
 
 
 def _shown(value: Any) -> str:

@@ -72,7 +72,8 @@ def noise_of(config: Flat) -> str:
 
 def _rule_label(config: Flat) -> str:
     rule = str(config["feedback.rule.name"])
-    label = rule.replace("_", " ").replace("kolen pollack", "Kolen-Pollack")
+    names = {"kolen_pollack": "Kolen-Pollack", "sign_symmetry": "sign-symmetry"}
+    label = names.get(rule, rule.replace("_", " "))
     if rule == "weight_mirror":
         label += f" ({noise_of(config)})"
     if magnitude := config.get("feedback.rule.options.magnitude"):
