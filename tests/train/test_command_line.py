@@ -1,6 +1,8 @@
 """The command line and its configuration files."""
 
 import dataclasses
+import subprocess
+import sys
 import typing
 from pathlib import Path
 
@@ -202,6 +204,25 @@ def test_help_names_every_table_and_its_units(capsys: pytest.CaptureFixture[str]
     assert "Images in a training batch, over all replicas of all workers." in text
     assert "--mirror.warm_up_steps" in text
     assert "Path to a configuration file" not in text
+
+
+def test_help_configuration_and_refusals_come_without_tensorflow() -> None:
+    """Half a second each; TensorFlow takes four to load."""
+    code = """
+import contextlib, sys
+sys.modules.update({"tensorflow": None, "keras": None})
+from train.__main__ import main
+lines = ["--help", "fit --help", "list --help", "fit --print_config --model=mlp", "fit --epochz=3",
+         "fit --training.epochs=x", "fit --seed=-1", "sweep --grid model.nam=3"]
+for line in lines:
+    with contextlib.suppress(SystemExit):
+        assert main(line.split()) in (0, 2), line
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr.count("error: command line: ") == 4
 
 
 @pytest.mark.parametrize("file", sorted((REPOSITORY / "configs").rglob("*.yaml")), ids=str)
