@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 import tfweightmirror as tfwm
+from tests.batches import in_batches
 from tfweightmirror._internals.attendance import mirror_attends
 
 Step = Callable[[keras.Model, Any, Any], None]
@@ -56,7 +57,7 @@ def compiled(model: keras.Model, **options: Any) -> keras.Model:
 def fit(model: keras.Model, x: Any, y: Any) -> None:
     """One batch of `fit`."""
     with mirror_attends():
-        model.fit(x, y, batch_size=len(y), epochs=1, shuffle=False, verbose=0)
+        model.fit(in_batches(x, y), shuffle=False, verbose=0)
 
 
 @contextlib.contextmanager

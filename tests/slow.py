@@ -6,8 +6,14 @@ from typing import Any
 import pytest
 
 
-def slow_but(kept: Container[Any], values: Iterable[Any]) -> list[Any]:
-    """`values` as parameters of a test, those that are not in `kept` slow."""
+def slow_but(kept: Container[Any], values: Iterable[Any], *, unpack: bool = False) -> list[Any]:
+    """`values` as parameters of a test, those that are not in `kept` slow.
+
+    With `unpack`, each value is a tuple of several parameters.
+    """
     return [
-        pytest.param(value, marks=() if value in kept else pytest.mark.slow) for value in values
+        pytest.param(
+            *(value if unpack else (value,)), marks=() if value in kept else pytest.mark.slow
+        )
+        for value in values
     ]

@@ -13,6 +13,7 @@ import pytest
 from tensorflow.python.framework.func_graph import FuncGraph
 
 import tfweightmirror as tfwm
+from tests.batches import in_batches
 from tests.convert_helpers import fit, vectors
 from tfweightmirror.callbacks import KolenPollack, WeightMirror
 
@@ -51,7 +52,7 @@ def refit(rule: str, callback: Callable[[], Any]) -> Cycle:
         if not tfwm.pathways(model):
             tfwm.convert_model(model, rule)
         x, y = vectors()
-        model.fit(x, y, batch_size=len(y), verbose=0, callbacks=[callback()])
+        model.fit(in_batches(x, y), shuffle=False, verbose=0, callbacks=[callback()])
 
     return cycle
 
@@ -59,7 +60,7 @@ def refit(rule: str, callback: Callable[[], Any]) -> Cycle:
 CYCLES: dict[str, Cycle] = {
     "fa": cycle_of("fa"),
     "kp": cycle_of("kp"),
-    "mirror": refit("wm", WeightMirror),
+    "mirror": refit("wm", lambda: WeightMirror("impulse")),
     "gaussian_mirror": refit("wm", lambda: WeightMirror("gaussian")),
     "kolen_pollack": refit("kp", KolenPollack),
 }

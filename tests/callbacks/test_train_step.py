@@ -15,6 +15,7 @@ from tests.callbacks.training import (
     Fails,
     compiled,
     dense,
+    eager,
     feedback,
     fit,
     images,
@@ -33,11 +34,6 @@ UNTAUGHT = "nothing teaches its feedback"
 def impulses() -> WeightMirror:
     """Leaves B equal to W to the bit after every batch, and does nothing else."""
     return WeightMirror("impulse", schedule=Schedule(warm_up_steps=0))
-
-
-def eager(rule: str = "weight_mirror") -> keras.Model:
-    """A model whose steps need no compilation."""
-    return compiled(dense(rule), run_eagerly=True)
 
 
 def told(model: keras.Model, *callbacks: keras.callbacks.Callback) -> keras.callbacks.CallbackList:
@@ -104,10 +100,10 @@ def test_layers_of_other_rules_may_change_in_mid_training_those_of_the_mirror_ma
     def to_other_rule(model: keras.Model) -> None:
         tfwm.convert_model(model, {"plain": "fa"})
 
-    def with_a_plain_layer() -> keras.Model:
+    def with_a_plain_layer(**options: Any) -> keras.Model:
         base = dense("weight_mirror")
         layers = [*base.layers, keras.layers.Dense(4, name="plain")]
-        return compiled(keras.Sequential([keras.Input((8, 8, 1)), *layers]))
+        return compiled(keras.Sequential([keras.Input((8, 8, 1)), *layers]), **options)
 
     model, mirror = with_a_plain_layer(), impulses()
     fit(model, mirror, AtSecondEpoch(to_other_rule), epochs=2, batches=2)
@@ -118,7 +114,7 @@ def test_layers_of_other_rules_may_change_in_mid_training_those_of_the_mirror_ma
         tfwm.strip_feedback,
         lambda model: tfwm.convert_model(model, {"plain": "wm"}),
     ):
-        model = with_a_plain_layer()
+        model = with_a_plain_layer(run_eagerly=True)
         with pytest.raises(ValueError, match=r"converted or stripped in the middle.*Let this fit"):
             fit(model, impulses(), AtSecondEpoch(change), epochs=2, batches=2)
 

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 import tfweightmirror as tfwm
+from tests.batches import in_batches
 
 SGD = keras.optimizers.SGD
 
@@ -60,6 +61,11 @@ def compiled(model: keras.Model, optimizer: Any = None, **options: Any) -> keras
     return model
 
 
+def eager(rule: str = "weight_mirror") -> keras.Model:
+    """`dense`, compiled so that its steps need no trace."""
+    return compiled(dense(rule), run_eagerly=True)
+
+
 def fit(
     model: keras.Model,
     *callbacks: keras.callbacks.Callback,
@@ -69,11 +75,9 @@ def fit(
     **options: Any,
 ) -> dict[str, list[float]]:
     """Train on `images` in their order; gives the history."""
-    x, y = images(batches, size)
-    options = {"shuffle": False, "verbose": 0, **options}
-    return model.fit(
-        x, y, batch_size=size, epochs=epochs, callbacks=list(callbacks), **options
-    ).history
+    data = in_batches(*images(batches, size), size)
+    options = {"epochs": epochs, "shuffle": False, "verbose": 0, **options}
+    return model.fit(data, callbacks=list(callbacks), **options).history
 
 
 def feedback(model: keras.Model) -> dict[str, np.ndarray]:

@@ -229,7 +229,7 @@ def vision_transformer(convert: Convert, prove: Prove) -> None:
     )
 
 
-@goes("frsf")
+@goes("frsf", slow=True)
 def recurrent_head(convert: Convert, prove: Prove) -> None:
     model = keras.Sequential(
         [
@@ -263,7 +263,7 @@ class DenseCell(k.Layer):
         return state, [state]
 
 
-@goes("kp")
+@goes("kp", slow=True)
 def dense_layer_in_a_recurrent_cell(convert: Convert, prove: Prove) -> None:
     layers = [dense(4, "below"), k.RNN(DenseCell(4), name="rnn"), k.Dense(3, name="head")]
     model, x = keras.Sequential([keras.Input((3, 4)), *layers]), normal(8, 3, 4)
@@ -407,7 +407,7 @@ class Holder(k.Layer):
         return self.late(self.keyed["a"](self.listed[0](x)))
 
 
-@goes("brsf")
+@goes("brsf", slow=True)
 def layers_in_lists_and_dicts_and_made_in_build(convert: Convert, prove: Prove) -> None:
     model = compiled(keras.Sequential([dense(4, "low"), Holder(), k.Dense(3, name="head")]))
     convert(model)
@@ -552,7 +552,7 @@ def looked_at_with_a_traced_method(convert: Convert, prove: Prove) -> None:
     looked_at(TracedMethod(), convert, prove)
 
 
-@goes()
+@goes(slow=True)
 def looked_at_with_a_traced_attribute(convert: Convert, prove: Prove) -> None:
     looked_at(TracedAttribute(), convert, prove)
 

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tests.batches import in_batches
 from tests.ways.proof import Way
 
 SGD = keras.optimizers.SGD
@@ -65,13 +66,7 @@ def compiled(model: keras.Model, optimizer: Any = None, **options: Any) -> keras
 
 def fit(model: keras.Model, x: Any = X, y: Any = Y, **options: Any) -> None:
     """One batch of `fit`."""
-    size = len(keras.tree.flatten(x)[0])
-    model.fit(x, y, **{"batch_size": size, "shuffle": False, "verbose": 0, **options})
-
-
-def dataset(x: Any = X, y: Any = Y) -> tf.data.Dataset:
-    """One batch, again and again."""
-    return tf.data.Dataset.from_tensor_slices((x, y)).batch(len(x), drop_remainder=True).repeat()
+    model.fit(in_batches(x, y), **{"shuffle": False, "verbose": 0, **options})
 
 
 class Within(keras.callbacks.Callback):
@@ -97,7 +92,7 @@ def fit_and_prove(
 ) -> None:
     """A `fit` of two batches an epoch with callbacks, and the proof in the midst of it."""
     told = [callback for callback in callbacks if hasattr(callback, "state")]
-    batches = dataset(*data)
+    batches = in_batches(*data, drop_remainder=True).repeat()  # one batch, again and again
     within = Within(lambda step: prove(model, step, callbacks=told, **proof), batches)
     options = {"steps_per_epoch": 2, "epochs": epochs, "shuffle": False, "verbose": 0}
     model.fit(batches, callbacks=[*callbacks, within], **options)

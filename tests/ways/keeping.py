@@ -5,7 +5,6 @@ import gc
 import pathlib
 import pickle
 import tempfile
-import warnings
 from typing import Any
 
 import keras
@@ -37,7 +36,7 @@ def cloned(convert: Convert, prove: Prove) -> None:
     prove(model, lambda: fit(model))
 
 
-@goes("brsf")
+@goes("brsf", slow=True)
 def copied(convert: Convert, prove: Prove) -> None:
     model = copy.deepcopy(taught(convert))
     prove(model, lambda: fit(model))
@@ -182,7 +181,7 @@ def frozen_then_unfrozen_and_compiled_again(convert: Convert, prove: Prove) -> N
     fit_and_prove(model, prove, *only(model, KolenPollack()))
 
 
-@goes("wm")
+@goes("wm", slow=True)
 def mirrored_before_it_trains(convert: Convert, prove: Prove) -> None:
     model = compiled(mlp())
     fit(model)
@@ -256,7 +255,7 @@ def composite_cloned(convert: Convert, prove: Prove) -> None:
     prove(model, lambda: fit(model))
 
 
-@goes("brsf")
+@goes("brsf", slow=True)
 def composite_copied(convert: Convert, prove: Prove) -> None:
     model = copy.deepcopy(with_pair(convert))
     prove(model, lambda: fit(model))
@@ -268,10 +267,5 @@ def converted_behind_gc_freeze(convert: Convert, prove: Prove) -> None:
     fit(model)
     gc.collect()
     gc.freeze()
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"gc\.freeze\(\) hides")
-            convert(model)
-        prove(model, lambda: fit(model))
-    finally:
-        gc.unfreeze()
+    convert(model)
+    prove(model, lambda: fit(model))

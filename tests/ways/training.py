@@ -241,7 +241,7 @@ def remat_of_listed_layers(convert: Convert, prove: Prove) -> None:
     prove(model, lambda: fit(model))
 
 
-@goes("wm")
+@goes("wm", slow=True)
 def train_on_batch_inside_a_callback(convert: Convert, prove: Prove) -> None:
     model = convert(compiled(mlp()))
     fit_and_prove(model, prove, *only(model, gaussian_mirror()), TrainsAnother(model))
