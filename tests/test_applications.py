@@ -16,9 +16,9 @@ from tfweightmirror.conversion.twins import has_twin
 # Name, the smallest input that it takes (width of a square).
 FAST = {
     "MobileNetV2": 32,
-    "ResNet50": 32,
 }
 SLOW = {
+    "ResNet50": 32,
     "EfficientNetV2B0": 32,
     "Xception": 71,
     "DenseNet121": 32,
