@@ -48,7 +48,8 @@ def labels_of(configs: Sequence[Flat]) -> list[str]:
         alike = [identity(c) for c, name in zip(configs, labels, strict=True) if name == label]
         keys = dict.fromkeys(key for other in alike for key in other)
         differing = [key for key in keys if any(o.get(key) != config.get(key) for o in alike)]
-        named.append(", ".join([label, *(f"{key}={config.get(key)}" for key in differing)]))
+        texts = [f"{key.replace('.options', '')}={config.get(key)}" for key in differing]
+        named.append(", ".join([label, *texts]))
     return named
 
 

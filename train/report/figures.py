@@ -62,9 +62,8 @@ LONG = 100  # epochs from which their axis is logarithmic
 
 def draw_learning_curves(groups: Sequence[Group], numbers: pd.DataFrame, stem: Path) -> None:
     """Errors (or else losses) over epochs; a row of panels for each pair of data and model."""
-    has_errors = any(TEST_ERROR in group.mean for group in groups)
-    measures = ERRORS if has_errors else LOSSES
-    measures = {m: title for m, title in measures.items() if any(m in g.mean for g in groups)}
+    curves = ERRORS if any(TEST_ERROR in group.mean for group in groups) else LOSSES
+    measures = [measure for measure in curves if any(measure in g.mean for g in groups)]
     tasks = list(dict.fromkeys(group.task for group in groups))
     figure = Figure(figsize=(4.3 * len(measures) + 2, 3.8 * len(tasks)), layout="constrained")
     axes = figure.subplots(len(tasks), len(measures), sharey="row", squeeze=False)
@@ -75,27 +74,16 @@ def draw_learning_curves(groups: Sequence[Group], numbers: pd.DataFrame, stem: P
             {"color": colour, "linestyle": ("-", (0, (4, 1.5)))[number % 2], "linewidth": 1.8}
             for number, colour in enumerate(_shades(len(members)))
         ]
-        for axis, (measure, title) in zip(row, measures.items(), strict=True):
+        for axis, measure in zip(row, measures, strict=True):
             for group, style in zip(members, styles, strict=True):
                 _draw(axis, group, measure, **style)
-                theirs = numbers[numbers["group"] == group.label].groupby("measure")
-                marks = {measure: CIRCLE} | ({BEST_ERROR: STAR} if measure == TEST_ERROR else {})
-                for name in marks.keys() & theirs.groups:
-                    _mark(axis, theirs.get_group(name), style["color"], marks[name])
+                for theirs in [measure, BEST_ERROR] if measure == TEST_ERROR else [measure]:
+                    _mark(axis, numbers, group, theirs, style["color"])
             measured = any(measure in group.mean for group in members)
-            title += "" if measured else ", not measured"
-            axis.set_title(_in_lines(f"{task}: {title}", 44), fontsize=10)
-            _dress_epochs(axis)
-            if not measured:
-                axis.set_axis_off()
-        row[0].set_ylabel("error (%)" if has_errors else "loss")
-        if has_errors:
-            row[0].set_yscale("symlog", linthresh=0.1, linscale=0.4)
-            row[0].set_yticks([0, 0.1, 0.3, 1, 3, 10, 30, 100])
-            row[0].yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
-            row[0].yaxis.set_minor_locator(ticker.NullLocator())
-            low = _drawn(row).min()
-            row[0].set_ylim(low / 3 if low > 1 else 0, 110)
+            title = f"{task}: {curves[measure]}" + ("" if measured else ", not measured")
+            _dress(axis, _in_lines(title, 44))
+            axis.axis("on" if measured else "off")
+        _dress_upright(row, "error (%)" if curves is ERRORS else "loss")
         handles = [Line2D([], [], **style) for style in styles]
         names = [_in_lines(group.label.removeprefix(f"{task}, ")) for group in members]
         row[-1].legend(handles, names, loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=9)
@@ -106,8 +94,7 @@ def draw_layers(
     groups: Sequence[Group], measure: str, published: Beside, stem: Path
 ) -> list[Group]:
     """One panel a group, one line a layer; the groups that there was something to draw of."""
-    panels = {group.label: _lines(group, measure, groups) for group in groups}
-    shown = [group for group in groups if panels[group.label]]
+    shown = [group for group in groups if group.layers(measure)]
     if not shown:
         return []
     columns = 3 if len(shown) in (5, 6, 9) else min(4, len(shown))
@@ -116,54 +103,49 @@ def draw_layers(
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
     extra: dict[str, Line2D] = {}
     for axis, group in zip(axes.flat, shown, strict=False):
-        extra |= _draw_panel(axis, group, measure, panels[group.label], published)
-        axis.set_title(_in_lines(group.label, 28), fontsize=10)
-        _dress_epochs(axis)
+        for source, name, style in _lines(group, measure, groups):
+            extra |= _draw_panel(axis, source, name, style, published)
+        _dress(axis, _in_lines(group.label, 28))
     for axis in axes.flat[len(shown) :]:
         axis.remove()
     for row in axes:
         row[0].set_ylabel(LAYER_MEASURES[measure][0])
-    _dress_values(axes[0, 0], measure)
-    _explain(figure, [g.layers(m) for g, m, _ in (panels[g.label][0] for g in shown)], extra)
+    _dress_upright(list(axes.flat)[: len(shown)], LAYER_MEASURES[measure][0])
+    _explain(figure, [group.layers(measure) for group in shown], extra)
     _save(figure, stem)
     return shown
 
 
 def _lines(group: Group, measure: str, groups: Sequence[Group]) -> list[tuple[Group, str, str]]:
-    """Whose measure a group's panel shows, in which line style; nothing without the measure."""
-    lines = [(group, measure, "-"), (group, f"{measure}_before_mirror", ":")]
+    """Whose measure a group's panel shows, and in which line style."""
+    others = [(group, f"{measure}_before_mirror", ":")]
     if measure == "sign_angle":
         symmetric = [g for g in groups if g.task == group.task and _magnitude(g)]
-        symmetric.sort(key=lambda g: _magnitude(g) != "uniform")
-        beside = [group] if _magnitude(group) else symmetric[:1]
-        lines = [(group, measure, "-"), *((g, "weight_angle", "--") for g in beside)]
-    lines = [line for line in lines if line[0].layers(line[1])]
-    return lines if lines and lines[0][1] == measure else []
+        symmetric.sort(key=lambda g: (g is not group, _magnitude(g) != "uniform"))
+        others = [(g, "weight_angle", "--") for g in symmetric[:1]]
+    return [(group, measure, "-"), *(line for line in others if line[0].layers(line[1]))]
 
 
 def _draw_panel(
-    axis: Any, group: Group, measure: str, lines: Sequence[tuple[Group, str, str]], beside: Beside
+    axis: Any, group: Group, measure: str, linestyle: str, published: Beside
 ) -> dict[str, Line2D]:
     """Returns what the legend has to explain beside the layers: name to handle."""
-    extra = {}
     names = {":": "before a mirror step", "--": "weight angle under\nsign-symmetry"}
-    for source, name, style in lines:
-        layers = source.layers(name)
-        width = 1.8 if style == "-" else 1.1
-        for layer, colour in zip(layers, _shades(len(layers)), strict=True):
-            _draw(axis, source, f"{name}/{layer}", color=colour, linestyle=style, linewidth=width)
-            theirs = beside.numbers[beside.numbers["group"] == group.label]
-            theirs = theirs[theirs["our_measure"] == f"{name}/{layer}"]
-            _mark(axis, theirs, colour, CIRCLE)
-            if len(theirs):
-                extra["published"] = Line2D([], [], color="grey", **CIRCLE)
-        if len(layers) > 2 and style != ":":
-            _draw(axis, source, f"{OVER_LAYERS}/{name}", linestyle=style, **MEAN)
-            extra["mean over layers"] = Line2D([], [], **MEAN)
-        if style in names:
-            extra[names[style]] = Line2D([], [], color="grey", linestyle=style)
-    stated = beside.bounds[beside.bounds["group"] == group.label]
-    for bound in stated[stated["measure"] == measure].itertuples():
+    extra = {
+        n: Line2D([], [], color="grey", linestyle=s) for s, n in names.items() if s == linestyle
+    }
+    layers = group.layers(measure)
+    width = 1.8 if linestyle == "-" else 1.1
+    for layer, colour in zip(layers, _shades(len(layers)), strict=True):
+        name = f"{measure}/{layer}"
+        _draw(axis, group, name, color=colour, linestyle=linestyle, linewidth=width)
+        if _mark(axis, published.numbers, group, name, colour):
+            extra["published"] = Line2D([], [], color="grey", **CIRCLE)
+    if len(layers) > 2 and linestyle != ":":
+        _draw(axis, group, f"{OVER_LAYERS}/{measure}", linestyle=linestyle, **MEAN)
+        extra["mean over layers"] = Line2D([], [], **MEAN)
+    bounds = published.bounds[published.bounds["group"] == group.label]
+    for bound in bounds[bounds["measure"] == measure].itertuples():
         limits = [limit for limit in (bound.below, bound.above) if pd.notna(limit)]
         ends = [min(bound.from_epoch, 0.8 * group.epochs), max(bound.from_epoch, group.epochs)]
         axis.plot(ends, [*limits, 0.0][:1] * 2, **BOUND)  # "near zero" has no number
@@ -184,17 +166,20 @@ def _draw(axis: Any, group: Group, measure: str, **style: Any) -> None:
         axis.fill_between(mean.index, mean - error, mean + error, **band)
 
 
-def _mark(axis: Any, numbers: pd.DataFrame, colour: Any, mark: Style) -> None:
+def _mark(axis: Any, numbers: pd.DataFrame, group: Group, measure: str, colour: Any) -> bool:
     """Published numbers at their epochs; of an epoch that is not said, a line through all."""
-    known = numbers[numbers["epoch"] > 0]
-    if len(known):
-        error = known["theirs_error"].fillna(0.0)
-        axis.errorbar(known["epoch"], known["theirs"], yerr=error, color=colour, **mark)
-    for value in numbers.loc[numbers["epoch"] == 0, "theirs"]:
-        axis.axhline(value, color=colour, linestyle=":", linewidth=1.2)
+    mark = STAR if measure == BEST_ERROR else CIRCLE
+    rows = numbers[(numbers["group"] == group.label) & (numbers["our_measure"] == measure)]
+    for row in rows.itertuples():
+        if row.epoch:
+            axis.errorbar(row.epoch, row.theirs, yerr=row.theirs_error, color=colour, **mark)
+        else:
+            axis.axhline(row.theirs, color=colour, linestyle=":", linewidth=1.2)
+    return len(rows) > 0
 
 
-def _dress_epochs(axis: Any) -> None:
+def _dress(axis: Any, title: str) -> None:
+    axis.set_title(title, fontsize=10)
     axis.set_xlabel("epoch")
     axis.grid(alpha=0.3)
     if axis.dataLim.x1 >= LONG:
@@ -204,22 +189,27 @@ def _dress_epochs(axis: Any) -> None:
         axis.xaxis.set_major_locator(ticker.MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
 
 
-def _dress_values(axis: Any, measure: str) -> None:
-    """Angles to a right angle, or as far as any goes; ratios of several magnitudes by logarithm."""
-    values = _drawn(axis.figure.axes)
-    if measure.endswith("angle"):
-        top = max(95.0, values.max() + 3)
-        axis.set_yticks(range(0, int(top), 15))
-        axis.set_ylim(-3, top)
-    elif measure == "norm_ratio" and 0 < 10 * values.min() < values.max():
+def _dress_upright(axes: Sequence[Any], unit: str) -> None:
+    """Errors by logarithm but near 0, angles to a right angle or as far as any goes, ratios of
+    several magnitudes by logarithm. The panels share the scale.
+    """
+    drawn = [value for axis in axes for line in axis.lines for value in line.get_ydata()]
+    values = pd.Series(drawn, dtype=float).dropna()
+    axis, low, high = axes[0], values.min(), values.max()
+    axis.set_ylabel(unit)
+    if unit == "error (%)":
+        axis.set_yscale("symlog", linthresh=0.1, linscale=0.4)
+        axis.set_yticks([0, 0.1, 0.3, 1, 3, 10, 30, 100])
+        axis.set_ylim(low / 3 if low > 1 else 0, 110)
+        axis.yaxis.set_minor_locator(ticker.NullLocator())
+    elif "degrees" in unit:
+        axis.set_yticks(range(0, int(max(95.0, high + 3)), 15))
+        axis.set_ylim(-3, max(95.0, high + 3))
+    elif unit == "norm ratio" and 0 < 10 * low < high:
         axis.set_yscale("log")
-        axis.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
-
-
-def _drawn(axes: Sequence[Any]) -> pd.Series:
-    """All upright values of the lines of some panels."""
-    values = [value for axis in axes for line in axis.lines for value in line.get_ydata()]
-    return pd.Series(values, dtype=float).dropna()
+    else:
+        return
+    axis.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
 
 
 def _explain(figure: Figure, layers: Sequence[list[str]], extra: dict[str, Line2D]) -> None:

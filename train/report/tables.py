@@ -1,4 +1,4 @@
-"""The report's tables: data frames of text."""
+"""The report's tables: data frames of text, and one of numbers."""
 
 from __future__ import annotations
 
@@ -19,18 +19,6 @@ from train.report.frames import (
     shown,
 )
 
-TITLES = {
-    TEST_ERROR: "Test error over epochs, %",
-    TOP_5_ERROR: "Top-5 error, %",
-    TRAIN_ERROR: "Training error, %",
-    BEST_ERROR: "Smallest test error of all epochs (chosen on the test images), %",
-    "output_angle": "Weight angle of the output layer, degrees",
-    "input_angle": "Weight angle of the input layer (no error flows there), degrees",
-    "hidden_delta_angle": "Delta angle of the hidden layer, degrees; ours of a batch, theirs of "
-    "one image",
-}
-"""Published measure to the title of its table."""
-
 COLUMNS = {
     TEST_ERROR: "test error, %",
     "published": "published, %",
@@ -38,31 +26,29 @@ COLUMNS = {
     TRAIN_ERROR: "training error, %",
     SAMPLES: "noise samples per image",
 }
+TITLES = {
+    TEST_ERROR: "Test error over epochs, %",
+    TOP_5_ERROR: "Top-5 error, %",
+    TRAIN_ERROR: "Training error, %",
+    BEST_ERROR: "Smallest test error of all epochs (chosen on the test images), %",
+    "output_angle": "Weight angle of the output layer, degrees",
+    "input_angle": "Weight angle of the input layer (no error flows there), degrees",
+    "hidden_delta_angle": "Delta angle of the hidden layer, degrees (ours of a batch, theirs of "
+    "one image)",
+}
+"""Published measure to the title of its table over epochs."""
 
 
 def results(groups: Sequence[Group], numbers: pd.DataFrame) -> pd.DataFrame:
     """A row a group: errors at the last epoch, beside the published ones."""
     rows = [
-        {"": group.label, "runs": str(len(group.runs)), "epochs": str(group.epochs)}
+        {"group": group.label, "runs": str(len(group.runs)), "epochs": str(group.epochs)}
         | {title: group.shown(measure) for measure, title in COLUMNS.items()}
         | {COLUMNS["published"]: _published(group, numbers[numbers["group"] == group.label])}
         for group in groups
     ]
     table = pd.DataFrame(rows)
     return table.loc[:, (table != "").any()]
-
-
-def differences(numbers: pd.DataFrame) -> pd.DataFrame:
-    """A row for each pair of a group and a published cell: where it stands and what differs."""
-    rows = numbers[["group", "source", "place", "cell", "differences"]].drop_duplicates()
-    return pd.DataFrame(
-        {
-            "": rows["group"],
-            "published by": rows["source"] + ", " + rows["place"],
-            "what": rows["cell"],
-            "differences of scale and settings": rows["differences"].replace("", "none known"),
-        }
-    )
 
 
 def over_epochs(numbers: pd.DataFrame, measure: str) -> pd.DataFrame:
@@ -72,42 +58,23 @@ def over_epochs(numbers: pd.DataFrame, measure: str) -> pd.DataFrame:
         rows = rows[rows.duplicated(["group", "source", "place"], keep=False)]
     if rows.empty:
         return rows
-    table = rows.assign(text=rows.apply(_pair, axis=1)).pivot_table(
-        index=["group", "source"], columns="epoch", values="text", aggfunc="; ".join, sort=False
-    )
+    texts = rows.assign(text=rows.apply(_pair, axis=1))
+    table = texts.groupby(["group", "source", "epoch"], sort=False)["text"].agg("; ".join).unstack()
     table = table[sorted(table, key=lambda epoch: epoch or math.inf)].fillna("")
     table.columns = [f"epoch {epoch}" if epoch else "last epoch" for epoch in table]
-    return table.reset_index().rename(columns={"group": "", "source": "published by"})
-
-
-def bounds(rows: pd.DataFrame) -> pd.DataFrame:
-    """What is stated of figures, and whether it holds of ours."""
-    measure = rows["measure"].str.replace("_", " ")
-    names = {"group": "", "says": "published", "ours": "ours, degrees"}
-    return rows.assign(measure=measure)[["group", "measure", "says", "ours", "holds"]].rename(
-        columns=names
-    )
+    return table.reset_index()
 
 
 def layers(groups: Sequence[Group], measure: str) -> pd.DataFrame:
-    """A measure of every layer at the last epoch; of many layers, the range and the last."""
-    names = {group.label: group.layers(measure) for group in groups}
-    few = len({*map(tuple, names.values())}) == 1 and max(map(len, names.values())) <= 6
-    rows = []
+    """A measure at the last epoch: a row a layer, from input to output, a column a group."""
+    columns = []
     for group in groups:
-        each = [f"{measure}/{name}" for name in names[group.label]]
-        row = {"": group.label}
-        if few:
-            row |= {name.partition("/")[2]: group.shown(name) for name in each}
-        else:
-            last = group.mean.loc[group.epochs, each].dropna()
-            ends = (last.idxmin(), last.idxmax()) if len(last) else ("", "")
-            row |= {"layers": str(len(each)), "smallest": group.shown(ends[0])}
-            row |= {"largest": group.shown(ends[1]), "output layer": group.shown(each[-1])}
-        average = f"{OVER_LAYERS}/{measure}" if len(each) > 2 else ""
-        rows.append(row | {"mean over layers": group.shown(average)})
-    table = pd.DataFrame(rows)
-    return table.loc[:, (table != "").any()]
+        texts = {name: group.shown(f"{measure}/{name}") for name in group.layers(measure)}
+        texts |= {"mean over layers": group.shown(f"{OVER_LAYERS}/{measure}")}
+        columns.append(pd.Series(texts, name=group.label))
+    table = pd.concat(columns, axis=1, sort=False).fillna("")
+    mean = table.index == "mean over layers"
+    return pd.concat([table[~mean], table[mean]]).reset_index(names="layer")
 
 
 def runs(groups: Sequence[Group]) -> pd.DataFrame:
@@ -116,7 +83,7 @@ def runs(groups: Sequence[Group]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "run": str(run.path),
-            "in row": group.label,
+            "group": group.label,
             "seed": str(run.config["seed"]),
             "seconds": f"{run.epochs['seconds'].iloc[-1]:.0f}" if "seconds" in run.epochs else "",
             **{name: str(run.setup.get(name.lower(), "")) for name in versions},
@@ -127,26 +94,24 @@ def runs(groups: Sequence[Group]) -> pd.DataFrame:
 
 
 def curves(groups: Sequence[Group]) -> pd.DataFrame:
-    """A row a group and epoch, of numbers: means and standard errors, `(s.e.)`."""
-    head = ["group", "runs", "seeds", "data_and_model"]
+    """Numbers, a row a group and epoch: means, and standard errors as `(s.e.)`."""
     frames = []
     for group in groups:
-        seeds = " ".join(str(run.config["seed"]) for run in group.runs)
         frame = pd.concat([group.mean, group.error.add_suffix(" (s.e.)")], axis=1).reset_index()
-        named = zip(head, (group.label, len(group.runs), seeds, group.task), strict=True)
-        frames.append(frame.assign(**dict(named)))
-    table = pd.concat(frames)
-    return table[[*head, *table.columns.difference(head, sort=False)]]
+        seeds = " ".join(str(run.config["seed"]) for run in group.runs)
+        head = {"group": group.label, "runs": len(group.runs), "seeds": seeds}
+        frames.append(pd.concat([pd.DataFrame(head, index=frame.index), frame], axis=1))
+    return pd.concat(frames)
 
 
 def _published(group: Group, numbers: pd.DataFrame) -> str:
     """The last published number of each cell, and that it is a maximum where it is one."""
+    errors = numbers[numbers["measure"].isin([BEST_ERROR, TEST_ERROR])]
+    errors = errors.sort_values(["measure", "epoch"]).drop_duplicates(
+        ["place", "cell"], keep="last"
+    )
     texts = []
-    for _, cell in numbers.groupby(["source", "place", "cell"], sort=False):
-        errors = cell[cell["measure"].isin([TEST_ERROR, BEST_ERROR])]
-        if errors.empty:
-            continue
-        row = errors.iloc[int((errors["measure"] == TEST_ERROR).sum()) - 1]
+    for _, row in errors.sort_index().iterrows():
         notes = [row["source"]]
         if row["measure"] == BEST_ERROR:
             notes.append("the smallest of all epochs")

@@ -95,13 +95,15 @@ def results(groups: Sequence[Group], published: Beside) -> list[str]:
         parts += [BALANCED] * bool(noises & {"orthogonal", "impulse"})
     if numbers.empty:
         return [*parts, "No published number is of one of these configurations."]
-    parts += ["## The published numbers", to_markdown(tables.differences(numbers))]
+    cells = numbers[["group", "source", "place", "cell", "differences"]].drop_duplicates()
+    parts += ["## The published numbers", to_markdown(cells.replace("", "none known"))]
     for measure, title in tables.TITLES.items():
         table = tables.over_epochs(numbers, measure)
         if not table.empty:
             parts += [f"### {title} (ours / published)", to_markdown(table)]
     if not bounds.empty:
-        parts += ["### Bounds that are stated of figures", to_markdown(tables.bounds(bounds))]
+        stated = bounds[["group", "measure", "says", "ours", "holds"]]
+        parts += ["### Bounds that are stated of figures", to_markdown(stated)]
     return parts
 
 
