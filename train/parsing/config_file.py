@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -224,11 +225,16 @@ def checked(value: Any, hint: Any, *, name: str, source: str = "") -> Any:
         # jsonargparse takes null for any type, and 5 for a text.
         if hint is Part or (value is None and type(None) not in get_args(hint)):
             raise TypeError
-        parser = jsonargparse.ArgumentParser(exit_on_error=False)
-        parser.add_argument("--value", type=hint)
-        return parser.parse_object({"value": value}).value
+        return _parser(hint).parse_object({"value": value}).value
     except (jsonargparse.ArgumentError, TypeError) as error:
         raise UserError(f"{where}{wrong_type(name, value, hint)}") from error
+
+
+@functools.cache
+def _parser(hint: Any) -> jsonargparse.ArgumentParser:
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=hint)
+    return parser
 
 
 def _is_part(value: Any) -> bool:
