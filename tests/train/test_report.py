@@ -135,7 +135,7 @@ def test_what_cannot_be_used_is_named_and_left_out(report: Report) -> None:
     runs = report.folder.parent / "runs"
     reasons = {f"{runs / name}": why.format(runs=runs) for name, (_, _, why) in BROKEN.items()}
     assert {row["run"]: row["why"] for row in report.content["left_out"]} == reasons
-    assert f"{len(reasons) + 10} runs found, 10 in the report" in report.terminal
+    assert f"runs found: {len(reasons) + 10}, in the report: 10" in report.terminal
     for path, reason in reasons.items():
         assert f"left out: {path}: {reason}" in report.terminal
         assert f"| {path} | {reason} |" in report.page
@@ -187,8 +187,11 @@ def test_rules_are_those_of_the_library() -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["nowhere"], "nowhere does not exist. Expected a run directory, or a folder of several."),
-        (["empty"], "empty holds no run: neither it nor a folder below it has a config.yaml."),
+        (
+            ["nowhere"],
+            "nowhere does not exist. Expected a run directory, which has a config.yaml, or",
+        ),
+        (["empty"], "empty holds no run. Expected a run directory, which has a config.yaml, or a"),
         (["unfinished"], "No run is left to report on: unfinished: unfinished: 1 of 3 epochs."),
         (["unfinished", "--out=empty/.."], "Nothing is overwritten: remove it, or give another."),
         (["unfinished", "--out=unfinished/setup.json"], "Nothing is overwritten: remove it, or"),
@@ -246,7 +249,8 @@ def test_pictures_are_drawn_of_what_the_logs_have(report: Report) -> None:
 
 
 def test_report_and_compare_do_without_tensorflow(tmp_path: Path) -> None:
-    run = str(write_run(tmp_path / "run", tree(epochs=1), lines([0.5])))
+    values = '{"epoch": 1, "loss": 2.0, "val_loss": 1.5}\n'  # of a run without classes
+    run = str(write_run(tmp_path / "run", tree(epochs=1), values))
     commands = [["report", run, f"--out={tmp_path / 'out'}"], ["compare", run, run]]
     code = (
         "import sys; sys.modules.update({'tensorflow': None, 'keras': None})\n"
@@ -258,4 +262,5 @@ def test_report_and_compare_do_without_tensorflow(tmp_path: Path) -> None:
     page = (tmp_path / "out" / "report.md").read_text()
     assert "No published number is of one of these configurations." in page
     assert "source" not in page
+    assert re.sub(" +", " ", page).count("| backprop | 1 | 1 | 1.50 |") == 1
     assert done.stdout.count("no difference") == 2

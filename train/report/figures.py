@@ -62,32 +62,38 @@ LONG = 100  # epochs from which their axis is logarithmic
 
 def draw_learning_curves(groups: Sequence[Group], numbers: pd.DataFrame, stem: Path) -> None:
     """Errors (or else losses) over epochs; a row of panels for each pair of data and model."""
-    curves = ERRORS if any(TEST_ERROR in group.mean for group in groups) else LOSSES
-    measures = [measure for measure in curves if any(measure in g.mean for g in groups)]
-    tasks = list(dict.fromkeys(group.task for group in groups))
-    figure = Figure(figsize=(4.3 * len(measures) + 2, 3.8 * len(tasks)), layout="constrained")
-    axes = figure.subplots(len(tasks), len(measures), sharey="row", squeeze=False)
-    for row, task in zip(axes, tasks, strict=True):
-        members = [group for group in groups if group.task == task]
+    tasks: dict[str, list[Group]] = {}
+    for group in groups:
+        tasks.setdefault(group.task, []).append(group)
+    shown = {task: _curves(members) for task, members in tasks.items()}
+    columns = max(map(len, shown.values()))
+    figure = Figure(figsize=(4.3 * columns + 2, 3.8 * len(tasks)), layout="constrained")
+    axes = figure.subplots(len(tasks), columns, sharey="row", squeeze=False)
+    for row, (task, members) in zip(axes, tasks.items(), strict=True):
         # Dashed and solid in turn, so that lines on top of each other are both seen.
         styles: list[Style] = [
             {"color": colour, "linestyle": ("-", (0, (4, 1.5)))[number % 2], "linewidth": 1.8}
             for number, colour in enumerate(_shades(len(members)))
         ]
-        for axis, measure in zip(row, measures, strict=True):
+        for axis, (measure, title) in zip(row, shown[task].items(), strict=False):
             for group, style in zip(members, styles, strict=True):
                 _draw(axis, group, measure, **style)
                 for theirs in [measure, BEST_ERROR] if measure == TEST_ERROR else [measure]:
                     _mark(axis, numbers, group, theirs, style["color"])
-            measured = any(measure in group.mean for group in members)
-            title = f"{task}: {curves[measure]}" + ("" if measured else ", not measured")
-            _dress(axis, _in_lines(title, 44))
-            axis.axis("on" if measured else "off")
-        _dress_upright(row, "error (%)" if curves is ERRORS else "loss")
+            _dress(axis, _in_lines(f"{task}: {title}", 44))
+        for axis in row[len(shown[task]) :]:
+            axis.set_axis_off()
+        _dress_upright(row, "error (%)" if TEST_ERROR in shown[task] else "loss")
         handles = [Line2D([], [], **style) for style in styles]
         names = [_in_lines(group.label.removeprefix(f"{task}, ")) for group in members]
         row[-1].legend(handles, names, loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=9)
     _save(figure, stem)
+
+
+def _curves(members: Sequence[Group]) -> dict[str, str]:
+    """Measure to title of the errors that some of the groups have, or else of their losses."""
+    curves = ERRORS if any(TEST_ERROR in group.mean for group in members) else LOSSES
+    return {m: title for m, title in curves.items() if any(m in group.mean for group in members)}
 
 
 def draw_layers(

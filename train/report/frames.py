@@ -105,12 +105,10 @@ class Group:
         prefix = f"{measure}/"
         return [name.removeprefix(prefix) for name in self.mean if name.startswith(prefix)]
 
-    def shown(self, measure: str, epoch: int | None = None) -> str:
-        """A measure at an epoch, or at the last one; nothing if it was not measured there."""
-        epoch = self.epochs if epoch is None else epoch
-        if measure not in self.mean or epoch not in self.mean.index:
-            return ""
-        return shown(self.mean.at[epoch, measure], self.error.at[epoch, measure])
+    def shown(self, measure: str) -> str:
+        """A measure at the last epoch; nothing if it was not measured."""
+        last = [f.at[self.epochs, measure] for f in (self.mean, self.error) if measure in f]
+        return shown(*last) if last else ""
 
 
 def shown(mean: float, error: float = math.nan) -> str:
@@ -166,16 +164,15 @@ def find(paths: Sequence[str], left_out: dict[Path, str]) -> list[Path]:
     """
     found: dict[Path, Path] = {}
     for path in map(Path, paths):
-        if not path.is_dir():
-            state = "is no folder" if path.exists() else "does not exist"
-            raise UserError(f"{path} {state}. Expected a run directory, or a folder of several.")
         runs = {run.resolve(): run for run in _runs_below(path, left_out)}
         if not runs:
+            state = "is no folder" if path.exists() else "does not exist"
+            state = "holds no run" if path.is_dir() else state
             raise UserError(
-                f"{path} holds no run: neither it nor a folder below it has a config.yaml. "
-                f"Expected a run directory, or a folder of several."
+                f"{path} {state}. Expected a run directory, which has a config.yaml, or a folder "
+                f"with several below it."
             )
-        found = runs | found
+        found |= {place: run for place, run in runs.items() if place not in found}
     return list(found.values())
 
 

@@ -20,6 +20,7 @@ from train.report.frames import (
 )
 
 COLUMNS = {
+    "val_loss": "test loss",  # where no run has an error
     TEST_ERROR: "test error, %",
     "published": "published, %",
     TOP_5_ERROR: "top-5 error, %",
@@ -48,6 +49,8 @@ def results(groups: Sequence[Group], numbers: pd.DataFrame) -> pd.DataFrame:
         for group in groups
     ]
     table = pd.DataFrame(rows)
+    if any(table[COLUMNS[TEST_ERROR]]):
+        table = table.drop(columns=COLUMNS["val_loss"])
     return table.loc[:, (table != "").any()]
 
 

@@ -46,7 +46,7 @@ def report(paths: Sequence[str], out: str) -> None:
         )
     groups, left_out = gather(paths)
     used = sum(len(group.runs) for group in groups)
-    print(f"{used + len(left_out)} runs found, {used} in the report")
+    print(f"runs found: {used + len(left_out)}, in the report: {used}")
     for path, reason in left_out.items():
         print(f"left out: {path}: {reason}")
     if not groups:
