@@ -13,7 +13,6 @@ from train.parsing.annotated_yaml import to_annotated_yaml
 from train.parsing.command_line import DEBUG, Command, read_command, with_source
 from train.parsing.start_up import load_tensorflow_quietly
 
-USER_ERROR = 2
 INTERRUPTED = 128 + signal.SIGINT
 
 
@@ -31,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # One line, although what others wrote (Keras, an API server) may have several.
         sentence = re.sub(r"\s*\n\s*", " ", with_source(str(error), sources))
         print(f"error: {sentence}", file=sys.stderr)
-        return USER_ERROR
+        return error.status
     except KeyboardInterrupt:
         print("ended by Ctrl-C", file=sys.stderr)
         return INTERRUPTED
@@ -65,7 +64,7 @@ def _do(command: Command) -> None:
     if command.name == "fit":
         from train.commands.seeds import fit_seeds
 
-        fit_seeds(command.config, command.seeds)
+        fit_seeds(command)
     elif command.name == "evaluate":
         from train.commands.evaluate import evaluate
 

@@ -10,22 +10,27 @@ from collections.abc import Iterable
 class UserError(Exception):
     """Says what was received, what was expected and what to do."""
 
+    status = 2
+
 
 class DivergedError(UserError):
     """The loss of a training is no longer finite."""
 
+    status = 4
+
 
 class TerminatedError(Exception):
-    """A signal asked the training to end; the checkpoint is written.
+    """A signal asked the training, or several, to end; the checkpoint is written.
 
     Args:
-        step: Training steps done.
+        step: Training steps done; None: of several trainings.
         number: Of the signal.
     """
 
-    def __init__(self, step: int, number: int = signal.SIGTERM) -> None:
+    def __init__(self, step: int | None, number: int = signal.SIGTERM) -> None:
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        super().__init__(f"ended by {name} after training step {step}")
+        after = "" if step is None else f" after training step {step}"
+        super().__init__(f"ended by {name}{after}")
         self.step = step
         self.status = 128 + number
 

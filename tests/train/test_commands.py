@@ -1,8 +1,5 @@
-"""The commands beside a plain `fit`: several seeds, evaluate, export, list, sweep; statuses."""
+"""The commands beside a plain `fit`: evaluate, export, list; statuses."""
 
-import json
-import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +7,10 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-import yaml
 
 import tfweightmirror as tfwm
 from tools.builder_folder import LabelledImages, write_builder_folder
 from train.__main__ import main
-from train.commands.sweep import Score, cut
 from train.data import datasets
 from train.errors import UserError
 from train.parsing.command_line import parse, read_command
@@ -42,41 +37,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     extra = ["--feedback.rule=fa", "--loss=sigmoid", "--training.test_batch_size=64"]
     assert main(["fit", *TINY, *extra, f"--run_directory={directory}"]) == 0
     return directory
-
-
-def test_seeds_give_a_run_each_and_finished_ones_are_skipped(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = ["fit", *TINY, f"--run_directory={tmp_path / 'run'}", "--seeds", "0,1"]
-    assert main(command) == 0
-    runs = [tmp_path / "run" / f"seed_{seed}" for seed in (0, 1)]
-    assert last_line(runs[0])["loss"] != last_line(runs[1])["loss"]
-    (runs[1] / "model.keras").unlink()  # as if killed before the end
-    kept = (runs[0] / "model.keras").stat().st_mtime_ns
-    capsys.readouterr()
-    assert main(command) == 0
-    said = f"seed 0 has finished in {runs[0]}: val_accuracy 0.\\d{{4}}: nothing to do\n"
-    assert re.fullmatch(said, capsys.readouterr().out)
-    assert (runs[1] / "model.keras").is_file()
-    assert (runs[0] / "model.keras").stat().st_mtime_ns == kept
-
-
-def test_seed_of_several_has_the_numbers_of_its_own_run(tmp_path: Path) -> None:
-    assert main(["fit", *TINY, "--seeds=3,4", f"--run_directory={tmp_path / 'both'}"]) == 0
-    assert main(["fit", *TINY, "--seed=4", f"--run_directory={tmp_path / 'alone'}"]) == 0
-    one, other = last_line(tmp_path / "both" / "seed_4"), last_line(tmp_path / "alone")
-    assert {k: one[k] for k in ("loss", "val_loss")} == {k: other[k] for k in ("loss", "val_loss")}
-
-
-def test_unnamed_seeds_are_numbered_and_found_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert main(["fit", *TINY, "--seeds=0,1"]) == 0
-    assert main(["fit", *TINY, "--seeds=0,1,2"]) == 0
-    names = sorted(path.name for path in (tmp_path / "runs").iterdir())
-    assert names == [f"digits-mlp-backprop-{number}" for number in (1, 2, 3)]
-    assert capsys.readouterr().out.count(": nothing to do") == 2
 
 
 def test_evaluate_says_of_a_run_what_its_last_epoch_said(
@@ -157,74 +117,6 @@ def test_list_names_what_can_be_named(capsys: pytest.CaptureFixture[str]) -> Non
         "  configs/quickstart.yaml: A small convolutional network learns",
     ):
         assert line in shown
-
-
-def sweep_command(folder: Path, *arguments: str) -> list[str]:
-    grid = ["--grid=optimizer.learning_rate=0.05,1e30", "--grid", "model.options.units=[8,8]"]
-    return ["sweep", *TINY, *grid, "--seeds=0,1", f"--run_directory={folder}", *arguments]
-
-
-def test_sweep_chooses_on_training_images_and_goes_on_where_it_was(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = tmp_path / "sweep"
-    assert main(sweep_command(folder)) == 0
-    shown = capsys.readouterr().out
-    result = json.loads((folder / "sweep.json").read_text())
-    by_values = {tuple(cell["values"].values()): cell for cell in result["cells"]}
-    assert by_values["1e30", "[8,8]"]["mean"] is None
-    cell = by_values["0.05", "[8,8]"]
-    runs = [
-        folder / "optimizer.learning_rate=0.05,model.options.units=[8,8]" / f"seed_{s}"
-        for s in (0, 1)
-    ]
-    accuracies = [last_line(run)["val_accuracy"] for run in runs]
-    assert cell["mean"] == pytest.approx(np.mean(accuracies))
-    assert cell["standard_error"] == pytest.approx(np.std(accuracies, ddof=1) / np.sqrt(2))
-    data = yaml.safe_load((runs[0] / "config.yaml").read_text())["data"]
-    assert (data["train_split"], data["test_split"]) == ("train[:230]", "train[230:256]")
-    best = max((c for c in result["cells"] if c["mean"] is not None), key=lambda c: c["mean"])
-    assert result["chosen"] == best["values"]
-    assert "diverged" in shown
-    assert "<- chosen" in shown
-    assert result["command"] in shown
-    config, _ = parse(shlex.split(result["command"])[3:])
-    assert config.data.train_split == "train[:256]"
-    assert config.data.test_split == "test[:100]"
-    # Again: nothing is trained, the table is the same.
-    times = {path: path.stat().st_mtime_ns for path in folder.rglob("model.keras")}
-    assert main(sweep_command(folder)) == 0
-    again = capsys.readouterr().out
-    assert again.count("finished before") == 2
-    assert again.count("diverged before") == 2
-    assert times == {path: path.stat().st_mtime_ns for path in folder.rglob("model.keras")}
-    assert json.loads((folder / "sweep.json").read_text()) == result
-
-
-@pytest.mark.parametrize(
-    ("split", "share", "expected"),
-    [
-        ("train", 0.1, ("train[:90%]", "train[90%:]")),
-        ("train[:256]", 0.25, ("train[:192]", "train[192:256]")),
-        ("train[10%:50%]", 0.1, ("train[10%:46%]", "train[46%:50%]")),
-    ],
-)
-def test_training_split_is_cut_at_its_end(
-    split: str, share: float, expected: tuple[str, str]
-) -> None:
-    assert cut(split, share) == expected
-
-
-@pytest.mark.parametrize("split", ["train[100:]", "train[-100:]", "train+test", "train[:10%:]"])
-def test_split_of_unknown_length_is_not_cut(split: str) -> None:
-    with pytest.raises(UserError, match=r"cannot cut\. Expected the name of a whole split"):
-        cut(split, 0.1)
-
-
-def test_score_of_one_seed_has_no_standard_error_and_of_a_diverged_one_no_mean() -> None:
-    assert str(Score.of([0.5])) == "50.00"
-    assert str(Score.of([0.5, 0.7])) == "60.00 +- 10.00"
-    assert str(Score.of([0.5, None])) == "diverged"
 
 
 def test_debug_shows_the_traceback_of_a_mistake_anywhere_on_the_line(

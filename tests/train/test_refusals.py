@@ -56,6 +56,7 @@ class Case:
         prepare: Sets the scene.
         command: Another command than `fit`, with its operands.
         trains: Whether the mistake shows only when training has begun, so that files may come.
+        status: Of the exit.
     """
 
     expected: str
@@ -63,6 +64,7 @@ class Case:
     prepare: Prepare = lambda scene: None
     command: str = ""
     trains: bool = False
+    status: int = 2
 
     def line(self, folder: Path) -> list[str]:
         tiny = ["fit", *TINY, "--run_directory={tmp}/run"]
@@ -76,6 +78,10 @@ def fit(expected: str, *arguments: str, prepare: Prepare = lambda scene: None) -
 
 def training(expected: str, *arguments: str, prepare: Prepare = lambda scene: None) -> Case:
     return Case(expected, arguments, prepare, trains=True)
+
+
+def diverging(expected: str, *arguments: str) -> Case:
+    return Case(expected, arguments, trains=True, status=4)
 
 
 def other(command: str, expected: str, *, prepare: Prepare = lambda scene: None) -> Case:
@@ -184,7 +190,7 @@ def other_sweep(scene: Scene) -> None:
     (scene.folder / "sweep").mkdir()
     grid = "--grid=optimizer.learning_rate=0.1"
     line = [*TINY, grid, "--seed=1", f"--run_directory={scene.folder / 'sweep'}"]
-    scene.patch.setattr("train.commands.sweep.fit", lambda config: pytest.skip())
+    scene.patch.setattr("train.commands.sweep.train_all", lambda *_, **__: pytest.skip())
     with pytest.raises(pytest.skip.Exception):
         main(["sweep", *line])
 
@@ -293,7 +299,7 @@ CASES = {
         "feedback.rule.options.epsilo is not an option of UpdatedRandomFeedback.",
         *("--feedback.rule=urfb", "--feedback.rule.options.epsilo=1"),
     ),
-    "unknown initializer": fit("feedback.initializer is 'he'.", "--feedback.initializer=he"),
+    "unknown initializer": fit("feedback.initializer is 'he',", "--feedback.initializer=he"),
     "unknown rule": fit(
         "command line: feedback.rule is 'wmm', which is not known.", "--feedback.rule=wmm"
     ),
@@ -474,14 +480,14 @@ CASES = {
         prepare=other_layers,
     ),
     # numbers that are none
-    "loss is not finite": training(
+    "loss is not finite": diverging(
         "The loss of training step 2 is not finite (learning rate 1e+30). Weights that are not "
         "finite: head, hidden_1; weight angles: hidden_1, head. The last checkpoint is "
         "{tmp}/run/checkpoints/00000001-step-0. Lower optimizer.learning_rate, or set "
         "on_nan=rollback.",
         "--optimizer.learning_rate=1e30",
     ),
-    "loss is not finite after every rollback": training(
+    "loss is not finite after every rollback": diverging(
         "(learning rate 1.25e+29). Weights that are not finite: head, hidden_1; weight angles: "
         "hidden_1, head. The last checkpoint is {tmp}/run/checkpoints/00000004-step-0. The "
         "learning rate was halved 3 times: lower it.",
@@ -539,6 +545,15 @@ CASES = {
     "sweep of a wrong type": other(
         SWEEP + "0.1,x", "optimizer.learning_rate is 'x'. Expected a number."
     ),
+    "sweep of a point that the library refuses": other(
+        SWEEP + "0.1 --grid feedback.rule=bp,kp",
+        "This is of optimizer.learning_rate=0.1, feedback.rule=kp, seed 0.",
+    ),
+    "sweep of a name that is not known": other(
+        SWEEP + "0.1,0.2 --grid optimizer.name=sgd,sdg --config={tmp}/a.yaml",
+        "error: command line: optimizer.name is 'sdg', which is not known.",
+        prepare=lambda scene: scene.file("a.yaml", "optimizer: {name: adam}"),
+    ),
     "sweep of the seed": other("sweep --grid seed=0,1", "grid has the key seed. Expected --seeds"),
     "sweep with a share above 1": other(
         SWEEP + "0.1 --validation 2", "validation is '2'. Expected a share between 0 and 1"
@@ -549,7 +564,7 @@ CASES = {
     ),
     "sweep into another sweep's folder": other(
         SWEEP + "0.1 --optimizer.name=adam",
-        "holds a sweep of another configuration: optimizer.name is 'sgd' there and 'adam' here.",
+        "holds another sweep: optimizer.name is 'sgd' there and 'adam' here.",
         prepare=other_sweep,
     ),
     "sweep into a folder of something else": other(
@@ -588,7 +603,7 @@ def test_mistake_is_told_in_one_sentence_and_nothing_is_lost(
     case.prepare(Scene(tmp_path, finished, monkeypatch, request))
     before = files(tmp_path)
     capsys.readouterr()
-    assert main(case.line(tmp_path)) == 2
+    assert main(case.line(tmp_path)) == case.status
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert case.expected.replace("{tmp}", str(tmp_path)) in error

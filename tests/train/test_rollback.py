@@ -53,7 +53,7 @@ def test_diverged_run_of_the_weight_mirror_is_explained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--feedback.rule=wm", "--optimizer.learning_rate=1e30", "--training.epochs=1"]
-    assert main(["fit", *DIVERGING, *arguments, f"--run_directory={tmp_path / 'run'}"]) == 2
+    assert main(["fit", *DIVERGING, *arguments, f"--run_directory={tmp_path / 'run'}"]) == 4
     streams = capsys.readouterr()
     assert streams.out.count("The learning rate is halved.") == 3
     assert "The learning rate was halved 3 times: lower it." in streams.err

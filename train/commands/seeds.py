@@ -1,20 +1,17 @@
-"""One run after another, a run directory for every seed."""
+"""One run, or one for every seed."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
-from pathlib import Path
+import pandas as pd
 
-from train.config import FitConfig
-from train.devices.strategy import strategy_name
-from train.errors import UserError
+from train.commands.runs import Run, one_process_only, train_all
+from train.parsing.command_line import Command
 from train.run.directory import RunDirectory
 from train.run.fit import fit
 
 
-def fit_seeds(config: FitConfig, seeds: Sequence[int]) -> None:
-    """Trains the configuration, or one model for each of `seeds`.
+def fit_seeds(command: Command) -> None:
+    """Trains the configuration, or one model for each of `command.seeds`.
 
     With `run_directory` given, a seed's run is its folder `seed_<n>`. What has finished is not done
     again, so that the same command goes on after a kill; but without seeds and a `run_directory`
@@ -22,36 +19,29 @@ def fit_seeds(config: FitConfig, seeds: Sequence[int]) -> None:
 
     Raises:
         UserError: As `fit`; or if several seeds shall train on several workers.
+        TerminatedError: As `fit`.
     """
-    if seeds:
-        one_process_only(config, "--seeds")
-    for run in seed_configs(config, seeds) or [config]:
-        again = seeds or run.run_directory is not None
-        finished = RunDirectory.finished(run) if again else None
-        if finished is not None:
-            what = f"seed {run.seed}" if seeds else "this run"
-            print(f"{what} {finished.outcome()}: nothing to do", flush=True)
+    config = command.config
+    if not command.seeds:
+        finished = RunDirectory.finished(config) if config.run_directory is not None else None
+        if finished is None:
+            fit(config)
         else:
-            fit(run)
+            print(f"this run {finished.outcome()}: nothing to do", flush=True)
+        return
+    one_process_only(config, "--seeds")
+    runs = [Run.of(f"seed {seed}", keys_of_seed(command, seed)) for seed in command.seeds]
+    train_all(runs, at_once=command.jobs)
+    directories = [directory for run in runs if (directory := run.finished())]
+    last = pd.DataFrame([directory.metrics()[-1] for directory in directories])
+    for measure in ("val_accuracy", "val_loss"):
+        if measure in last:
+            mean, error = last[measure].agg(["mean", "sem"])
+            print(f"{measure} of {len(last)} seeds: mean {mean:.4f}, standard error {error:.4f}")
 
 
-def seed_configs(config: FitConfig, seeds: Sequence[int]) -> list[FitConfig]:
-    """The configuration of every seed."""
-    whole = config.run_directory
-    return [
-        dataclasses.replace(
-            config,
-            seed=seed,
-            run_directory=None if whole is None else str(Path(whole) / f"seed_{seed}"),
-        )
-        for seed in seeds
-    ]
-
-
-def one_process_only(config: FitConfig, what: str) -> None:
-    """Raises UserError for several workers, whose connections TensorFlow makes once a process."""
-    if strategy_name(config) == "multi_worker":
-        raise UserError(
-            f"strategy=multi_worker trains one run a command. Expected one command for every run, "
-            f"instead of {what}."
-        )
+def keys_of_seed(command: Command, seed: int) -> list[str]:
+    """The keys of a seed's run."""
+    folder = command.config.run_directory
+    named = [] if folder is None else [f"--run_directory={folder}/seed_{seed}"]
+    return [*command.keys, f"--seed={seed}", *named]

@@ -1,150 +1,127 @@
 """Chooses values of a configuration on a part of its training images.
 
-Every combination of the grid's values is trained for every seed on all but the last part of the
-training split, and judged by its accuracy on that part after the last epoch. Test images are never
-looked at, so that they still say something about what was chosen.
+Every point of the grid is trained for every seed on all but the last part of the training split,
+and judged on that part after the last epoch: by its accuracy, or by its loss where there is none.
+Test images are never looked at, so that they still say something about what was chosen.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
-import math
 import re
 import shlex
-import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 
-from train.commands.seeds import one_process_only, seed_configs
+from train.commands.runs import Run, check, one_process_only, train_all
 from train.config import MAY_DIFFER, FitConfig
 from train.disk import disk_errors, write_whole
-from train.errors import DivergedError, UserError
-from train.parsing.command_line import Command, parse
+from train.errors import UserError
+from train.parsing.command_line import Command
 from train.parsing.config_file import resolved
 from train.parsing.yaml_file import to_yaml
+from train.report.pages import to_text
 from train.run.directory import RunDirectory, next_free, numbered, stem_of
-from train.run.fit import fit
 
 RESULT_FILE = "sweep.json"
 
 
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """One combination of the grid's values.
-
-    Args:
-        values: Key to value, as written.
-        config: With them, on the training part, into the cell's own folder.
-    """
-
-    values: Mapping[str, str]
-    config: FitConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class Score:
-    """A cell's validation accuracy after the last epoch.
-
-    Args:
-        mean: Over seeds; None if a seed's loss was no longer finite.
-        standard_error: Standard deviation over seeds / sqrt(seeds); None for one seed.
-    """
-
-    mean: float | None
-    standard_error: float | None
-
-    @classmethod
-    def of(cls, accuracies: Sequence[float | None]) -> Score:
-        """None stands for a run whose loss was no longer finite."""
-        finite = [a for a in accuracies if a is not None and math.isfinite(a)]
-        if len(finite) < len(accuracies):
-            return cls(None, None)
-        spread = statistics.stdev(finite) / math.sqrt(len(finite)) if len(finite) > 1 else None
-        return cls(statistics.fmean(finite), spread)
-
-    def __str__(self) -> str:
-        if self.mean is None:
-            return "diverged"
-        error = "" if self.standard_error is None else f" +- {100 * self.standard_error:.2f}"
-        return f"{100 * self.mean:.2f}{error}"
-
-
 def sweep(command: Command) -> dict[str, Any]:
-    """Trains every cell for every seed, prints a table and the choice, and writes `sweep.json`.
+    """Trains every point of the grid for every seed, prints a table and the choice.
 
-    The same command goes on after a kill: finished runs, and those that diverged, are not done
-    again.
+    All points are checked before the first is trained. The same command goes on after a kill, and
+    so does one with other values of the same keys: finished runs, and those that diverged, are not
+    done again.
 
     Returns:
         What `sweep.json` holds.
 
     Raises:
         UserError: If a value is refused, the training split cannot be cut, the folder holds another
-            sweep, or every cell diverged.
+            sweep, or every point diverged.
+        TerminatedError: After a signal.
     """
     one_process_only(command.config, "sweep")
-    seeds = command.seeds or (command.config.seed,)
-    train_split, validation_split = cut(command.config.data.train_split, command.validation)
-    base = dataclasses.replace(
-        command.config,
-        data=dataclasses.replace(
-            command.config.data, train_split=train_split, test_split=validation_split
-        ),
-    )
+    split, seeds = command.config.data.train_split, command.seeds or (command.config.seed,)
+    train_split, validation_split = cut(split, command.validation)
+    keys = [key for key in command.keys if not key.startswith(("--seed=", "--run_directory="))]
+    parts = [f"--data.train_split={train_split}", f"--data.test_split={validation_split}"]
     description = {
-        "config": yaml.safe_load(to_yaml(base)),
+        "config": yaml.safe_load(to_yaml(Run.of("all", [*command.keys, *parts]).config)),
         "grid": {key: list(values) for key, values in command.grid.items()},
         "seeds": list(seeds),
     }
     folder = _folder(command.config, description)
-    cells = list(_cells(command, base, folder))  # all values are checked before anything is made
-    if not (folder / RESULT_FILE).exists():
-        _write(folder, description)
-    diverged = _diverged_before(folder)
-    accuracies: dict[Path, float | None] = {}
-    runs = [(cell, run) for cell in cells for run in seed_configs(cell.config, seeds)]
-    for number, (cell, run) in enumerate(runs, start=1):
-        path = Path(str(run.run_directory))
-        title = f"[{number}/{len(runs)}] {_words(cell.values)}, seed {run.seed}"
-        accuracies[path] = None
-        if str(path.relative_to(folder)) in diverged:
-            print(f"{title}: diverged before", flush=True)
-            continue
-        finished = RunDirectory.finished(run)
-        print(title + (": finished before" if finished else ""), flush=True)
-        try:
-            directory = finished or fit(run).directory
-            accuracies[path] = directory.metrics()[-1]["val_accuracy"]
-        except DivergedError as error:
-            print(f"diverged: {error}", flush=True)
-            diverged.append(str(path.relative_to(folder)))
-            _write(folder, description | {"diverged": diverged})
-    scores = [
-        Score.of(
-            [accuracies[Path(str(run.run_directory))] for run in seed_configs(c.config, seeds)]
-        )
-        for c in cells
+    points = [
+        dict(zip(command.grid, values, strict=True))
+        for values in itertools.product(*command.grid.values())
     ]
-    best = _best(cells, scores)
+    runs: dict[str, Run] = {}
+    for point in points:
+        place = re.sub(r"[^\w.,=+\-\[\]]", "_", _words(point, ","))
+        for seed in seeds:
+            name = f"{place}/seed_{seed}"
+            own = [f"--seed={seed}", f"--run_directory={folder / name}"]
+            runs[name] = Run.of(
+                f"{_words(point)}, seed {seed}", [*keys, *_flags(point), *parts, *own]
+            )
+    check(list(runs.values())[:: len(seeds)])
+    diverged = _begun(folder, description)
+    for name in [name for name in runs if name in diverged]:
+        print(f"{runs[name].title} diverged before", flush=True)
+
+    def note(run: Run) -> None:
+        diverged.append(next(name for name in runs if runs[name] is run))
+        _write(folder, description | {"diverged": diverged})
+
+    todo = [run for name, run in runs.items() if name not in diverged]
+    train_all(todo, at_once=command.jobs, diverged=note)
+    lines = [{} if name in diverged else RunDirectory(folder / name).metrics()[-1] for name in runs]
+    measure, scores = scored(lines, len(seeds))
+    order = scores["mean"].sort_values(ascending=measure == "val_loss", kind="stable").dropna()
+    if order.empty:
+        raise UserError("Every point diverged in some seed. Expected lower learning rates.")
+    best = points[order.index[0]]
+    numbers = f"--seeds={','.join(map(str, seeds))}"
     result = description | {
         "diverged": diverged,
+        "measure": measure,
         "cells": [
-            {"values": dict(cell.values), **dataclasses.asdict(score)}
-            for cell, score in zip(cells, scores, strict=True)
+            {"values": point, **json.loads(score.to_json())}
+            for point, (_, score) in zip(points, scores.iterrows(), strict=True)
         ],
-        "chosen": dict(best.values),
-        "command": _command(command, best, seeds),
+        "chosen": best,
+        "command": shlex.join(["python", "-m", "train", "fit", *keys, *_flags(best), numbers]),
     }
     _write(folder, result)
-    print(f"\n{_table(cells, scores, best)}\n")
-    print(f"chosen on {validation_split} (in {folder / RESULT_FILE}): {_words(best.values)}")
-    print(f"to train with it on all of {command.config.data.train_split}:\n  {result['command']}")
+    scores = scores.map("{:.4f}".format).replace("nan", "")
+    table = pd.DataFrame(points).join(scores.assign(mean=scores["mean"].replace("", "diverged")))
+    table[""] = ["<- chosen" if point is best else "" for point in points]
+    print(f"\n{measure} on {validation_split}, over {len(seeds)} seeds:\n{to_text(table)}\n")
+    print(f"chosen (in {folder / RESULT_FILE}): {_words(best)}")
+    print(f"to train with it on all of {split}:\n  {result['command']}")
     return result
+
+
+def scored(lines: Sequence[Mapping[str, float]], seeds: int) -> tuple[str, pd.DataFrame]:
+    """The measure, and a row a point: `mean` over seeds, NaN if one has none, `standard_error`.
+
+    Args:
+        lines: Measures at the last epoch, the seeds of a point together; empty for a run whose loss
+            was no longer finite.
+        seeds: Of every point.
+    """
+    frame = pd.DataFrame(lines)
+    measure = "val_accuracy" if "val_accuracy" in frame else "val_loss"
+    values = frame.get(measure, pd.Series(index=frame.index, dtype=float)).to_numpy()
+    rows = pd.DataFrame(values.reshape(-1, seeds))
+    mean, error = rows.mean(axis=1, skipna=False), rows.sem(axis=1, skipna=False)
+    return measure, pd.DataFrame({"mean": mean, "standard_error": error})
 
 
 def cut(split: str, validation: float) -> tuple[str, str]:
@@ -182,27 +159,6 @@ def cut(split: str, validation: float) -> tuple[str, str]:
     return f"{name}[{head}:{middle}{unit}]", f"{name}[{middle}{unit}:{tail}]"
 
 
-def _cells(command: Command, base: FitConfig, folder: Path) -> Iterator[Cell]:
-    """Every combination, checked as if it had been given on the command line."""
-    for combination in itertools.product(*command.grid.values()):
-        values = dict(zip(command.grid, combination, strict=True))
-        changes = [f"--{key}={value}" for key, value in values.items()]
-        config, _ = parse(["fit", *command.keys, *changes])
-        name = ",".join(change.removeprefix("--") for change in changes)
-        yield Cell(
-            values,
-            dataclasses.replace(
-                config,
-                run_directory=str(folder / re.sub(r"[^\w.,=+\-\[\]]", "_", name)),
-                data=dataclasses.replace(
-                    config.data,
-                    train_split=base.data.train_split,
-                    test_split=base.data.test_split,
-                ),
-            ),
-        )
-
-
 def _folder(config: FitConfig, description: Mapping[str, Any]) -> Path:
     """The sweep's folder, which may not be there yet.
 
@@ -212,12 +168,9 @@ def _folder(config: FitConfig, description: Mapping[str, Any]) -> Path:
     if config.run_directory is None:
         stem = stem_of(config)
         stem = stem.with_name(f"{stem.name}-sweep")
-        same = [
-            p for p in numbered(stem).values() if not _differences(p, description, exactly=True)
-        ]
-        folder = same[-1] if same else next_free(stem)
-    else:
-        folder = Path(config.run_directory)
+        same = [path for path in numbered(stem).values() if not _differences(path, description)]
+        return same[-1] if same else next_free(stem)
+    folder = Path(config.run_directory)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         differing = _differences(folder, description)
         if differing:
@@ -228,34 +181,30 @@ def _folder(config: FitConfig, description: Mapping[str, Any]) -> Path:
     return folder
 
 
-def _differences(
-    folder: Path, description: Mapping[str, Any], *, exactly: bool = False
-) -> list[str]:
-    """What the sweep in a folder has otherwise; a grid may have grown, unless `exactly`."""
+def _differences(folder: Path, description: Mapping[str, Any]) -> list[str]:
+    """What the sweep in a folder has otherwise than this one, beside values of the grid."""
     try:
         there = json.loads((folder / RESULT_FILE).read_text())
-        configs = [
-            resolved(one["config"], source=str(folder / RESULT_FILE))
-            for one in (there, description)
-        ]
-        other = exactly and any(there[key] != description[key] for key in ("grid", "seeds"))
+        source = str(folder / RESULT_FILE)
+        old, new = (resolved(one["config"], source=source) for one in (there, description))
+        grid = there["grid"].keys() | description["grid"].keys()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError):
         return [f"exists and holds no sweep ({RESULT_FILE})"]
-    if other:
-        return ["holds a sweep of another grid"]
-    grid = there["grid"].keys() | description["grid"].keys()
     return [
-        f"holds a sweep of another configuration: {key} is {configs[0].get(key)!r} there and "
-        f"{value!r} here"
-        for key, value in configs[1].items()
-        if not key.startswith((*MAY_DIFFER, "seed"))
-        and key not in grid
-        and configs[0].get(key) != value
+        f"holds another sweep: {key} is {old.get(key)!r} there and {value!r} here"
+        for key, value in new.items()
+        if not key.startswith((*MAY_DIFFER, "seed")) and key not in grid and old.get(key) != value
     ]
 
 
-def _diverged_before(folder: Path) -> list[str]:
-    return list(json.loads((folder / RESULT_FILE).read_text()).get("diverged", []))
+def _begun(folder: Path, description: dict[str, Any]) -> list[str]:
+    """Names of the runs that have diverged; the folder is a sweep's from now on."""
+    file = folder / RESULT_FILE
+    there = json.loads(file.read_text()) if file.exists() else {}
+    diverged = list(there.get("diverged", []))
+    if any(there.get(key) != value for key, value in description.items()):
+        _write(folder, description | {"diverged": diverged})
+    return diverged
 
 
 def _write(folder: Path, content: Mapping[str, Any]) -> None:
@@ -264,38 +213,9 @@ def _write(folder: Path, content: Mapping[str, Any]) -> None:
         write_whole(folder / RESULT_FILE, json.dumps(content, indent=2) + "\n")
 
 
-def _best(cells: Sequence[Cell], scores: Sequence[Score]) -> Cell:
-    """The highest mean; the first of several."""
-    pairs = [(s.mean, c) for s, c in zip(scores, cells, strict=True) if s.mean is not None]
-    if not pairs:
-        raise UserError(
-            "Every cell of the sweep diverged in some seed, so there is nothing to choose. "
-            "Expected a grid with lower learning rates."
-        )
-    return max(pairs, key=lambda pair: pair[0])[1]
+def _words(point: Mapping[str, str], between: str = ", ") -> str:
+    return between.join(f"{key}={value}" for key, value in point.items())
 
 
-def _command(command: Command, best: Cell, seeds: Sequence[int]) -> str:
-    """The command that trains on all training images and looks at the test images."""
-    keys = [key for key in command.keys if not key.startswith(("--run_directory=", "--seed="))]
-    chosen = [f"--{key}={value}" for key, value in best.values.items()]
-    numbers = f"--seeds={','.join(map(str, seeds))}"
-    return shlex.join(["python", "-m", "train", "fit", *keys, *chosen, numbers])
-
-
-def _table(cells: Sequence[Cell], scores: Sequence[Score], best: Cell) -> str:
-    title = "validation accuracy, % (mean +- standard error over seeds)"
-    rows = [[*cell.values.values(), str(score)] for cell, score in zip(cells, scores, strict=True)]
-    header = [*cells[0].values, title]
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = [
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-        for row in [header, *rows]
-    ]
-    chosen = next(number for number, cell in enumerate(cells, start=1) if cell is best)
-    lines[chosen] += "  <- chosen"
-    return "\n".join(lines)
-
-
-def _words(values: Mapping[str, str]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in values.items())
+def _flags(point: Mapping[str, str]) -> list[str]:
+    return [f"--{key}={value}" for key, value in point.items()]

@@ -21,7 +21,7 @@ from train.parsing.config_file import (
     unknown_key,
     wrong_type,
 )
-from train.parsing.flags import grid, seeds, share
+from train.parsing.flags import grid, jobs, seeds, share
 from train.parsing.yaml_file import load_yaml
 
 DEBUG = "--debug"
@@ -41,6 +41,7 @@ class Command:
         flags: The command's own flags, by name, as they were written; the last of several.
         operands: Run directories, files, or what is to be listed.
         seeds: Of `fit` and `sweep`; empty: that of the configuration.
+        jobs: Runs at a time, of `fit` and `sweep`.
         grid: Of `sweep`: key to values, as they were written.
         validation: Of `sweep`: the share of the training split to choose on.
     """
@@ -53,6 +54,7 @@ class Command:
     flags: Mapping[str, str] = dataclasses.field(default_factory=dict)
     operands: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
+    jobs: int = 1
     grid: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     validation: float = 0.1
 
@@ -85,6 +87,10 @@ def read_command(arguments: Sequence[str]) -> Command:
     options: dict[str, Any] = {"flags": flags, "operands": tuple(operands)}
     if "seeds" in flags:
         options["seeds"] = seeds(flags["seeds"])
+    if "jobs" in flags:
+        options["jobs"] = jobs(flags["jobs"])
+        if name == "fit" and "seeds" not in flags:
+            raise UserError("command line: jobs is given without seeds. Expected both, or none.")
     if "validation" in flags:
         options["validation"] = share(flags["validation"])
     if name == "sweep":

@@ -20,6 +20,7 @@ exit status:
   0    finished
   2    a mistake in the command, a file or the environment: one sentence says which
   3    a worker of several is lost; the same command on all of them goes on
+  4    the loss is no longer finite
   130  ended by Ctrl-C, behind a checkpoint; the same command goes on
   143  ended by SIGTERM, likewise
 
@@ -59,7 +60,10 @@ class Kind:
 
 
 _MODEL = ("model_or_run", "a run directory or a .keras file", 1, 1)
-_SEEDS = {"seeds": "numbers with commas between, such as 0,1,2: a run for each"}
+_SEEDS = {
+    "seeds": "numbers with commas between, such as 0,1,2: a run for each, in a process of its own",
+    "jobs": "how many runs at a time; default 1",
+}
 _JSON = {"json": "nothing: prints JSON"}
 
 COMMANDS = {

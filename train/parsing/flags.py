@@ -19,12 +19,20 @@ NOT_IN_A_GRID = {
 def seeds(text: str) -> tuple[int, ...]:
     """Of `--seeds 0,1,2`."""
     parts = [part.strip() for part in text.strip("[]").split(",")]
-    if not all(part.isdecimal() for part in parts) or len(set(map(int, parts))) != len(parts):
+    numbers = [int(part) for part in parts if re.fullmatch("[0-9]+", part)]
+    if len(set(numbers)) != len(parts) or any(number >= 2**32 for number in numbers):
         raise UserError(
-            f"command line: seeds is {text!r}. Expected different whole numbers with commas "
-            f"between, such as 0,1,2."
+            f"command line: seeds is {text!r}. Expected different whole numbers from 0 to "
+            f"{2**32 - 1} with commas between, such as 0,1,2."
         )
-    return tuple(map(int, parts))
+    return tuple(numbers)
+
+
+def jobs(text: str) -> int:
+    """Of `--jobs 2`."""
+    if not re.fullmatch("[0-9]+", text) or int(text) < 1:
+        raise UserError(f"command line: jobs is {text!r}. Expected 1 or more runs at a time.")
+    return int(text)
 
 
 def share(text: str) -> float:
