@@ -1,7 +1,6 @@
 """What every test starts from: two logical CPU devices, float32, one seed."""
 
 import argparse
-import gc
 import os
 import zlib
 from collections.abc import Iterator
@@ -12,6 +11,8 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 import keras
 import pytest
 import tensorflow as tf
+
+from tests.frozen import hide_imported
 
 # Logical devices exist only if they are asked for before TensorFlow's first operation.
 tf.config.set_logical_device_configuration(
@@ -73,10 +74,5 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Hide what was imported from the garbage collector, for good.
-
-    Every conversion asks the collector for living models, and half a million other objects take it
-    longer than the conversion. No model that a test makes is hidden.
-    """
-    gc.collect()
-    gc.freeze()
+    """Keep what was imported away from the garbage collector."""
+    hide_imported()

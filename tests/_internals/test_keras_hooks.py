@@ -1,6 +1,5 @@
 """Canary: every private hook of Keras and TensorFlow still does what this library relies on."""
 
-import gc
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import tensorflow as tf
 from keras.src import backend
 
 from tests.convert_helpers import chain, compiled
+from tests.frozen import frozen
 from tfweightmirror._internals import keras_hooks as hooks
 
 layers = keras.layers
@@ -207,9 +207,8 @@ def test_models_around_beside_and_inside_are_found() -> None:
     for model in (inner, outer, beside):
         assert any(model is one for one in found)
     assert not any(other is one for one in found)
-    gc.collect()
-    gc.freeze()
-    found = hooks.models_holding(inner.layers, [outer, inner.layers[0], other])
+    with frozen():
+        found = hooks.models_holding(inner.layers, [outer, inner.layers[0], other])
     assert len(found) == 1
     assert found[0] is outer
 

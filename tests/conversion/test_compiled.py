@@ -1,6 +1,5 @@
 """What a conversion owes to a compiled model: its optimizer's state, its settings."""
 
-import gc
 import re
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +11,7 @@ import tensorflow as tf
 
 import tfweightmirror as tfwm
 from tests.convert_helpers import assert_b_carries, chain, compiled, fit, images, vectors
+from tests.frozen import frozen
 from tests.slow import slow_but
 from tfweightmirror.conversion.compiled import optimizers_of
 
@@ -358,9 +358,8 @@ def test_the_model_itself_does_not_depend_on_the_garbage_collector() -> None:
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4), inner])
     for one in (inner, model):
         fit(compiled(one), *vectors())
-    gc.collect()
-    gc.freeze()
-    with pytest.warns(UserWarning, match=r"gc\.freeze\(\) hides.*compile it again"):
+    told = pytest.warns(UserWarning, match=r"gc\.freeze\(\) hides.*compile it again")
+    with frozen(), told:
         tfwm.convert_model(model, "kp")
     for one in (inner, model):
         assert_b_carries(one, *vectors())

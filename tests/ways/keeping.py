@@ -1,16 +1,17 @@
 """Ways to keep: saved, copied, stopped and taken up again, converted and stripped, looked at."""
 
 import copy
-import gc
 import pathlib
 import pickle
 import tempfile
+import warnings
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 import tfweightmirror as tfwm
+from tests.frozen import frozen
 from tests.ways.entry import X, Y, compiled, dense, fit, fit_and_prove, goes, k, mlp
 from tests.ways.proof import Convert, Prove
 from tests.ways.training import decaying, gaussian_mirror, only
@@ -265,7 +266,7 @@ def composite_copied(convert: Convert, prove: Prove) -> None:
 def converted_behind_gc_freeze(convert: Convert, prove: Prove) -> None:
     model = compiled(mlp())
     fit(model)
-    gc.collect()
-    gc.freeze()
-    convert(model)
+    with frozen(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"gc\.freeze\(\) hides")
+        convert(model)
     prove(model, lambda: fit(model))
