@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 import tfweightmirror as tfwm
+from tests.slow import slow_but
 
 WIDTHS = (7, 9, 8, 6, 3)
 
@@ -56,7 +57,9 @@ def numpy_angle_deg(u: np.ndarray, v: np.ndarray) -> float:
     return float(np.degrees(np.arccos(np.clip(u @ v, -1, 1))))
 
 
-@pytest.mark.parametrize("rule", ["fa", "kp", "urfb", "wm", "ss", "frsf"])
+@pytest.mark.parametrize(
+    "rule", slow_but(["fa", "kp", "frsf"], ["fa", "kp", "urfb", "wm", "ss", "frsf"])
+)
 def test_angles_are_those_of_an_independent_numpy_network(rule: str) -> None:
     model = four_layers(rule)
     model.compile("sgd", "mse")
@@ -157,8 +160,7 @@ def carry_w(model: keras.Model) -> None:
     ("build", "replicas"),
     [
         *[(build, 1) for build in MODELS],
-        (functional, 2),
-        *[pytest.param(build, 2, marks=pytest.mark.slow) for build in MODELS[1:]],
+        *[pytest.param(build, 2, marks=pytest.mark.slow) for build in MODELS],
     ],
 )
 def test_angles_are_zero_for_backprop_and_where_b_is_w(
@@ -168,7 +170,7 @@ def test_angles_are_zero_for_backprop_and_where_b_is_w(
         return two_replicas.scope() if replicas == 2 else contextlib.nullcontext()
 
     batch = batch_for(build)
-    for rule in ("bp", "fa", "kp"):
+    for rule in ("bp", "kp"):  # all rules: above
         with scope():
             model = converted(build, rule)
             carry_w(model)
@@ -176,9 +178,8 @@ def test_angles_are_zero_for_backprop_and_where_b_is_w(
             angles = measure(model, *batch)
             assert angles
             assert max(angles.values()) < (1e-4 if rule != "bp" else 1e-5), (rule, angles)
-    # The same measure of the same models sees feedback that is not W.
-    with scope():
-        model = converted(build, "fa")
+    # The same measure of the same model sees feedback that is not W.
+    tfwm.reset_feedback(model, seed=1)
     assert max(tfwm.delta_angles(model, *batch).values()) > 10
     assert tfwm.gradient_angles(model, *batch)["whole_network"] > 1
 
@@ -200,7 +201,7 @@ def test_two_replicas_measure_the_whole_batch(two_replicas: tf.distribute.Strate
 def test_a_probe_leaves_everything_as_it_was() -> None:
     model = functional()
     tfwm.convert_model(model, "brsf")
-    model.compile("adam", "mse", metrics=["mae"])
+    model.compile("adam", "mse", metrics=["mae"], run_eagerly=True)
     batch = batch_for(functional)
     model.fit(*batch, verbose=0)
     state = [v.numpy().copy() for v in (*model.variables, *model.optimizer.variables)]

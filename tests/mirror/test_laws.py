@@ -94,6 +94,7 @@ WIDE = [
         ((2, 4, 64),) * 2,
     ),
 ]
+SOME = ("dense", "conv2d_groups", "conv2d_transpose", "depthwise1d", "einsum_one_to_one")
 SAMPLES = 400
 DRAWS = 20
 
@@ -125,10 +126,12 @@ def unit_columns(
 # --- independent noise: tan^2(angle) = (n + kurtosis - 2) / N ------------------------------------
 
 
-@pytest.fixture(scope="module")
-def wide_model() -> keras.Model:
-    """All kinds of layers, with many columns."""
-    model = model_of(WIDE)
+@pytest.fixture(
+    scope="module", params=[False, pytest.param(True, marks=pytest.mark.slow)], ids=["some", "all"]
+)
+def wide_model(request: pytest.FixtureRequest) -> keras.Model:
+    """Some or all kinds of layers, with many columns."""
+    model = model_of(kind for kind in WIDE if request.param or kind.name in SOME)
     random = np.random.default_rng(0)
     for pathway in mirror_pathways(model):
         pathway.kernel.assign(random.normal(size=pathway.kernel.shape))
@@ -403,7 +406,10 @@ def test_without_sign_pairs_a_sweep_through_relu_or_sigmoid_is_far_off() -> None
     assert angle(through(pathway, noise, tf.nn.sigmoid), pathway.kernel) > 85
 
 
-@pytest.mark.parametrize("activation", [tf.nn.relu, tf.nn.sigmoid, tf.nn.tanh, clip])
+@pytest.mark.parametrize(
+    "activation",
+    slow_but((tf.nn.relu, tf.nn.tanh), [tf.nn.relu, tf.nn.sigmoid, tf.nn.tanh, clip]),
+)
 def test_with_biases_sign_pairs_point_along_the_columns_mean_slopes(
     activation: Callable[[tf.Tensor], tf.Tensor],
 ) -> None:

@@ -69,9 +69,16 @@ def assert_balanced(noise: Orthogonal, shape: Any) -> None:
         assert np.abs(error).max() < ROUNDING * cells * noise.std**2
 
 
-@pytest.mark.parametrize("fan_in", [*range(1, 13), 27, 63, 64, 65, 100, 127, 147, 200, 576])
+@pytest.mark.parametrize("fan_in", [*range(1, 10), 63, 64, 65, 147])
 @pytest.mark.parametrize("block", [1, 2, 7, 64, 10**6])
 def test_orthogonal_sweep_is_an_orthogonal_basis_for_any_fan_in(fan_in: int, block: int) -> None:
+    assert_balanced(Orthogonal(block=block, std=0.5), field(fan_in))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fan_in", [10, 11, 12, 27, 100, 127, 200, 576])
+@pytest.mark.parametrize("block", [1, 2, 7, 64, 10**6])
+def test_orthogonal_sweep_is_an_orthogonal_basis_for_more_fan_ins(fan_in: int, block: int) -> None:
     assert_balanced(Orthogonal(block=block, std=0.5), field(fan_in))
 
 
