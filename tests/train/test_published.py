@@ -5,12 +5,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from tests.train.written_runs import RELEASED, lines, tree, write_run, write_xiao
-from train.report import configs, published
-from train.report.frames import TEST_ERROR, gather
+from train.report import configs, figures, published
+from train.report.frames import TEST_ERROR, Group, gather
 from train.report.write import results
 
 
@@ -29,20 +28,20 @@ def write_papers(runs: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, pd.DataFrame]:
-    """The tables on runs of papers and of the released logs, with single spaces, and numbers."""
+def papers(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Group], published.Beside]:
+    """Runs of papers' cells and those of the released logs, and what is beside them."""
     runs = tmp_path_factory.mktemp("papers")
     write_xiao(runs)
     write_papers(runs)
     groups, left_out = gather([str(runs), str(RELEASED)])
     assert not left_out
-    beside = published.beside(groups, published.read_all())
-    return re.sub(" +", " ", "\n\n".join(results(groups, beside))), beside.numbers
+    return groups, published.beside(groups, published.read_all())
 
 
-@pytest.fixture
-def page(both: tuple[str, pd.DataFrame]) -> str:
-    return both[0]
+@pytest.fixture(scope="module")
+def page(papers: tuple[list[Group], published.Beside]) -> str:
+    """Their tables, with single spaces."""
+    return re.sub(" +", " ", "\n\n".join(results(*papers)))
 
 
 def test_released_logs_stand_beside_our_runs(page: str) -> None:
@@ -63,9 +62,10 @@ def test_released_logs_stand_beside_our_runs(page: str) -> None:
 
 @pytest.mark.parametrize("file", ["README.md", "reports/akrout2019/README.md"])
 def test_tables_of_the_documentation_are_the_runs_and_the_released_logs(
-    both: tuple[str, pd.DataFrame], file: str
+    papers: tuple[list[Group], published.Beside], file: str
 ) -> None:
-    numbers = both[1][both[1]["source"].str.startswith("released logs")]
+    numbers = papers[1].numbers
+    numbers = numbers[numbers["source"].str.startswith("released logs")]
     head, compared = [""], 0
     for line in (RELEASED.parents[1] / file).read_text().splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
@@ -170,3 +170,52 @@ def test_bounds_that_a_paper_states_of_a_figure_stand_beside_our_angles(page: st
         "layers (epoch 2) | no |",
     ):
         assert f"| imagenet2012, resnet50, {row}" in page
+
+
+def test_pictures_show_what_was_published(
+    papers: tuple[list[Group], published.Beside], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups, beside = papers
+    panels: dict[str, Any] = {}
+
+    def keep(figure: Any, stem: Path) -> None:
+        panels.update({f"{stem}, {a.get_title()}".replace("\n", " "): a for a in figure.axes})
+
+    def points(panel: str, **look: str) -> set[tuple[float, float]]:
+        lines = [
+            line.get_data()
+            for line in panels[panel].lines
+            if all(str(getattr(line, f"get_{name}")()) == value for name, value in look.items())
+        ]
+        return {
+            (float(x), round(float(y), 2)) for data in lines for x, y in zip(*data, strict=True)
+        }
+
+    monkeypatch.setattr(figures, "_save", keep)
+    figures.draw_learning_curves(groups, beside.numbers, Path("curves"))
+    for measure in ("weight_angle", "sign_angle"):
+        figures.draw_layers(groups, measure, beside, Path(measure))
+    # At their epochs, also behind ours; maxima are stars; of no epoch: lines from side to side.
+    wide = "curves, cifar10, mlp 512-512-512"
+    assert points(f"{wide}: test error", marker="*") == {(60, 53.8)}
+    assert points(f"{wide}: training error", marker="o") == {(60, 25)}
+    assert (10, 5.88) in points("curves, mnist, mlp 500: test error", marker="o")
+    assert (50, 16.18) in points("curves, imagenet2012, resnet18: top-5 test error", marker="o")
+    fixed = points("curves, imagenet2012, resnet50: test error", linestyle=":")
+    assert {(0, 23.4), (1, 23.4)} <= fixed
+    # One epoch is a point.
+    amit = "curves, cifar100, deepernet: test error"
+    assert (1, 50) in points(amit, marker="o")
+    # Bounds: of all epochs, of the last; near zero from epoch 20.
+    mirror = "weight_angle, imagenet2012, resnet50, weight mirror (orthogonal)"
+    assert {y for _, y in points(mirror, color="crimson")} == {12, 6}
+    near = points("weight_angle, imagenet2012, resnet50, Kolen-Pollack", color="crimson")
+    assert {y for _, y in near} == {0}
+    assert max(x for x, _ in near) == 21
+    log = "weight_angle, mnist, mlp 500, updated random feedback"
+    assert {(400, 3.62), (400, 19.96)} <= points(log, marker="o")
+    # W to its signs under backprop, and under sign-symmetry, in one panel, with means over layers.
+    signs = "sign_angle, imagenet2012, resnet18, backprop"
+    assert {y for _, y in points(signs, linestyle="-")} == {37}
+    assert {y for _, y in points(signs, linestyle="--")} == {38}
+    assert len(points(signs, color="black")) == 6
