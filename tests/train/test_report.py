@@ -22,6 +22,8 @@ from train.__main__ import main
 from train.config import FitConfig
 from train.report import configs
 from train.report.frames import TEST_ERROR, gather
+from train.report.published import beside
+from train.report.write import BALANCED, results
 from train.run.directory import RunDirectory, RunFiles
 
 METRICS, CONFIG = "metrics.jsonl", "config.yaml"
@@ -218,6 +220,18 @@ def test_a_run_that_a_callback_ended_has_finished(tmp_path: Path) -> None:
     (run / "model.keras").write_bytes(b"")
     (group,), left_out = gather([str(tmp_path)])
     assert (group.epochs, left_out) == (2, {})
+
+
+def test_zero_by_construction_is_said_of_balanced_noise_alone(tmp_path: Path) -> None:
+    for noise in ("gaussian", "impulse"):
+        mirror = {"noise": {"name": noise, "options": {}}}
+        write_run(tmp_path / noise, tree("wm") | {"mirror": mirror}, lines(GOOD))
+    write_run(tmp_path / "bp", tree("bp"), lines(GOOD))
+    groups, _ = gather([str(tmp_path)])
+    of = {group.label: BALANCED in results([group], beside([group], [])) for group in groups}
+    balanced = {"weight mirror (gaussian)": False, "weight mirror (impulse)": True}
+    assert of == {"backprop": False} | balanced
+    assert BALANCED not in results(groups[:2], beside(groups[:2], []))
 
 
 def test_html_needs_no_other_file_and_its_text_is_escaped(report: Report) -> None:

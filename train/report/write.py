@@ -90,9 +90,9 @@ def results(groups: Sequence[Group], published: Beside) -> list[str]:
     """The main table, and those of the published numbers."""
     numbers, bounds = published
     parts = ["## Results", to_markdown(tables.results(groups, numbers))]
-    if any(group.config["feedback.rule.name"] == "weight_mirror" for group in groups):
-        noises = {noise_of(group.config) for group in groups}
-        parts += [BALANCED] * bool(noises & {"orthogonal", "impulse"})
+    mirrors = [g.config for g in groups if g.config["feedback.rule.name"] == "weight_mirror"]
+    if {"orthogonal", "impulse"} & set(map(noise_of, mirrors)):
+        parts += [BALANCED]
     if numbers.empty:
         return [*parts, "No published number is of one of these configurations."]
     cells = numbers[["group", "source", "place", "cell", "differences"]].drop_duplicates()
