@@ -1,12 +1,15 @@
-"""Files that are whole or not there, and one sentence where the disk refuses them."""
+"""Files that are whole or not there, JSON, and one sentence where the disk refuses a file."""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from train.errors import UserError
 
@@ -31,6 +34,19 @@ def append_line(path: Path, line: str) -> None:
     with path.open("a") as file:
         file.write(f"{line}\n")
     _to_disk(path)
+
+
+def to_json(content: Any, indent: int | None = None) -> str:
+    """JSON, which has no NaN and no infinity: null."""
+    return json.dumps(_finite(content), indent=indent, allow_nan=False)
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 @contextlib.contextmanager

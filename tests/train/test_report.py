@@ -20,6 +20,7 @@ import tfweightmirror as tfwm
 from tests.train.written_runs import GOOD, lines, tree, write_run, write_xiao
 from train.__main__ import main
 from train.config import FitConfig
+from train.disk import to_json
 from train.report import configs
 from train.report.frames import TEST_ERROR, gather
 from train.report.published import beside
@@ -162,6 +163,7 @@ def test_the_metrics_file_has_null_where_a_measure_has_no_value(tmp_path: Path) 
     assert math.isnan(directory.metrics()[0]["weight_angle/a"])
     directory.keep_epochs(1)
     assert directory.metrics_file.read_text() == text
+    assert to_json({"a": [math.inf, (math.nan, 1.5)]}) == '{"a": [null, [null, 1.5]]}'
 
 
 def test_groups_of_one_rule_are_told_apart_by_what_differs() -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import math
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from train.disk import to_json
 from train.errors import UserError
 from train.report.frames import OVER_LAYERS, Run, UnusableError, find, read
 from train.report.pages import to_text
@@ -32,7 +31,7 @@ def compare(one: str, other: str, *, as_json: bool = False) -> None:
         "results at the last epoch": _both(_last(a), _last(b)),
     }
     if as_json:
-        print(json.dumps(found, indent=1))
+        print(to_json(found, 1))
         return
     for title, pairs in found.items():
         count = "" if "results" in title else f"{len(pairs)} differ" if pairs else "no difference"
@@ -53,11 +52,11 @@ def _read(path: str) -> Run:
         raise UserError(f"{path} cannot be compared: {error}.") from error
 
 
-def _last(run: Run) -> dict[str, float | None]:
+def _last(run: Run) -> dict[str, float]:
     """Of what every layer has, the mean over the layers."""
     values = run.epochs.reset_index().iloc[-1]
     names = [name for name in values.index if "/" not in name or name.startswith(OVER_LAYERS)]
-    return {name: float(values[name]) if math.isfinite(values[name]) else None for name in names}
+    return {name: float(values[name]) for name in names}
 
 
 def _both(one: dict[str, Any], other: dict[str, Any]) -> dict[str, list[Any]]:

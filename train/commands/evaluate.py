@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from train.config import FitConfig
 from train.data import datasets
 from train.devices.strategy import place
+from train.disk import to_json
 from train.errors import UserError
 from train.parts.initial_weights import load_model
 from train.parts.losses import build_loss, build_metrics
@@ -46,7 +46,7 @@ def evaluate(model_or_run: str, config: FitConfig, *, as_json: bool = False) -> 
     loop.prepare()
     results = loop.evaluate()
     if as_json:
-        print(json.dumps(results))
+        print(to_json(results))
         return results
     print(f"{file} on {images.name}, {config.data.test_split}: {images.test_count} images")
     for name, value in results.items():

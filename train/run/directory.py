@@ -19,7 +19,7 @@ import yaml
 
 from train.config import MAY_DIFFER, FitConfig, Part
 from train.config.part import short_rule
-from train.disk import append_line, disk_errors, rename_on_disk, write_whole
+from train.disk import append_line, disk_errors, rename_on_disk, to_json, write_whole
 from train.errors import UserError
 from train.parsing.config_file import resolved
 from train.parsing.yaml_file import to_yaml
@@ -143,7 +143,7 @@ class RunDirectory:
             )
         if self.metrics_file.exists():
             with disk_errors(f"{self.metrics_file} cannot be written", GO_ON):
-                text = "".join(_to_json(line) + "\n" for line in lines)
+                text = "".join(to_json(line) + "\n" for line in lines)
                 write_whole(self.metrics_file, text)
 
     def _lock_it(self) -> bool:
@@ -251,15 +251,6 @@ def _places(config: FitConfig) -> Iterable[Path]:
     return itertools.chain(begun, free, iter(lambda: next_free(stem), stem))
 
 
-def _to_json(line: dict[str, Any]) -> str:
-    """JSON has no NaN and no infinity: null."""
-    plain = {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in line.items()
-    }
-    return json.dumps(plain, allow_nan=False)
-
-
 class RunFiles(keras.callbacks.Callback):
     """Describes the run in its directory when it begins, and appends every epoch's logs there.
 
@@ -281,7 +272,7 @@ class RunFiles(keras.callbacks.Callback):
         with disk_errors(f"run_directory={directory.path} cannot be written", GO_ON):
             if not directory.config_file.exists():
                 write_whole(directory.config_file, to_yaml(self.config))
-            write_whole(directory.setup_file, json.dumps(self.setup, indent=2) + "\n")
+            write_whole(directory.setup_file, to_json(self.setup, 2) + "\n")
         self.begin_s = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -289,4 +280,4 @@ class RunFiles(keras.callbacks.Callback):
         line = {"epoch": epoch + 1, "seconds": seconds}
         line |= {name: float(value) for name, value in (logs or {}).items()}
         with disk_errors(f"{self.directory.metrics_file} cannot be written", GO_ON):
-            append_line(self.directory.metrics_file, _to_json(line))
+            append_line(self.directory.metrics_file, to_json(line))
