@@ -13,6 +13,8 @@ from typing import Any
 
 from train.errors import UserError
 
+GO_ON = "The checkpoints are kept: make room or give rights, and start the same command again."
+
 
 def write_whole(path: Path, text: str) -> None:
     """Writes a file aside and renames it, so that nobody ever sees half of it."""
@@ -50,15 +52,22 @@ def _finite(content: Any) -> Any:
 
 
 @contextlib.contextmanager
-def disk_errors(sentence: str, advice: str = "") -> Iterator[None]:
+def disk_errors(
+    sentence: str, advice: str = "", kinds: tuple[type[Exception], ...] = (OSError,)
+) -> Iterator[None]:
     """A context in which errors of the file system become `sentence: reason. advice`.
+
+    Args:
+        sentence: What cannot be done.
+        advice: What to do.
+        kinds: Of errors; TensorFlow has its own.
 
     Raises:
         UserError: That.
     """
     try:
         yield
-    except OSError as error:
+    except kinds as error:
         raise UserError(f"{sentence}: {reason_of(error)}. {advice}".strip()) from error
 
 
@@ -66,7 +75,8 @@ def reason_of(error: Exception) -> str:
     """Why a file cannot be read or written, in the system's words, by TensorFlow's errors too."""
     # '{{function_node ...}} /path/of/a/file; No space left on device [Op:SaveV2]'
     of_tensorflow = re.search(r"; ([^;]+?) \[Op:", str(error))
-    return getattr(error, "strerror", None) or (of_tensorflow or [str(error)])[-1]
+    plain = of_tensorflow[1] if of_tensorflow else str(error)
+    return getattr(error, "strerror", None) or plain
 
 
 def _to_disk(path: Path) -> None:

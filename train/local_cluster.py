@@ -12,6 +12,7 @@ notice it themselves; its status is the status of all.
 from __future__ import annotations
 
 import argparse
+import signal
 import socket
 import subprocess
 import sys
@@ -32,13 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.workers < 1:
         parser.error(f"--workers is {options.workers}. Expected 1 or more.")
     workers = start(options.workers, options.command)
-    try:
-        statuses = [worker.wait() for worker in workers]
-    except KeyboardInterrupt:
+
+    def pass_on(number: int, _: Any) -> None:
         for worker in workers:
-            worker.terminate()
-        statuses = [worker.wait() for worker in workers]
-    return next((status for status in statuses if status), 0)
+            worker.send_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, pass_on)
+    statuses = [worker.wait() for worker in workers]
+    # Of a worker that had nothing to keep yet it is the signal, negative.
+    return next((status if status > 0 else 128 - status for status in statuses if status), 0)
 
 
 def start(
@@ -64,8 +68,13 @@ def start(
         pipes: dict[str, Any] = {}
         if forwarded:
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        # In a process group of its own: Ctrl-C on the terminal reaches us alone.
         worker = subprocess.Popen(
-            [sys.executable, "-m", module, *command, *cluster], text=True, **pipes, **options
+            [sys.executable, "-m", module, *command, *cluster],
+            text=True,
+            process_group=0,
+            **pipes,
+            **options,
         )
         if forwarded:
             threading.Thread(target=_forward, args=(worker, index), daemon=True).start()

@@ -1,18 +1,29 @@
 """Several processes: descriptions of clusters, and the loss of a worker."""
 
 import json
+import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tensorflow as tf
 
-from train.config import ClusterConfig
+from train import local_cluster
+from train.config import ClusterConfig, FitConfig
+from train.devices import cluster
 from train.devices.cluster import WORKER_LOST, resolve_cluster
+from train.devices.meeting import _listener, _tell, meet, notes_of
+from train.errors import DivergedError, UserError
 from train.local_cluster import free_ports, start
+from train.parsing.command_line import parse
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -62,6 +73,122 @@ def test_slurm_job_step(monkeypatch: pytest.MonkeyPatch) -> None:
     assert index == 2
 
 
+def at_once(*functions: Callable[[], object]) -> list[object]:
+    """What functions that wait for each other give back, or the user errors they raise."""
+
+    def caught(function: Callable[[], object]) -> object:
+        try:
+            return function()
+        except UserError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(len(functions)) as threads:
+        return list(threads.map(caught, functions))
+
+
+def meeting(*notes: dict[str, str], timeout_s: float = 20.0) -> list[object]:
+    """What a worker for each of `notes` is told."""
+    workers = [f"localhost:{port}" for port in free_ports(len(notes))]
+
+    def worker(index: int) -> Callable[[], object]:
+        return lambda: meet(workers, index, notes[index], timeout_s=timeout_s)
+
+    return at_once(*map(worker, range(len(notes))))
+
+
+def test_workers_with_the_same_to_do_meet() -> None:
+    notes = notes_of(FitConfig())
+    assert meeting(notes, notes, notes) == [None, None, None]
+
+
+def test_key_that_differs_is_named_on_all_workers() -> None:
+    configs = [FitConfig(), FitConfig(), FitConfig(seed=7)]
+    told = meeting(*map(notes_of, configs))
+    assert len(set(told)) == 1
+    assert told[0] == (
+        "The workers have not the same to do: seed is 0 on worker 0 and 7 on worker 2. Expected "
+        "the same command and the same code on every worker."
+    )
+
+
+def test_options_code_and_versions_must_be_the_same_but_not_the_cluster(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = notes_of(parse(["fit", "--optimizer.options.momentum=0.9", "--run_directory=/a"])[0])
+    parts = ["--optimizer.options.momentum=0.8", "--run_directory=/b", "--cluster.timeout_s=9"]
+    monkeypatch.setattr(tf, "__version__", "0.1")
+    other = notes_of(parse(["fit", *parts])[0])
+    other["the code"] = "of another commit"
+    (sentence, _) = meeting(one, other)
+    for part in ("the code is", "tensorflow is", "optimizer.options.momentum is 0.9 on worker 0"):
+        assert part in str(sentence)
+    assert str(sentence).count(" on worker 1") == 3
+
+
+def test_strangers_at_the_port_are_not_taken_for_workers() -> None:
+    (port,) = free_ports(1)
+
+    def knock() -> None:
+        for said in (b"", b"GET / HTTP/1.1\r\n\r\n", b"7\n"):
+            with socket.create_connection(("localhost", port), timeout=5) as connection:
+                connection.sendall(said)
+
+    with _listener(port) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        knock()
+        assert _tell(f"localhost:{port}", b'[1, {"seed": "0"}]\n')
+        server.shutdown()
+    assert server.heard == {1: {"seed": "0"}}
+
+
+@pytest.mark.parametrize(("said", "agreed"), [("a a a", True), ("a b b", False), ("a a c", False)])
+def test_workers_that_find_other_checkpoints_all_know_it(
+    monkeypatch: pytest.MonkeyPatch, said: str, agreed: bool
+) -> None:
+    texts = said.split()
+    heard: list[int] = []
+    barrier = threading.Barrier(len(texts))
+
+    def total(mine: int) -> int:
+        heard.append(mine)
+        barrier.wait()
+        result = sum(heard)
+        if barrier.wait() == 0:
+            heard.clear()
+        barrier.wait()
+        return result
+
+    monkeypatch.setattr(cluster, "_sum_over_workers", lambda _: total)
+    asked = [lambda text=text: cluster.agree(None, text) for text in texts]
+    assert at_once(*asked) == [agreed] * len(texts)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_local_cluster_passes_signals_on_to_its_workers(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    code = "import time; print('here', flush=True); time.sleep(60)"
+    sleep = [sys.executable, "-c", code]
+    workers = [subprocess.Popen(sleep, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    monkeypatch.setattr(local_cluster, "start", lambda *_: workers)
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+
+    def terminate() -> None:
+        for worker in workers:
+            assert worker.stdout is not None
+            worker.stdout.readline()
+            worker.stdout.close()
+        os.kill(os.getpid(), number)
+
+    try:
+        threading.Thread(target=terminate).start()
+        assert local_cluster.main(["--", "fit"]) == 128 + number
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    assert all(worker.returncode != 0 for worker in workers)
+
+
 def finish(workers: list[subprocess.Popen[str]], within_s: float) -> list[tuple[int, str]]:
     ended = [(worker.communicate(timeout=within_s)[0], worker) for worker in workers]
     return [(worker.returncode, text) for text, worker in ended]
@@ -107,7 +234,7 @@ def test_loss_that_is_not_finite_ends_all_workers_at_the_same_step(tmp_path: Pat
     options = ["--training.epochs=2", "--optimizer.learning_rate=1e30"]
     ended = finish(start_two(tmp_path / "run", *options), within_s=120)
     for status, said in ended:
-        assert status == 2, said
+        assert status == DivergedError.status, said
         assert "error: The loss" in said
         assert "training step 2" in said
 

@@ -1,5 +1,7 @@
 """The commands beside a plain `fit`: evaluate, export, list; statuses."""
 
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +39,36 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     extra = ["--feedback.rule=fa", "--loss=sigmoid", "--training.test_batch_size=64"]
     assert main(["fit", *TINY, *extra, f"--run_directory={directory}"]) == 0
     return directory
+
+
+def test_finished_run_is_a_success_on_every_worker(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("strategy: auto", "strategy: multi_worker"))
+    files = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    command = ["fit", f"--config={config}", f"--run_directory={run}"]
+    for index in (0, 1):
+        # Nobody is there to meet: whoever is started again alone must not wait for the others.
+        workers = ["--cluster.workers=['a:1','b:2']", f"--cluster.index={index}"]
+        assert main([*command, *workers]) == 0
+        said = f"this run has finished in {run}: val_accuracy 0\\.\\d{{4}}: nothing to do\n"
+        assert re.fullmatch(said, capsys.readouterr().out)
+    assert main([*command, *workers, "--seed=7"]) == 2
+    assert "holds a run of another configuration: seed is 0 there and 7" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == files
+
+
+def test_ctrl_c_outside_of_a_training_gets_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("train.__main__.read_command", interrupt)
+    assert main(["list"]) == 130
+    assert capsys.readouterr().err == "ended by Ctrl-C\n"
 
 
 def test_evaluate_says_of_a_run_what_its_last_epoch_said(

@@ -225,6 +225,24 @@ def test_first_step_without_a_finite_loss_is_named(
     assert diary.told[-1] == ("train end",)
 
 
+def test_callback_that_refuses_the_training_leaves_the_model_its_own_step(
+    batches: ArrayBatches,
+) -> None:
+    class Refuse(keras.callbacks.Callback):
+        def on_train_begin(self, logs: Any = None) -> None:
+            raise ValueError("not with me")
+
+        def on_train_end(self, logs: Any = None) -> None:
+            raise AttributeError("has not begun")
+
+    strategy = tf.distribute.get_strategy()
+    model = compiled(strategy, rule="wm")
+    own = model.train_step
+    with pytest.raises(ValueError, match="not with me"):
+        trained(strategy, model, batches, [tfwm.callbacks.WeightMirror(), Refuse()])
+    assert model.train_step == own
+
+
 def test_callback_that_stops_the_training_stops_it(batches: ArrayBatches) -> None:
     class Stop(keras.callbacks.Callback):
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:

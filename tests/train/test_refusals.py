@@ -141,15 +141,19 @@ def locked(scene: Scene) -> None:
     scene.request.addfinalizer(lambda: process.communicate())
 
 
+def failing(number: int) -> Callable[..., None]:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
 def full_disk(function: str) -> Prepare:
     """An unfinished run on a disk that is full when `function` writes."""
 
-    def fail(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     def prepare(scene: Scene) -> None:
         unfinished(scene)
-        scene.patch.setattr(function, fail)
+        scene.patch.setattr(function, failing(errno.ENOSPC))
 
     return prepare
 
@@ -345,6 +349,10 @@ CASES = {
         "training.jit_compile is true on 2 replicas of a processor",
         *("--strategy=mirrored", "--replicas=2", "--training.jit_compile=true"),
     ),
+    "mixed_float16 on replicas": fit(
+        "training.precision is mixed_float16 on 2 replicas, where Keras' LossScaleOptimizer",
+        *("--strategy=mirrored", "--replicas=2", "--training.precision=mixed_float16"),
+    ),
     "mirrored without GPU": fit(
         "strategy=mirrored found no GPU. Expected GPUs, or replicas=2", "--strategy=mirrored"
     ),
@@ -443,6 +451,13 @@ CASES = {
         "--run_directory={tmp}/notes/run",
         prepare=lambda scene: scene.file("notes", "mine"),
     ),
+    "read-only disk": fit(
+        "run_directory={tmp}/run cannot be written: Read-only file system.",
+        prepare=lambda scene: (
+            unfinished(scene),
+            scene.patch.setattr("fcntl.flock", failing(errno.EROFS)),
+        ),
+    ),
     "damaged configuration in the run": fit("config.yaml is damaged: ", prepare=damaged_config),
     "checkpoint of another model": training(
         "checkpoints/00000001-step-0 is of another model: model/0/hidden_1/kernel is [[64, 8], "
@@ -459,6 +474,18 @@ CASES = {
     "no room for metrics": training(
         "metrics.jsonl cannot be written: No space left on device.",
         prepare=full_disk("train.run.directory.append_line"),
+    ),
+    "no room for event files": training(
+        "Event files cannot be written to {tmp}/run/events: No space left on device. The "
+        "checkpoints are kept",
+        prepare=full_disk("tensorflow.summary.create_file_writer"),
+    ),
+    "metrics that lack an epoch": training(
+        "metrics.jsonl is damaged at line 1. Expected a table with epoch 1",
+        prepare=lambda scene: (
+            (scene.run() / "model.keras").unlink(),
+            scene.file("run/metrics.jsonl", "[]\n"),
+        ),
     ),
     "no room for the model": training(
         "The model cannot be written to {tmp}/run/model.keras: No space left on device. The "

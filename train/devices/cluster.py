@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import socket
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
@@ -18,8 +19,6 @@ from train.errors import UserError
 
 WORKER_LOST = 3
 """Exit status when another worker went silent."""
-
-ANSWER_WITHIN_S = 2.0
 
 
 def resolve_cluster(config: ClusterConfig) -> tuple[Any, tuple[str, ...], int]:
@@ -176,38 +175,10 @@ def _address(task: str) -> str:
     return task.rpartition("//")[2]
 
 
-def wait_for_all(workers: Sequence[str], worker: int, *, timeout_s: float) -> None:
-    """Returns when every worker has been seen at its address.
-
-    TensorFlow's strategy waits for all workers when it is made, up to an hour, and cannot be
-    interrupted then, so this process listens at its own address and knocks at the others' before.
-
-    Raises:
-        UserError: If one was not there within `timeout_s`.
-    """
-    port = int(workers[worker].rpartition(":")[2])
-    silent = [address for index, address in enumerate(workers) if index != worker]
-    give_up = time.monotonic() + timeout_s
-    try:
-        listener = socket.create_server(("", port))
-    except OSError as error:
-        raise UserError(
-            f"This worker's port {port} cannot be listened at: {error.strerror}. Expected a free "
-            f"port of this machine."
-        ) from error
-    with listener:
-        while silent and time.monotonic() < give_up:
-            silent = [address for address in silent if not _answers(address)]
-            time.sleep(0.1 if silent else 0)
-    if silent:
-        raise UserError(
-            f"The cluster did not come together within {timeout_s:g} s (cluster.timeout_s): "
-            f"{', '.join(silent)} did not answer. Expected the same command on every worker."
-        )
-
-
 @contextlib.contextmanager
-def lost_workers_end_the_run(workers: Sequence[str], *, advice: str) -> Iterator[None]:
+def lost_workers_end_the_run(
+    workers: Sequence[str], *, where: Path | None = None
+) -> Iterator[None]:
     """A context in which the loss of a worker ends this process with one sentence.
 
     TensorFlow notices a closed connection at once, and a silent worker by its heartbeat, in about
@@ -215,7 +186,7 @@ def lost_workers_end_the_run(workers: Sequence[str], *, advice: str) -> Iterator
 
     Args:
         workers: host:port of all workers; empty for one process.
-        advice: What to do.
+        where: The checkpoints.
     """
     try:
         yield
@@ -224,7 +195,10 @@ def lost_workers_end_the_run(workers: Sequence[str], *, advice: str) -> Iterator
             raise
         silent = [address for address in workers if not _answers(address)]
         names = f" ({', '.join(silent)} does not answer)" if silent else ""
-        _leave(f"A worker is lost{names}. {advice}")
+        _leave(
+            f"A worker is lost{names}. Start the same command again on all workers: it goes on "
+            f"from the last checkpoint{f' in {where}' if where else ''}."
+        )
 
 
 def anybody(strategy: tf.distribute.Strategy) -> Callable[[bool], bool]:
@@ -232,14 +206,26 @@ def anybody(strategy: tf.distribute.Strategy) -> Callable[[bool], bool]:
 
     All must call it, so that it is a place where they wait for each other, too.
     """
+    total = _sum_over_workers(strategy)
+    return lambda mine: total(int(mine)) > 0
+
+
+def agree(strategy: tf.distribute.Strategy, text: str) -> bool:
+    """Whether all workers say the same; all must call it, and all get the same answer."""
+    total = _sum_over_workers(strategy)
+    mine = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
+    return total(int(total(mine) != mine * total(1))) == 0
+
+
+def _sum_over_workers(strategy: tf.distribute.Strategy) -> Callable[[int], int]:
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        return bool
+        return int
 
     @tf.function(autograph=False)
-    def votes(mine: tf.Tensor) -> tf.Tensor:
+    def total(mine: tf.Tensor) -> tf.Tensor:
         return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(lambda: mine), axis=None)
 
-    return lambda mine: int(votes(tf.constant(int(mine)))) > 0
+    return lambda mine: int(total(tf.constant(mine, tf.int64)))
 
 
 def _leave(sentence: str) -> None:
@@ -252,7 +238,7 @@ def _leave(sentence: str) -> None:
 def _answers(address: str) -> bool:
     host, _, port = address.rpartition(":")
     try:
-        with socket.create_connection((host, int(port)), timeout=ANSWER_WITHIN_S):
+        with socket.create_connection((host, int(port)), timeout=2.0):
             return True
     except OSError:
         return False
@@ -260,5 +246,6 @@ def _answers(address: str) -> bool:
 
 def is_lost_worker(error: Exception) -> bool:
     """Whether a collective operation failed because another worker went silent."""
-    kinds = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
-    return isinstance(error, kinds)
+    errors = tf.errors
+    kinds = (errors.UnavailableError, errors.AbortedError, errors.CancelledError)
+    return isinstance(error, (*kinds, errors.DeadlineExceededError))

@@ -9,7 +9,8 @@ from typing import Any
 import tensorflow as tf
 
 from train.config import ClusterConfig, FitConfig
-from train.devices.cluster import resolve_cluster, wait_for_all
+from train.devices.cluster import lost_workers_end_the_run, resolve_cluster
+from train.devices.meeting import meet, notes_of
 from train.errors import UserError
 
 
@@ -140,8 +141,9 @@ def _multi_worker(config: FitConfig) -> Placement:
             f"GPU. Expected null: a worker without GPUs is one replica; start more workers."
         )
     resolver, workers, index = resolve_cluster(config.cluster)
-    wait_for_all(workers, index, timeout_s=config.cluster.timeout_s)
-    strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+    meet(workers, index, notes_of(config), timeout_s=config.cluster.timeout_s)
+    with lost_workers_end_the_run(workers):
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
     return Placement("multi_worker", strategy, worker=index, workers=workers)
 
 

@@ -13,6 +13,7 @@ from train.data import batches
 from train.data.batches import Share
 from train.data.datasets import ImageSet
 from train.devices.strategy import Placement
+from train.errors import UserError
 from train.parts import feedback, models
 from train.parts.initial_weights import take_weights
 from train.parts.losses import build_loss, build_metrics
@@ -59,6 +60,12 @@ def build_model(
 ) -> tuple[Any, list[Any]]:
     """The compiled model on its devices, and the library's callbacks for it."""
     training, images = config.training, run_batches.images
+    if training.precision == "mixed_float16" and placement.replicas > 1:
+        raise UserError(
+            f"training.precision is mixed_float16 on {placement.replicas} replicas, where Keras' "
+            f"LossScaleOptimizer looks at the gradients of the first one alone: those that are not "
+            f"finite on another would be trained with. Expected mixed_bfloat16, or one replica."
+        )
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy(training.precision)
     with placement.strategy.scope():

@@ -121,10 +121,11 @@ class Checkpoints:
         """
         for folder in self._folders():
             try:
-                self._known[folder] = _read(folder)
-                yield self._known[folder]
+                found = self._known[folder] = _read(folder)
             except (OSError, ValueError, TypeError) as error:
                 report(f"Checkpoint {folder} is damaged ({error}): the one before it is used.")
+            else:
+                yield found
         old = sorted(self.folder.glob("step-*"))
         if old and not self._folders():
             raise UserError(

@@ -19,7 +19,7 @@ import yaml
 
 from train.config import MAY_DIFFER, FitConfig, Part
 from train.config.part import short_rule
-from train.disk import append_line, disk_errors, rename_on_disk, to_json, write_whole
+from train.disk import GO_ON, append_line, disk_errors, rename_on_disk, to_json, write_whole
 from train.errors import UserError
 from train.parsing.config_file import resolved
 from train.parsing.yaml_file import to_yaml
@@ -29,7 +29,6 @@ CONFIG_FILE = "config.yaml"
 LOCK_FILE = ".lock"
 # What a run that was killed before it had a configuration may leave.
 BEFORE_IT_BEGAN = {LOCK_FILE, "setup.json", ".setup.json.writing", f".{CONFIG_FILE}.writing"}
-GO_ON = "The checkpoints are kept: make room or give rights, and start the same command again."
 
 
 class RunDirectory:

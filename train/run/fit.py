@@ -16,7 +16,7 @@ from train.config.part import short_rule
 from train.data import datasets
 from train.data.datasets import ImageSet
 from train.devices.cluster import anybody, lost_workers_end_the_run
-from train.devices.strategy import Placement, place
+from train.devices.strategy import Placement, place, strategy_name
 from train.errors import UserError
 from train.parts import feedback, models
 from train.parts.callbacks import build_callbacks, forgetful
@@ -69,11 +69,13 @@ def fit(config: FitConfig, extra_callbacks: Sequence[Any] = ()) -> FinishedRun:
     # So that the run's files say every value, and defaults may change.
     import_folders(config)
     config = dataclasses.replace(config, model=models.filled(config.model))
+    if strategy_name(config) == "multi_worker":
+        _check_shared_directory(config)
     placement = place(config)
-    _check_named_directory(config, placement)
     directory = RunDirectory.of(config, writes=placement.is_chief)
     try:
-        return _fit(config, placement, directory, extra_callbacks)
+        with lost_workers_end_the_run(placement.workers, where=directory.checkpoints):
+            return _fit(config, placement, directory, extra_callbacks)
     finally:
         directory.release()
 
@@ -108,20 +110,12 @@ def _fit(
             print(f"{', '.join(names)}: no state() for checkpoints, so after a kill begins anew")
         told = [*callbacks, *own, telemetry]
         if placement.is_chief:
-            told += [
-                RunFiles(directory, config, setup),
-                Dashboards(directory.events, config),
-            ]
-        run = Training(config, placement, directory, loop, telemetry, [*told, *extra_callbacks])
-        advice = (
-            "Start the same command again on all workers: it goes on from the last checkpoint in "
-            f"{directory.checkpoints}."
-        )
-        with lost_workers_end_the_run(placement.workers, advice=advice):
-            run.train(verbose)
-            if placement.is_chief:
-                write_model(model, directory.model_file)
-            anybody(placement.strategy)(False)  # nobody leaves before the chief has written
+            told += [RunFiles(directory, config, setup), Dashboards(directory.events, config)]
+        told += extra_callbacks
+        Training(config, placement, directory, loop, telemetry, told).train(verbose)
+        if placement.is_chief:
+            write_model(model, directory.model_file)
+        anybody(placement.strategy)(False)  # nobody leaves before the chief has written
     return FinishedRun(
         model=model,
         directory=directory,
@@ -131,12 +125,14 @@ def _fit(
     )
 
 
-def _check_named_directory(config: FitConfig, placement: Placement) -> None:
-    if placement.workers and config.run_directory is None:
+def _check_shared_directory(config: FitConfig) -> None:
+    """What each worker can see by itself is told before they wait for each other."""
+    if config.run_directory is None:
         raise UserError(
             "run_directory is null and several workers train. Expected a folder on a file system "
             "that all of them share, since all read the checkpoints there."
         )
+    RunDirectory.of(config, writes=False)
 
 
 def _setup(config: FitConfig, placement: Placement) -> dict[str, Any]:

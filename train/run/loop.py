@@ -7,6 +7,7 @@ compiled call, and tells Keras' callbacks what `fit` would tell them.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
@@ -168,7 +169,13 @@ class Loop:
             epochs=epochs,
             steps=self.batches.steps_per_epoch,
         )
-        told.on_train_begin()
+        try:
+            told.on_train_begin()
+        except BaseException:
+            for callback in told.callbacks:
+                with contextlib.suppress(Exception):  # some may not have begun
+                    callback.on_train_end()
+            raise
         try:
             return self._epochs(told, epochs, guests, restore, start)
         finally:

@@ -12,9 +12,9 @@ import tensorflow as tf
 
 import tfweightmirror as tfwm
 from train.config import FitConfig
-from train.devices.cluster import anybody
+from train.devices.cluster import agree, anybody
 from train.devices.strategy import Placement
-from train.errors import DivergedError, TerminatedError
+from train.errors import DivergedError, TerminatedError, UserError
 from train.parts.schedules import learning_rate_now, rate_variables, reduce_learning_rate
 from train.run.checkpoint import Checkpoints, Found, OtherModelError, restore, state_of
 from train.run.directory import RunDirectory
@@ -71,6 +71,11 @@ class Training:
             self.checkpoints.remove_leftovers()
         candidates = self.checkpoints.whole(self._say)
         found = next(candidates, None)
+        if not agree(self.placement.strategy, self._mark(found)):
+            raise UserError(
+                f"The workers do not find the same checkpoint: {found.folder if found else 'none'} "
+                f"is the last one here. Expected a run_directory that all of them share."
+            )
         if found is None and any(self.checkpoints.folder.glob("*")):
             self._say(f"No checkpoint in {self.checkpoints.folder} is whole: begins anew")
         went_back_to = math.inf
@@ -206,6 +211,10 @@ class Training:
             f"Weights that are not finite: {', '.join(layers) or 'none'}; weight angles: "
             f"{', '.join(angles) or 'none'}."
         )
+
+    @staticmethod
+    def _mark(found: Found | None) -> str:
+        return (found.folder / "sha256").read_text() if found else ""
 
     def _say(self, sentence: str) -> None:
         if self.placement.is_chief:

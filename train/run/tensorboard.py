@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -19,6 +20,7 @@ from tensorboard.plugins.hparams import summary_v2 as hparams_begin
 
 import tfweightmirror as tfwm
 from train.config import MAY_DIFFER, FitConfig
+from train.disk import GO_ON, disk_errors
 from train.parsing.config_file import dotted_names
 from train.parsing.yaml_file import plain, to_yaml
 from train.run.scatter import Panel, scatter_image
@@ -66,18 +68,19 @@ class Dashboards(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._pathways = tfwm.pathways(self.model)
         self._charted = {}
-        self._writer = tf.summary.create_file_writer(str(self.folder))
         values = hyperparameters(self.config)
-        with self._writer.as_default(step=0):
+        with self._disk_errors():
+            self._writer = tf.summary.create_file_writer(str(self.folder))
+        with self._disk_errors(), self._writer.as_default(step=0):
             tf.summary.text("config", f"```yaml\n{to_yaml(self.config)}```")
             if self._pathways:  # else TensorBoard takes another run's columns, or all scalars
                 _write(experiment(values, [pathway.name for pathway in self._pathways]))
             _write(hparams_begin.hparams_pb(values, trial_id=str(self.folder.parent)))
-        self._writer.flush()
+            self._writer.flush()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         done, epochs = epoch + 1, self.config.training.epochs
-        with self._writer.as_default(step=done):
+        with self._disk_errors(), self._writer.as_default(step=done):
             for name, value in (logs or {}).items():
                 tf.summary.scalar(name, value)
             self._write_layout(logs or {})
@@ -87,12 +90,17 @@ class Dashboards(keras.callbacks.Callback):
                 tf.summary.image("B against W", self._scatter()[tf.newaxis])
             if done == epochs:
                 _write(hparams_end.session_end_pb(api_pb2.STATUS_SUCCESS))
-        self._writer.flush()
+            self._writer.flush()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+            writer, self._writer = self._writer, None
+            with self._disk_errors():
+                writer.close()
+
+    def _disk_errors(self) -> contextlib.AbstractContextManager[None]:
+        sentence = f"Event files cannot be written to {self.folder}"
+        return disk_errors(sentence, GO_ON, kinds=(OSError, tf.errors.OpError))
 
     def _write_layout(self, names: Iterable[str]) -> None:
         charts = layers_by_measure(names, [pathway.name for pathway in self._pathways])
