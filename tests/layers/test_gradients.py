@@ -25,11 +25,11 @@ from tests.layers.kinds import (
     error_at,
     gradients,
     kinds_and_rules,
+    off_the_axes,
     pathways_of,
     relative_error,
     twins,
 )
-from tests.slow import slow_but
 from tfweightmirror.asymmetric_gradient import asymmetric
 from tfweightmirror.layers import feedback_layer
 from tfweightmirror.pathway import Pathway
@@ -40,9 +40,11 @@ def always(kind: Kind, rule: str) -> bool:
     return True
 
 
-def never(kind: Kind, rule: str) -> bool:
-    """A test of few kinds and few rules: the default suite runs all of it."""
-    return False
+def few(kind: Kind, rule: str) -> bool:
+    """For what goes by the kind or by the rule: all but `fa` on one kind of each class, and the
+    other rules on two kinds.
+    """
+    return kind.name not in (ONE_OF_EACH_IDS if rule == "fa" else ("dense_rank2", "conv2d"))
 
 
 one_of_each = pytest.mark.parametrize("kind", ONE_OF_EACH, ids=ONE_OF_EACH_IDS)
@@ -103,7 +105,7 @@ def has_activation(kind: Kind) -> dict[str, str]:
     return {} if kind.is_attention else {"activation": "tanh"}
 
 
-@kinds_and_rules()
+@kinds_and_rules(slow=lambda kind, rule: rule not in DISTINCT or off_the_axes(kind, rule))
 def test_layer_that_carries_with_w_is_the_plain_layer_to_the_bit_in_eager_mode(
     kind: Kind, rule: str
 ) -> None:
@@ -124,7 +126,7 @@ def test_layer_that_carries_with_w_is_the_plain_layer_to_the_bit_in_a_graph(
 @kinds_and_rules(
     ["fa", "kp"],
     kinds=ONE_OF_EACH,
-    slow=lambda kind, rule: rule == "kp" and kind.name not in ("dense_rank2", "grouped_attention"),
+    slow=lambda kind, rule: rule == "kp" and kind.name != "dense_rank2",
 )
 def test_layer_that_carries_with_w_is_the_plain_layer_under_jit_compile(
     kind: Kind, rule: str
@@ -145,7 +147,11 @@ def compare_in_mixed_precision(kind: Kind, rule: str, dtype: str) -> None:
     compare_with_plain_layer(kind, rule, "eager", tolerance=rounding, dtype=dtype)
 
 
-@kinds_and_rules(DISTINCT, kinds=SAMPLE, slow=never)
+@kinds_and_rules(
+    DISTINCT,
+    kinds=SAMPLE,
+    slow=lambda kind, rule: rule != "fa" and kind.name not in ("dense_rank3", "conv2d_groups"),
+)
 def test_layer_that_carries_with_w_is_the_plain_layer_in_mixed_bfloat16(
     kind: Kind, rule: str
 ) -> None:
@@ -267,8 +273,7 @@ def test_gradients_with_random_b_are_those_of_the_equations(kind: Kind, rule: st
     compare_with_numpy(kind, rule, "eager")
 
 
-@pytest.mark.parametrize("rule", slow_but(DISTINCT, RULES))
-@one_of_each
+@kinds_and_rules(kinds=ONE_OF_EACH, slow=few)
 def test_gradients_with_random_b_are_those_of_the_equations_in_a_graph(
     kind: Kind, rule: str
 ) -> None:
@@ -354,7 +359,7 @@ def assert_same(found: Gradients, expected: Gradients) -> None:
         np.testing.assert_array_equal(found.weights[name], gradient, err_msg=name)
 
 
-@kinds_and_rules(CARRIED_BY_B)
+@kinds_and_rules(CARRIED_BY_B, slow=few)
 def test_other_weights_in_the_backward_pass_change_nothing(
     kind: Kind, rule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -398,7 +403,7 @@ def test_under_backprop_other_weights_in_the_backward_pass_do_change_the_error(
         assert relative_error(found, before) > 0.1
 
 
-@kinds_and_rules([*CARRIED_BY_B, "frsf"])
+@kinds_and_rules([*CARRIED_BY_B, "frsf"], slow=few)
 def test_another_b_changes_the_error_and_not_the_output(kind: Kind, rule: str) -> None:
     layer, inputs = build(kind, kind.twin(RULES[rule])), kind.inputs()
     before = gradients(layer, inputs)
