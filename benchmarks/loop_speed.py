@@ -44,8 +44,8 @@ class EpochTimes(keras.callbacks.Callback):
 
 def compiled(config: FitConfig, run_batches: RunBatches) -> Any:
     keras.utils.set_random_seed(0)
-    images = run_batches.images
-    model = models.build(config.model, images.image_shape, (images.num_classes,))
+    data = run_batches.data
+    model = models.build(config.model, data.input_shape, data.output_shape)
     feedback.convert(model, config.feedback, seed=0)
     model.compile(
         keras.optimizers.SGD(0.05, momentum=0.9),

@@ -25,10 +25,10 @@ def test_imported_set_is_found_under_its_tfds_name(tmp_path: Path) -> None:
     folder = import_set("mnist", tmp_path, data_dir=tmp_path / "tfds")
     assert folder == tmp_path / "tfds" / "mnist" / "3.0.1"
     images = datasets.load(DataConfig(name="mnist", data_dir=str(tmp_path / "tfds")))
-    assert images.num_classes == 10
-    assert images.train.labels.tolist() == [3, 4]
+    assert images.target.num_classes == 10
+    assert images.train.arrays[1].tolist() == [3, 4]
     expected = np.arange(2 * 28 * 28, dtype=np.uint8).reshape(2, 28, 28, 1)
-    np.testing.assert_array_equal(images.train.images, expected)
+    np.testing.assert_array_equal(images.train.arrays[0], expected)
 
 
 def test_set_is_not_imported_twice(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_packed_copy_becomes_the_whole_set(
 ) -> None:
     import_set(name, PACKED, data_dir=tmp_path)
     images = datasets.load(DataConfig(name=name, data_dir=str(tmp_path)))
-    assert (images.num_classes, len(images.train.labels)) == (classes, train)
-    assert len(images.test.labels) == test
-    np.testing.assert_allclose(images.train.images.mean((0, 1, 2)) / 255, mean, atol=6e-5)
+    assert (images.target.num_classes, images.train_count) == (classes, train)
+    assert images.test_count == test
+    np.testing.assert_allclose(images.train.arrays[0].mean((0, 1, 2)) / 255, mean, atol=6e-5)
     assert sorted(SOURCES) == ["cifar10", "cifar100", "mnist"]

@@ -77,7 +77,9 @@ def test_evaluate_says_of_a_run_what_its_last_epoch_said(
     assert main(["evaluate", str(trained)]) == 0
     shown = capsys.readouterr().out
     line = last_line(trained)
-    assert "digits, test[:100]: 100 images" in shown  # 100 in batches of 64: padding is not counted
+    assert (
+        "digits, test[:100]: 100 examples" in shown
+    )  # 100 in batches of 64: padding is not counted
     assert f"{'loss':<15} {line['val_loss']:.4f}\n" in shown
     assert f"{'accuracy':<15} {line['val_accuracy']:.4f}\n" in shown
 
@@ -87,7 +89,7 @@ def test_evaluate_takes_a_file_with_a_config_and_other_data(
 ) -> None:
     arguments = [f"--config={trained / 'config.yaml'}", "--data.test_split=test[100:]"]
     assert main(["evaluate", str(trained / "model.keras"), *arguments]) == 0
-    assert "test[100:]: 260 images" in capsys.readouterr().out
+    assert "test[100:]: 260 examples" in capsys.readouterr().out
 
 
 def test_top_5_accuracy_is_told_for_many_classes(
@@ -120,7 +122,7 @@ def test_exported_model_loads_without_the_library_and_predicts_the_same(
 ) -> None:
     out = tmp_path / "new" / "plain.keras"
     assert main(["export", str(trained), "--out", str(out)]) == 0
-    images = datasets.load(parse(["fit", *TINY])[0].data).test.images[:5].astype(np.float32)
+    images = datasets.load(parse(["fit", *TINY])[0].data).test.arrays[0][:5].astype(np.float32)
     np.save(tmp_path / "images.npy", images)
     code = (
         "import sys; sys.modules.update({'tfweightmirror': None, 'train': None})\n"

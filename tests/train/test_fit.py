@@ -81,8 +81,9 @@ def test_saved_model_scores_what_the_last_epoch_says(mirrored: Path) -> None:
     images = datasets.load(config.data)
     model = keras.models.load_model(mirrored / "model.keras")
     assert images.test_count == 100
-    normalized = (images.test.images - images.pixel_offset) / images.pixel_scale
-    scores = np.argmax(model.predict(normalized, verbose=0), axis=-1) == images.test.labels
+    pixels, labels = images.test.arrays
+    normalized = images.normalization(pixels)
+    scores = np.argmax(model.predict(normalized, verbose=0), axis=-1) == labels
     assert scores.mean() == pytest.approx(measures(mirrored)[-1]["val_accuracy"])
 
 
@@ -132,7 +133,7 @@ def test_papers_mirror_mode_takes_its_noise_options(tmp_path: Path) -> None:
     ("arguments", "expected"),
     [
         (["--data.name=mnits"], "data.name=mnits is not known."),
-        (["--data.test_split=tets"], "has no split 'tets'. Expected train or test"),
+        (["--data.test_split=tets"], "data.test_split is 'tets', which holds nothing."),
         (
             ["--model.name=smal_conv"],
             "model is 'smal_conv', which is not known. Expected one of small_conv, mlp",
@@ -141,7 +142,7 @@ def test_papers_mirror_mode_takes_its_noise_options(tmp_path: Path) -> None:
         (["--optimizer.name=sdg"], "Did you mean 'sgd'?"),
         (["--optimizer.options.momentun=0.9"], "Did you mean 'momentum'?"),
         (["--optimizer.options.momentum=7"], "optimizer sgd refuses its options"),
-        (["--training.batch_size=500"], "digits has 256 training images."),
+        (["--training.batch_size=500"], "digits has 256 training examples."),
         (["--feedback.rule=wmm"], "feedback.rule is 'wmm', which is not known."),
         (["--feedback.rule=wm", "--feedback.layers.hed=fa"], "'hed' matches no layer"),
         (["--feedback.rule=wm", "--mirror.noise.options.blok=3"], "Did you mean 'block'?"),

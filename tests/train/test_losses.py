@@ -1,5 +1,6 @@
 """Losses on logits, against NumPy."""
 
+import contextlib
 from typing import Any
 
 import keras
@@ -100,3 +101,28 @@ def test_mistake_in_a_loss_is_told_in_one_sentence(part: Part, expected: str) ->
     with pytest.raises(UserError) as caught:
         build_loss(part)
     assert expected in str(caught.value)
+
+
+MSE = "mean_squared_error"
+
+
+@pytest.mark.parametrize(
+    ("kind", "loss", "metric", "refused"),
+    [
+        ("classes", "softmax", "sparse_categorical_accuracy", None),
+        ("classes", "tests.train.test_losses:scaled", "mean", None),
+        ("classes", MSE, "mean", f"loss is {MSE}, which compares values, but data.target is"),
+        ("classes", "sigmoid", MSE, f"metrics is {MSE}, which compares values"),
+        ("values", MSE, "mean_absolute_error", None),
+        ("values", "softmax", "mean", "loss is softmax, which is of classes, but data.target is v"),
+        ("inputs", "sigmoid", "mean", "data.target is inputs. Expected one of values, such as"),
+        ("values", MSE, "sparse_categorical_accuracy", "metrics is sparse_categorical_accuracy"),
+    ],
+)
+def test_loss_and_metric_have_to_fit_the_targets(
+    kind: str, loss: str, metric: str, refused: str | None
+) -> None:
+    with pytest.raises(UserError) if refused else contextlib.nullcontext() as caught:
+        build_loss(Part(loss), kind)
+        build_metrics((Part(metric),), kind)
+    assert refused is None or refused in str(caught.value)

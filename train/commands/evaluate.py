@@ -7,12 +7,13 @@ from typing import Any
 
 from train.config import FitConfig
 from train.data import datasets
+from train.data.datasets import DataSet
 from train.devices.strategy import place
 from train.disk import to_json
 from train.errors import UserError
 from train.parts.initial_weights import load_model
-from train.parts.losses import build_loss, build_metrics
-from train.run.build import RunBatches, measures
+from train.parts.losses import build_loss
+from train.run.build import RunBatches, build_measures
 from train.run.directory import RunDirectory
 from train.run.loop import Loop
 
@@ -33,22 +34,22 @@ def evaluate(model_or_run: str, config: FitConfig, *, as_json: bool = False) -> 
     """
     file = model_file(model_or_run)
     placement = place(config)
-    images = datasets.load(config.data)
+    data = datasets.load(config.data)
     with placement.strategy.scope():
         model = load_model(file, "model")
-        _check_fits(file, model, images)
+        _check_fits(file, model, data)
         model.compile(
-            loss=build_loss(config.loss),
-            weighted_metrics=[*measures(images.num_classes), *build_metrics(config.metrics)],
+            loss=build_loss(config.loss, data.target.kind),
+            weighted_metrics=build_measures(config, data.target),
             jit_compile=False,
         )
-    loop = Loop(model, placement.strategy, RunBatches(images, config), seed=config.seed)
+    loop = Loop(model, placement.strategy, RunBatches(data, config), seed=config.seed)
     loop.prepare()
     results = loop.evaluate()
     if as_json:
         print(to_json(results))
         return results
-    print(f"{file} on {images.name}, {config.data.test_split}: {images.test_count} images")
+    print(f"{file} on {data.name}, {config.data.test_split}: {data.test_count} examples")
     for name, value in results.items():
         print(f"{name.replace('_', ' '):<15} {value:.4f}")
     return results
@@ -76,15 +77,15 @@ def model_file(model_or_run: str) -> Path:
     return directory.model_file
 
 
-def _check_fits(file: Path, model: Any, images: Any) -> None:
-    """Raises UserError if the model was made for other images or classes."""
+def _check_fits(file: Path, model: Any, data: DataSet) -> None:
+    """Raises UserError if the model was made for other inputs or targets."""
     takes, gives = tuple(model.input_shape[1:]), tuple(model.output_shape[1:])
-    fits = len(takes) == len(images.image_shape) and all(
-        want in (None, have) for want, have in zip(takes, images.image_shape, strict=True)
+    fits = len(takes) == len(data.input_shape) and all(
+        want in (None, have) for want, have in zip(takes, data.input_shape, strict=True)
     )
-    if not fits or gives != (images.num_classes,):
+    if not fits or gives != data.output_shape:
         raise UserError(
-            f"{file} takes images {takes} and gives {gives}, but {images.name} has images "
-            f"{tuple(images.image_shape)} and {images.num_classes} classes. Expected the data "
-            f"that the model was trained on."
+            f"{file} takes inputs {takes} and gives {gives}, but {data.name} has inputs "
+            f"{data.input_shape} and wants {data.output_shape}. Expected the data that the model "
+            f"was trained on."
         )

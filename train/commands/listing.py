@@ -12,7 +12,7 @@ import tfweightmirror as tfwm
 from tfweightmirror.mirror.noise import NOISES
 from train.config import FitConfig
 from train.config.part import RULES
-from train.data.builders import EMBEDDED
+from train.data.tfds_sets import EMBEDDED
 from train.errors import UserError, did_you_mean
 from train.parsing.config_file import read_config_file
 from train.parts.callbacks import known_callbacks

@@ -1,9 +1,10 @@
-"""Images and labels."""
+"""Inputs and targets."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+import re
+from typing import Any, Literal
 
 from train.config.checks import at_least_one
 from train.errors import UserError
@@ -11,21 +12,28 @@ from train.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Images and labels.
+    """Inputs and targets.
 
     Args:
-        name: `digits` (embedded), a TensorFlow Datasets name such as `mnist` or `cifar10`, with a
-            version (`mnist:3.0.1`) if wanted, or the path of a TFDS builder folder.
+        name: `digits` (embedded); a TensorFlow Datasets name such as `mnist` or `cifar10`, with a
+            version (`mnist:3.0.1`) if wanted; the path of a TFDS builder folder, of a folder of
+            images (`train/<class>/...` and `test/<class>/...`), of a .npz file with the arrays
+            x_train, y_train, x_test and y_test, or of a folder of .npy files of these names; or the
+            import path `package.module:function` of a function that returns (train, test).
+        options: Arguments of that function.
+        target: What the model shall give: `classes`, `values` (regression), `inputs` (what it sees
+            itself, normalised: an autoencoder), or `auto`: what the data have.
         data_dir: Folder of prepared TFDS sets; null: the environment's TFDS_DATA_DIR, or TFDS' own
             folder, into which it downloads.
-        train_split: Split, or part of one, to train on.
+        train_split: Split, or part of one, such as `train[:90%]`, to train on. Those of a folder of
+            images are its sub-folders; those of arrays are the names behind `x_` and `y_`.
         test_split: Split, or part of one, to evaluate on after every epoch.
-        take: Train on the first so many images of the training split; null: on all.
+        take: Train on the first so many examples of the training split; null: on all.
         shuffle: Whether every epoch has an order of its own.
-        normalization: `standard` (mean 0, standard deviation 1 per channel) and `unit` (divided by
-            the largest pixel), measured on the training images; for sets that stay on the disk
-            `unit` divides by 255, and there is no `standard`, but `imagenet`: mean and standard
-            deviation of ImageNet's pixels, given by hand. `none`: pixels as they come.
+        normalization: `standard` (mean 0, standard deviation 1 per channel, or per value of a row)
+            and `unit` (divided by the largest input), measured on the training inputs; for sets
+            that stay on the disk `unit` divides by 255, and there is no `standard`, but `imagenet`:
+            mean and standard deviation of ImageNet's pixels, given by hand. `none`: as they come.
         augmentation: Of training images. `pad_crop_flip`: padded by `pad` zeros on each side,
             cropped back at a random place, flipped left to right half of the time (He et al. 2016).
             `random_resized_crop`: a random part of 8 to 100 % of the area and aspect ratio 3/4 to
@@ -35,12 +43,16 @@ class DataConfig:
             sizes; null: the size the set has. Test images are resized so that their shorter side
             has 256/224 times as many, and cropped in the middle (a single crop).
         storage: `memory` (read once), `disk` (every batch is read when it is needed) or `auto`
-            (memory up to 4 GiB and if all images have one size). On the disk, array_record files
-            are as good as memory; TFRecord files can only be read from the front, so their shuffle
-            is weaker and a run that goes on reads the epoch's earlier images once more.
+            (memory up to 4 GiB and if all images have one size; what is no array of a data function
+            stays as it comes). On the disk, what is read by index (array_record files, images,
+            .npy files) is as good as memory; TFRecord files and a `tf.data.Dataset` can only be
+            read from the front, so their shuffle is weaker and a run that goes on reads the epoch's
+            earlier examples once more.
     """
 
     name: str = "digits"
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    target: Literal["auto", "classes", "values", "inputs"] = "auto"
     data_dir: str | None = None
     train_split: str = "train"
     test_split: str = "test"
@@ -61,3 +73,13 @@ class DataConfig:
                 "data.augmentation=random_resized_crop needs data.image_size, the height and width "
                 "in pixels that it resizes to, such as 224."
             )
+        if self.options and not self.is_function:
+            raise UserError(
+                f"data.options is given, but data.name={self.name} is no function. Expected the "
+                f"import path of one, package.module:function."
+            )
+
+    @property
+    def is_function(self) -> bool:
+        """Whether the name is an import path; behind the colon of `mnist:3.0.1` is a version."""
+        return re.fullmatch(r"[\w.]+:[^\W\d][\w.]*", self.name) is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 # Canonical name of a rule to its other names. The library has the same table
@@ -30,6 +31,19 @@ class Part:
 
     name: str | None = None
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def import_paths(value: Any) -> Iterator[str]:
+    """The import paths that a configuration, or a part of it, names."""
+    if getattr(value, "is_function", False) or (isinstance(value, Part) and ":" in str(value.name)):
+        yield value.name
+    if dataclasses.is_dataclass(value):
+        value = vars(value)
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for entry in value:
+            yield from import_paths(entry)
 
 
 def canonical_rule(part: Part) -> Part:

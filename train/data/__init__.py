@@ -1,1 +1,3 @@
-"""Images and labels: where they come from, how they become batches."""
+"""Inputs and targets: where they come from, how they become batches."""
+
+from train.data.sets import Sets as Sets

@@ -1,149 +1,165 @@
-"""Opens a data set: its two splits, in memory or on the disk, and how pixels are normalised."""
+"""Opens a data set: its two splits, in memory or on the disk, and how inputs are normalised."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+import tensorflow as tf
 
 from train.config import DataConfig
-from train.data.builders import check_sizes, find_builder, image_and_label_keys, prepare
-from train.data.disk import IndexedSplit, StreamedSplit, open_split
-from train.data.memory import MemorySplit, read_into_memory
+from train.data import arrays, image_folder, own_function, splits, tfds_sets
+from train.data.normalization import Normalization, measured
+from train.data.source import Source, Target
+from train.data.splits import Split, read_into_memory
 from train.errors import UserError
-
-MAX_BYTES_IN_MEMORY = 4 * 2**30
-
-# Mean and standard deviation of the pixels of ImageNet's training images, red, green, blue, as
-# fractions of 255: the constants of torchvision's reference training and of its released models.
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-Split = MemorySplit | IndexedSplit | StreamedSplit
-Statistics = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageSet:
+class DataSet:
     """A data set.
 
     Args:
         name: Of the data set.
-        train: Training images.
-        test: Test images.
-        num_classes: Of the labels.
-        image_shape: (height, width, channels) of what the model sees.
+        train: Training examples.
+        test: Test examples.
+        input_shape: Of what the model sees: (height, width, channels) of images.
+        target: What the model shall give.
+        normalization: Of inputs.
         image_size: Pixels that images are cropped and resized to; null: they are as they come.
-        pixel_offset: (channels,) float32, subtracted from every pixel.
-        pixel_scale: (channels,) float32, divides every pixel after that.
+        version: Of the data, if they have one.
+        remark: What cannot be promised.
     """
 
     name: str
     train: Split
     test: Split
-    num_classes: int
-    image_shape: tuple[int, int, int]
-    image_size: int | None
-    pixel_offset: npt.NDArray[np.float32]
-    pixel_scale: npt.NDArray[np.float32]
+    input_shape: tuple[int, ...]
+    target: Target
+    normalization: Normalization
+    image_size: int | None = None
+    version: str | None = None
+    remark: str = ""
 
     @property
     def train_count(self) -> int:
-        """Training images."""
+        """Training examples."""
         return self.train.count
 
     @property
     def test_count(self) -> int:
-        """Test images."""
+        """Test examples."""
         return self.test.count
 
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Of a model for these data: logits of classes, or values."""
+        return self.target.output_shape(self.input_shape)
 
-def load(config: DataConfig) -> ImageSet:
+
+def load(config: DataConfig) -> DataSet:
     """Opens the training and the test split, and reads them if they shall be in memory.
 
     Raises:
-        UserError: If the data set is not known, has no such split, does not consist of labelled
-            images, or cannot be stored, normalised or augmented as `config` says.
+        UserError: If the data set is not known, has no such split, has inputs or targets of no use,
+            or cannot be stored, normalised or augmented as `config` says.
     """
-    builder = find_builder(config)
-    keys = image_and_label_keys(builder, config)
-    stored_shape = builder.info.features[keys.image].shape
-    check_sizes(stored_shape, config)
-    prepare(builder, config, stored_shape)
-    stored_train = open_split(builder, config.train_split, keys, name=config.name, take=config.take)
-    stored_test = open_split(builder, config.test_split, keys, name=config.name)
-    train: Split = stored_train
-    test: Split = stored_test
-    if _belongs_in_memory(stored_shape, train.count + test.count, config):
-        train = read_into_memory(stored_train, stored_shape)
-        test = read_into_memory(stored_test, stored_shape)
-    offset, scale = _pixel_statistics(train, stored_shape[-1], config)
-    size = config.image_size
-    return ImageSet(
+    source = _opener(config)(config)
+    check_sizes(source, config)
+    train = source.open("data.train_split", config.train_split, config.take)
+    test = source.open("data.test_split", config.test_split, None)
+    if _moves_into_memory(source, train.count + test.count, config) and train.arrays is None:
+        spec = (source.input, source.target_spec)
+        train, test = read_into_memory(train, spec), read_into_memory(test, spec)
+    shape, size = tuple(source.input.shape), config.image_size
+    return DataSet(
         name=config.name,
         train=train,
         test=test,
-        num_classes=builder.info.features[keys.label].num_classes,
-        image_shape=(size, size, stored_shape[-1]) if size else stored_shape,
+        input_shape=(size, size, shape[-1]) if size else shape,
+        target=source.target,
+        normalization=measured(train, source.input, config),
         image_size=size,
-        pixel_offset=offset,
-        pixel_scale=scale,
+        version=source.version,
+        remark=source.remark,
     )
 
 
-def _belongs_in_memory(stored_shape: Any, count: int, config: DataConfig) -> bool:
-    if config.storage == "disk" or None in stored_shape:
+def _opener(config: DataConfig) -> Callable[[DataConfig], Source]:
+    """What opens data of this name."""
+    path = Path(config.name).expanduser()
+    if config.is_function:
+        return own_function.function
+    if (path / "dataset_info.json").is_file():
+        return tfds_sets.tfds_set
+    if path.is_dir():
+        has_arrays = any(path.glob("[xy]_*.npy"))
+        return arrays.folder_of_arrays if has_arrays else image_folder.folder_of_images
+    if path.is_file() and path.suffix == ".npz":
+        return arrays.file_of_arrays
+    # TFDS has names with a slash of its own: mnist_corrupted/shot_noise.
+    if path.is_file() or path.suffix == ".npz" or re.match(r"[/~.]", config.name):
+        there = "is no .npz file" if path.is_file() else "does not exist"
+        raise UserError(
+            f"data.name={config.name} {there}. Expected a .npz file, a folder of images by class, "
+            f"of .npy files or of a prepared TensorFlow Datasets set, a name such as mnist, or the "
+            f"import path of a function."
+        )
+    return tfds_sets.tfds_set
+
+
+def check_sizes(source: Source, config: DataConfig) -> None:
+    """Refuses, before anything is fetched, what the inputs' shape forbids.
+
+    Raises:
+        UserError: If images of many sizes (shape null) shall be in memory, be measured, or be seen
+            by the model in no common size; if the padding is larger than the image; if what is no
+            image shall be cropped.
+    """
+    shape, who = tuple(source.input.shape), f"data.name={config.name}"
+    if None in shape:
+        many = f"{who} has images of many sizes"
+        if config.image_size is None:
+            raise UserError(
+                f"{many}. Expected data.image_size, the height and width in pixels of what the "
+                f"model sees, such as 224."
+            )
+        if config.storage == "memory":
+            raise UserError(f"data.storage is memory, but {many}. Expected disk or auto.")
+        if config.normalization == "standard":
+            raise UserError(
+                f"data.normalization is standard, which measures all training images, but {many} "
+                f"and stays on the disk. Expected imagenet, unit or none."
+            )
+    if len(shape) != 3 and (config.image_size or config.augmentation != "none"):
+        key = "image_size" if config.image_size else "augmentation"
+        raise UserError(
+            f"data.{key} is {getattr(config, key)}, but {who} has inputs of shape {shape}. "
+            f"Expected images (height, width, channels) for that."
+        )
+    seen = (config.image_size,) if config.image_size else shape[:2]
+    if config.augmentation == "pad_crop_flip" and config.pad >= min(seen):
+        raise UserError(
+            f"data.pad is {config.pad}, but the images of {who} have {min(seen)} pixels on a side. "
+            f"Expected less: a crop could hold padding alone."
+        )
+
+
+def _moves_into_memory(source: Source, count: int, config: DataConfig) -> bool:
+    """Whether to read both splits now."""
+    asked = config.storage == "memory"
+    parts: list[Any] = [source.input, *tf.nest.flatten(source.target_spec)]
+    if config.storage == "disk" or None in source.input.shape or not (source.moves or asked):
         return False
-    size_bytes = count * math.prod(stored_shape)
-    if config.storage == "memory" and size_bytes > MAX_BYTES_IN_MEMORY:
+    size_bytes = count * sum(math.prod(part.shape) * part.dtype.size for part in parts)
+    if asked and size_bytes > splits.MAX_BYTES_IN_MEMORY:
         raise UserError(
             f"data.name={config.name} takes {size_bytes / 2**30:.1f} GiB in memory. Expected at "
-            f"most {MAX_BYTES_IN_MEMORY / 2**30:.0f}: set data.storage=disk, or name a part of it, "
-            f"such as '{config.train_split}[:10%]'."
+            f"most {splits.MAX_BYTES_IN_MEMORY / 2**30:.0f}: set data.storage=disk, or name a part "
+            f"of it, such as '{config.train_split}[:10%]'."
         )
-    return size_bytes <= MAX_BYTES_IN_MEMORY
-
-
-def _pixel_statistics(train: Split, channels: int, config: DataConfig) -> Statistics:
-    """Offset and scale of every channel, from the training images alone."""
-    mean, std = np.zeros(channels), np.ones(channels)
-    match config.normalization:
-        case "imagenet":
-            if channels != 3:
-                raise UserError(
-                    f"data.normalization=imagenet is for 3 channels, but data.name={config.name} "
-                    f"has {channels}. Expected standard, unit or none."
-                )
-            mean, std = 255 * np.array(IMAGENET_MEAN), 255 * np.array(IMAGENET_STD)
-        case "standard":
-            if not isinstance(train, MemorySplit):
-                raise UserError(
-                    f"data.normalization=standard measures all training images, but those of "
-                    f"data.name={config.name} stay on the disk. Expected imagenet, unit or none."
-                )
-            mean, std = _mean_and_std(train.images)
-        case "unit":
-            # Not 255 where it can be measured: the digits' pixels end at 16.
-            std *= float(train.images.max()) if isinstance(train, MemorySplit) else 255.0
-    return mean.astype(np.float32), std.astype(np.float32)
-
-
-def _mean_and_std(images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Of every channel (channels,), float64, from exact counts of its values.
-
-    NumPy's own would hold all pixels as 8 bytes each: 1.2 GB and 7 s for CIFAR-10.
-    """
-    channels = images.shape[-1]
-    counts = np.zeros((channels, 256))
-    for begin in range(0, len(images), 1024):
-        chunk = images[begin : begin + 1024].reshape(-1, channels)
-        for channel in range(channels):
-            counts[channel] += np.bincount(chunk[:, channel], minlength=256)
-    shares = counts / counts.sum(axis=1, keepdims=True)
-    values = np.arange(256.0)
-    mean = shares @ values
-    variance = (shares * (values - mean[:, None]) ** 2).sum(axis=1)
-    return mean, np.maximum(np.sqrt(variance), 1e-6)
+    return size_bytes <= splits.MAX_BYTES_IN_MEMORY

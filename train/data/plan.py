@@ -1,4 +1,4 @@
-"""Which image stands at which place: a function of the seed and the step, not of a stream."""
+"""Which example stands at which place: a function of the seed and the step, not of a stream."""
 
 from __future__ import annotations
 
@@ -27,18 +27,16 @@ WHOLE_BATCH = Share()
 
 
 class Example(NamedTuple):
-    """One labelled image and where it stands, or a replica's batch of them.
+    """An example and where it stands, or a replica's batch of them.
 
     Args:
-        image: Pixels (..., height, width, channels), or (...) encoded bytes.
-        label: (...) int32.
+        record: (input, target), or what a split has to open for that.
         step: (...) int64, counted over the whole training. Equal in a batch.
         place: (...) int64, in the global batch.
         weight: (...) float32: 1, or 0 for padding.
     """
 
-    image: Any
-    label: Any
+    record: Any
     step: Any
     place: Any
     weight: Any
@@ -46,14 +44,14 @@ class Example(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The steps `first_step`, ..., `last_step - 1` over a split, and the order of its images.
+    """The steps `first_step`, ..., `last_step - 1` over a split, and the order of its examples.
 
     Place `place` of step `step` stands at `(step % steps_per_epoch) * batch_size + place` of the
-    epoch `step // steps_per_epoch`. What lies behind the last image is padding.
+    epoch `step // steps_per_epoch`. What lies behind the last example is padding.
 
     Args:
-        count: Images in the split.
-        batch_size: Images in a global batch, a multiple of the replicas.
+        count: Examples in the split.
+        batch_size: Examples in a global batch, a multiple of the replicas.
         steps_per_epoch: Batches in one pass.
         first_step: Counted from 0 over all epochs.
         last_step: The step to stop before.
@@ -71,14 +69,14 @@ class Plan:
 
     @property
     def rows(self) -> int:
-        """Images in the batch of one replica."""
+        """Examples in the batch of one replica."""
         return self.batch_size // self.share.replicas_in_all
 
     def indices(self) -> Any:
-        """A `tf.data.Dataset` of replica batches (rows,) with the image's index for an image.
+        """A `tf.data.Dataset` of replica batches (rows,) with indices for records.
 
-        Step after step, and in a step replica after replica. Padding repeats the first image. The
-        labels are for the split to fill in. Entering at a later step costs nothing.
+        Step after step, and in a step replica after replica. Padding repeats the first example.
+        Entering at a later step costs nothing.
         """
         replicas = self.share.replicas
 
@@ -89,8 +87,7 @@ class Plan:
             real = position < self.count
             position = tf.where(real, position, 0)
             return Example(
-                image=self.order(position, step // self.steps_per_epoch, count=self.count),
-                label=tf.zeros(self.rows, tf.int32),
+                record=self.order(position, step // self.steps_per_epoch, count=self.count),
                 step=tf.fill([self.rows], step),
                 place=place,
                 weight=tf.cast(real, tf.float32),
@@ -100,7 +97,7 @@ class Plan:
         return numbers.map(replica_batch)
 
     def order(self, position: Any, epoch: Any, *, count: int) -> Any:
-        """What stands at `position` of the epoch's order of `count` things (images, files)."""
+        """What stands at `position` of the epoch's order of `count` things (examples, files)."""
         if self.order_seed is None:
             return position
         key = tf.stack([tf.constant(self.order_seed, tf.int64), epoch])

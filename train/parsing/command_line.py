@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from train.config import FitConfig, Part
+from train.config import FitConfig
+from train.config.part import import_paths
 from train.errors import UserError, did_you_mean
 from train.parsing.commands import COMMANDS, FLAGS, PRINT_CONFIG, build_parser
 from train.parsing.config_file import (
@@ -165,7 +166,7 @@ def configuration(
         raise UserError(with_source(str(error), sources)) from error
     _check_mirror(config, keys)
     folders = [folder for folder in dict.fromkeys(folders) if folder not in config.import_from]
-    if has_import_path(config):
+    if any(import_paths(config)):
         config = dataclasses.replace(config, import_from=(*config.import_from, *folders))
     return config, sources
 
@@ -175,17 +176,6 @@ def _with_options(layer: Mapping[str, Any]) -> list[str]:
     tables = {name: value for name, value in layer.items() if isinstance(value, dict)}
     inside = [f"{name}.{key}" for name, table in tables.items() for key in table]
     return [*inside, *layer]
-
-
-def has_import_path(value: Any) -> bool:
-    """Whether a part of the configuration is named by an import path."""
-    if isinstance(value, Part):
-        return value.name is not None and ":" in value.name
-    if dataclasses.is_dataclass(value):
-        return any(has_import_path(entry) for entry in vars(value).values())
-    if isinstance(value, Mapping):
-        return any(map(has_import_path, value.values()))
-    return isinstance(value, tuple) and any(map(has_import_path, value))
 
 
 def value_of(key: str, flags: Sequence[str] = ()) -> dict[str, Any]:

@@ -53,20 +53,25 @@ def known_metrics() -> dict[str, Any]:
     return classes_of(keras.metrics, keras.metrics.Metric, snake_case=True)
 
 
-def build_loss(part: Part) -> Any:
+def build_loss(part: Part, kind: str | None = None) -> Any:
     """The Keras loss.
 
     A function of (targets, outputs), with or without options, is a loss as it stands.
 
+    Args:
+        part: Its name and options.
+        kind: Of the targets; null: not looked at.
+
     Raises:
-        UserError: If it or an option is not known or refused.
+        UserError: If it or an option is not known or refused, or it is for other targets.
     """
     target = find("loss", part.name, known_losses(), also=", a Keras loss")
     loss = _made("loss", part, target, keras.losses.Loss)
+    _check_kind("loss", part, loss, kind)
     return keras.losses.get(loss)
 
 
-def build_metrics(parts: tuple[Part, ...]) -> list[Any]:
+def build_metrics(parts: tuple[Part, ...], kind: str | None = None) -> list[Any]:
     """The Keras metrics.
 
     Raises:
@@ -76,7 +81,30 @@ def build_metrics(parts: tuple[Part, ...]) -> list[Any]:
     for part in parts:
         target = find("metrics", part.name, known_metrics())
         built.append(_made("metrics", part, target, keras.metrics.Metric))
+        _check_kind("metrics", part, built[-1], kind)
     return built
+
+
+def _check_kind(key: str, part: Part, made: Any, given: str | None) -> None:
+    """Raises UserError if ours or Keras' loss or metric is for other targets than are given.
+
+    Keras would compare a class's number with every logit, and say nothing.
+    """
+    name, module = type(made).__name__, type(made).__module__
+    of_classes = name.startswith("Sparse") or module == __name__
+    of_values = module.startswith("keras.") and (key == "loss" or "regression" in module)
+    if given == "classes" and of_values and not of_classes:
+        example = "softmax, sigmoid" if key == "loss" else "sparse_top_k_categorical_accuracy"
+        raise UserError(
+            f"{key} is {part.name}, which compares values, but data.target is classes. Expected "
+            f"one of classes, such as {example}, or data.target=values."
+        )
+    if given not in (None, "classes") and of_classes:
+        example = "mean_squared_error" if key == "loss" else "mean_absolute_error"
+        raise UserError(
+            f"{key} is {part.name}, which is of classes, but data.target is {given}. Expected "
+            f"one of values, such as {example}."
+        )
 
 
 def _made(key: str, part: Part, target: Any, base: type) -> Any:

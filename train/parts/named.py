@@ -9,10 +9,11 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from train.config import FitConfig, Part
+from train.config import FitConfig
+from train.config.part import import_paths
 from train.errors import UserError, did_you_mean
 from train.parsing.config_file import checked
 
@@ -81,21 +82,8 @@ def import_folders(config: FitConfig) -> None:
 def import_all(config: FitConfig) -> None:
     """Imports every module that an import path names, so that saved models find their classes."""
     import_folders(config)
-    for name in _import_paths(config):
+    for name in import_paths(config):
         imported("a saved run's part", name)
-
-
-def _import_paths(value: Any) -> Iterator[str]:
-    if isinstance(value, Part) and value.name is not None and ":" in value.name:
-        yield value.name
-    if hasattr(value, "__dataclass_fields__"):
-        value = vars(value)
-    if isinstance(value, Mapping):
-        value = value.values()
-    elif not isinstance(value, (list, tuple, type({}.values()))):
-        return
-    for entry in value:
-        yield from _import_paths(entry)
 
 
 def classes_of(module: Any, base: Any, *, snake_case: bool = False) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import keras
 from train.config import FitConfig
 from train.data import batches
 from train.data.batches import Share
-from train.data.datasets import ImageSet
+from train.data.datasets import DataSet
+from train.data.source import Target
 from train.devices.strategy import Placement
 from train.errors import UserError
 from train.parts import feedback, models
@@ -24,25 +25,25 @@ from train.parts.optimizers import build_optimizer
 class RunBatches:
     """The batches of one run, as the loop asks for them."""
 
-    images: ImageSet
+    data: DataSet
     config: FitConfig
 
     @property
     def steps_per_epoch(self) -> int:
-        return batches.steps_per_epoch(self.images, self.config.training.batch_size)
+        return batches.steps_per_epoch(self.data, self.config.training.batch_size)
 
     @property
     def evaluation_steps(self) -> int:
-        return batches.evaluation_steps(self.images, self.config.training.test_batch_size)
+        return batches.evaluation_steps(self.data, self.config.training.test_batch_size)
 
     @property
     def evaluation_padding(self) -> float:
         rows = self.evaluation_steps * self.config.training.test_batch_size
-        return rows / self.images.test_count
+        return rows / self.data.test_count
 
     def training(self, first_step: int, share: Share) -> Any:
         return batches.training_batches(
-            self.images,
+            self.data,
             self.config.data,
             batch_size=self.config.training.batch_size,
             seed=self.config.seed,
@@ -52,14 +53,14 @@ class RunBatches:
         )
 
     def evaluation(self, share: Share) -> Any:
-        return batches.evaluation_batches(self.images, self.config.training.test_batch_size, share)
+        return batches.evaluation_batches(self.data, self.config.training.test_batch_size, share)
 
 
 def build_model(
     config: FitConfig, placement: Placement, run_batches: RunBatches
 ) -> tuple[Any, list[Any]]:
     """The compiled model on its devices, and the library's callbacks for it."""
-    training, images = config.training, run_batches.images
+    training, data = config.training, run_batches.data
     if training.precision == "mixed_float16" and placement.replicas > 1:
         raise UserError(
             f"training.precision is mixed_float16 on {placement.replicas} replicas, where Keras' "
@@ -75,7 +76,7 @@ def build_model(
             steps_per_epoch=run_batches.steps_per_epoch,
             epochs=training.epochs,
         )
-        model = models.build(config.model, images.image_shape, (images.num_classes,))
+        model = models.build(config.model, data.input_shape, data.output_shape)
         feedback.convert(
             model,
             config.feedback,
@@ -93,14 +94,18 @@ def build_model(
         )
         model.compile(
             optimizer,
-            build_loss(config.loss),
-            weighted_metrics=[*measures(images.num_classes), *build_metrics(config.metrics)],
+            build_loss(config.loss, data.target.kind),
+            weighted_metrics=build_measures(config, data.target),
             jit_compile=False,  # the loop compiles
         )
     return model, callbacks
 
 
-def measures(num_classes: int) -> list[Any]:
-    """Accuracy, and for many classes the share of images whose class is among the best five."""
-    top_5 = keras.metrics.SparseTopKCategoricalAccuracy(5, name="top_5_accuracy")
-    return ["accuracy", top_5] if num_classes > 20 else ["accuracy"]
+def build_measures(config: FitConfig, target: Target) -> list[Any]:
+    """The metrics asked for, behind those of classes: accuracy and, of many classes, top-5."""
+    measures: list[Any] = []
+    if target.kind == "classes":
+        measures.append("accuracy")
+        if target.num_classes > 20:
+            measures.append(keras.metrics.SparseTopKCategoricalAccuracy(5, name="top_5_accuracy"))
+    return [*measures, *build_metrics(config.metrics, target.kind)]

@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -235,8 +236,10 @@ def numbered(stem: Path) -> dict[int, Path]:
 
 def stem_of(config: FitConfig) -> Path:
     """`runs/<data>-<model>-<rule>`; of a builder folder .../name/version, the name."""
-    parts = Path(config.data.name).parts
-    data = parts[-2] if len(parts) > 1 else config.data.name.partition(":")[0]
+    path = Path(config.data.name)
+    versioned = len(path.parts) > 1 and re.fullmatch(r"[\d.]+", path.name)
+    data = path.parent.name if versioned else path.name.removesuffix(".npz").partition(":")[0]
+    data = config.data.name.rpartition(":")[2] if config.data.is_function else data
     model = str(config.model.name).rpartition(":")[2]
     return Path("runs") / f"{data}-{model}-{short_rule(config.feedback.rule)}"
 

@@ -14,7 +14,7 @@ import tfweightmirror as tfwm
 from train.config import FitConfig
 from train.config.part import short_rule
 from train.data import datasets
-from train.data.datasets import ImageSet
+from train.data.datasets import DataSet
 from train.devices.cluster import anybody, lost_workers_end_the_run
 from train.devices.strategy import Placement, place, strategy_name
 from train.errors import UserError
@@ -103,7 +103,9 @@ def _fit(
         setup = _setup(config, placement)
         verbose = PROGRESS[training.progress] if placement.is_chief else 0
         if verbose:
-            print(_headline(config, model, run_batches.images, directory, setup))
+            print(_headline(config, model, run_batches.data, directory, setup))
+            if run_batches.data.remark:
+                print(run_batches.data.remark)
         telemetry = Telemetry(loop, batch_size=training.batch_size, callbacks=callbacks)
         own = build_callbacks(config.callbacks)
         if verbose and (names := forgetful(own)):
@@ -153,14 +155,14 @@ def _setup(config: FitConfig, placement: Placement) -> dict[str, Any]:
 
 
 def _headline(
-    config: FitConfig, model: Any, images: ImageSet, directory: RunDirectory, setup: dict[str, Any]
+    config: FitConfig, model: Any, data: DataSet, directory: RunDirectory, setup: dict[str, Any]
 ) -> str:
     replicas = setup["replicas"]
     scaling = config.optimizer.learning_rate_scaling
     rule = "" if scaling == "none" else f" ({scaling} in the batch size)"
     feedback_rule = short_rule(config.feedback.rule)
     return (
-        f"{feedback_rule}: {model.name} on {images.name}, into {directory.path}\n"
+        f"{feedback_rule}: {model.name} on {data.name}, into {directory.path}\n"
         f"{setup['strategy']}, {replicas} replica{'s' * (replicas > 1)}, global batch "
         f"{setup['global_batch_size']}, learning rate {setup['learning_rate']:g}{rule}"
     )

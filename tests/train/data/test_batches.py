@@ -10,10 +10,9 @@ import tensorflow as tf
 
 from tests.train.data.sets import write_noise
 from train.config import DataConfig
-from train.data import batches, datasets
+from train.data import batches, datasets, splits
 from train.data.batches import Share
-from train.data.datasets import ImageSet
-from train.data.disk import IndexedSplit
+from train.data.datasets import DataSet
 from train.errors import UserError
 
 BATCH = 4
@@ -40,11 +39,11 @@ def config(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="module")
-def images(config: DataConfig) -> ImageSet:
+def images(config: DataConfig) -> DataSet:
     return datasets.load(config)
 
 
-def train(images: ImageSet, config: DataConfig, first: int, last: int, **options: Any) -> list:
+def train(images: DataSet, config: DataConfig, first: int, last: int, **options: Any) -> list:
     options = {"batch_size": BATCH, "seed": 7} | options
     dataset = batches.training_batches(images, config, first_step=first, last_step=last, **options)
     return list(dataset.as_numpy_iterator())
@@ -66,7 +65,7 @@ def assert_same(one: list, other: list) -> None:
             np.testing.assert_array_equal(part, twin_part)
 
 
-def test_every_epoch_is_a_permutation_of_its_own(images: ImageSet, config: DataConfig) -> None:
+def test_every_epoch_is_a_permutation_of_its_own(images: DataSet, config: DataConfig) -> None:
     seen = [numbers(batch) for batch in train(images, plain(config), 0, 3, batch_size=23)]
     assert [sorted(epoch) for epoch in seen] == [list(range(23))] * 3
     assert list(range(23)) != seen[0] != seen[1] != seen[2]
@@ -81,7 +80,7 @@ def test_training_on_the_images_taken_sees_the_first_and_no_others(config: DataC
 
 
 def test_batches_are_whole_and_no_image_comes_twice_in_an_epoch(
-    images: ImageSet, config: DataConfig
+    images: DataSet, config: DataConfig
 ) -> None:
     assert batches.steps_per_epoch(images, BATCH) == STEPS_PER_EPOCH
     seen = [numbers(batch) for batch in train(images, plain(config), 0, 2 * STEPS_PER_EPOCH)]
@@ -94,7 +93,7 @@ def test_batches_are_whole_and_no_image_comes_twice_in_an_epoch(
     assert left_over[0] != left_over[1]
 
 
-def test_labels_stay_with_their_images(images: ImageSet, config: DataConfig) -> None:
+def test_labels_stay_with_their_images(images: DataSet, config: DataConfig) -> None:
     for batch in train(images, plain(config), 0, 4):
         assert batch[0].dtype == np.float32
         assert batch[1].dtype == np.int32
@@ -102,7 +101,7 @@ def test_labels_stay_with_their_images(images: ImageSet, config: DataConfig) -> 
 
 
 def test_entering_at_a_step_gives_what_replaying_to_it_gives(
-    images: ImageSet, config: DataConfig
+    images: DataSet, config: DataConfig
 ) -> None:
     replayed = train(images, config, 0, 14)
     for first in (1, 5, 7, 12):  # in the first epoch, at the begin of one, in later ones
@@ -110,7 +109,7 @@ def test_entering_at_a_step_gives_what_replaying_to_it_gives(
 
 
 def test_replicas_and_workers_share_the_rows_of_one_replica(
-    images: ImageSet, config: DataConfig
+    images: DataSet, config: DataConfig
 ) -> None:
     def share(first: int, replicas: int, in_all: int) -> list:
         return train(images, config, 3, 12, share=Share(first, replicas, in_all))
@@ -125,7 +124,7 @@ def test_replicas_and_workers_share_the_rows_of_one_replica(
 
 
 def test_order_and_augmentation_are_functions_of_the_seed(
-    images: ImageSet, config: DataConfig
+    images: DataSet, config: DataConfig
 ) -> None:
     one, again, other = (train(images, config, 0, 3, seed=seed) for seed in (1, 1, 2))
     assert_same(one, again)
@@ -134,7 +133,7 @@ def test_order_and_augmentation_are_functions_of_the_seed(
     assert any((x != z).any() for (x, _), (z, _) in zip(one, other, strict=True))
 
 
-def test_global_seed_of_tensorflow_changes_nothing(images: ImageSet, config: DataConfig) -> None:
+def test_global_seed_of_tensorflow_changes_nothing(images: DataSet, config: DataConfig) -> None:
     tf.random.set_seed(0)
     one = train(images, config, 0, 6)
     tf.random.set_seed(1)
@@ -142,7 +141,7 @@ def test_global_seed_of_tensorflow_changes_nothing(images: ImageSet, config: Dat
 
 
 def test_unshuffled_images_keep_their_order_and_change_their_crops(
-    images: ImageSet, config: DataConfig
+    images: DataSet, config: DataConfig
 ) -> None:
     config = dataclasses.replace(config, shuffle=False)
     order = [numbers(batch) for batch in train(images, plain(config), 0, 6)]
@@ -154,7 +153,7 @@ def test_unshuffled_images_keep_their_order_and_change_their_crops(
 @pytest.mark.parametrize("batch_size", [2, 7, 8])
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_evaluation_counts_every_image_once_in_order(
-    images: ImageSet, batch_size: int, replicas: int
+    images: DataSet, batch_size: int, replicas: int
 ) -> None:
     batch_size *= replicas
     steps = batches.evaluation_steps(images, batch_size)
@@ -169,7 +168,7 @@ def test_evaluation_counts_every_image_once_in_order(
     assert y[:7].tolist() == [number % 2 for number in range(23, 30)]
 
 
-def test_second_worker_evaluates_the_other_rows(images: ImageSet) -> None:
+def test_second_worker_evaluates_the_other_rows(images: DataSet) -> None:
     workers = [
         list(batches.evaluation_batches(images, 4, Share(k, 1, 2)).as_numpy_iterator())
         for k in (0, 1)
@@ -178,8 +177,8 @@ def test_second_worker_evaluates_the_other_rows(images: ImageSet) -> None:
     assert seen == [[[23, 24], [27, 28]], [[25, 26], [29]]]
 
 
-def test_more_rows_than_images_are_refused(images: ImageSet, config: DataConfig) -> None:
-    with pytest.raises(UserError, match=r"batch_size is 24, but .* has 23 training images"):
+def test_more_rows_than_images_are_refused(images: DataSet, config: DataConfig) -> None:
+    with pytest.raises(UserError, match=r"batch_size is 24, but .* has 23 training examples"):
         train(images, config, 0, 1, batch_size=24)
 
 
@@ -199,21 +198,18 @@ def test_memory_and_indexed_files_give_the_same_bits(tmp_path: Path, file_format
     assert_same(*seen)
 
 
-def test_entering_indexed_files_late_reads_only_the_steps_asked_for(tmp_path: Path) -> None:
-    @dataclasses.dataclass
-    class Counting:
-        source: Any
-        read: int = 0
+def test_entering_late_reads_by_index_only_the_steps_asked_for(
+    images: DataSet, config: DataConfig
+) -> None:
+    read: list[int] = []
 
-        def __getitems__(self, indices: list[int]) -> Any:
-            self.read += len(indices)
-            return self.source.__getitems__(indices)
+    def fetch(indices: list[int]) -> Any:
+        read.extend(indices)
+        pixels = np.broadcast_to(np.array(indices)[:, None, None, None], (len(indices), 6, 5, 3))
+        return pixels, np.array(indices)
 
-    folder = write_noise(tmp_path, file_format="array_record")
-    config = DataConfig(name=str(folder), storage="disk", normalization="none")
-    images = datasets.load(config)
-    assert isinstance(images.train, IndexedSplit)
-    counting = Counting(images.train.source)
-    images = dataclasses.replace(images, train=dataclasses.replace(images.train, source=counting))
-    assert len(train(images, config, 10**9 + 3, 10**9 + 5)) == 2
-    assert counting.read == 2 * BATCH
+    specs = (tf.TensorSpec((6, 5, 3), tf.uint8), tf.TensorSpec((), tf.int64))
+    images = dataclasses.replace(images, train=splits.by_index(23, fetch, specs))
+    seen = train(images, plain(config), 10**9 + 3, 10**9 + 5)
+    assert [number for batch in seen for number in numbers(batch)] == read
+    assert len(read) == 2 * BATCH

@@ -1,5 +1,8 @@
 """Finding data sets by name and folder, storing and normalising them."""
 
+import io
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -7,25 +10,24 @@ import pytest
 
 from tests.train.data.sets import write_imagenet, write_noise, write_numbered
 from train.config import DataConfig
-from train.data import batches, datasets
-from train.data.builders import EMBEDDED
-from train.data.datasets import ImageSet
-from train.data.disk import IndexedSplit, StreamedSplit
-from train.data.memory import MemorySplit
+from train.data import batches, datasets, splits
+from train.data.datasets import DataSet
+from train.data.splits import Indexed, Streamed
+from train.data.tfds_sets import EMBEDDED
 from train.errors import UserError
 
 
 @pytest.fixture
-def numbered(tmp_path: Path) -> ImageSet:
+def numbered(tmp_path: Path) -> DataSet:
     return datasets.load(DataConfig(name=str(write_numbered(tmp_path))))
 
 
-def test_builder_folder_keeps_images_labels_and_order(numbered: ImageSet) -> None:
-    assert numbered.image_shape == (2, 3, 3)
-    assert numbered.num_classes == 2
+def test_builder_folder_keeps_images_labels_and_order(numbered: DataSet) -> None:
+    assert numbered.input_shape == (2, 3, 3)
+    assert numbered.target.num_classes == 2
     assert (numbered.train_count, numbered.test_count) == (10, 3)
-    assert numbered.train.images[:, 1, 2, 0].tolist() == list(range(10))
-    assert numbered.train.labels.tolist() == [0, 1] * 5
+    assert numbered.train.arrays[0][:, 1, 2, 0].tolist() == list(range(10))
+    assert numbered.train.arrays[1].tolist() == [0, 1] * 5
 
 
 def test_builder_folder_that_exists_is_not_overwritten(tmp_path: Path) -> None:
@@ -43,9 +45,9 @@ def test_prepared_copy_of_a_tfds_name_is_read_without_download(
     write_numbered(tmp_path, name="cifar10", version="3.0.2")
     write_numbered(tmp_path, name="cifar10", version="10.0.0", count=6)
     by_argument = datasets.load(DataConfig(name="cifar10", data_dir=str(tmp_path)))
-    assert len(by_argument.train.labels) == 6  # the newest version, by number
+    assert len(by_argument.train.arrays[1]) == 6  # the newest version, by number
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    assert len(datasets.load(DataConfig(name="cifar10:3.0.2")).train.labels) == 10
+    assert len(datasets.load(DataConfig(name="cifar10:3.0.2")).train.arrays[1]) == 10
 
 
 @pytest.mark.parametrize(
@@ -56,14 +58,13 @@ def test_every_file_format_is_read_into_memory_in_order(
 ) -> None:
     folder = write_numbered(tmp_path, file_format=file_format, files=files)
     images = datasets.load(DataConfig(name=str(folder), train_split="train[20%:]", take=7))
-    assert isinstance(images.train, MemorySplit)
-    assert images.train.images[:, 1, 2, 0].tolist() == list(range(2, 9))
-    assert images.train.labels.tolist() == [0, 1, 0, 1, 0, 1, 0]
+    assert images.train.arrays[0][:, 1, 2, 0].tolist() == list(range(2, 9))
+    assert images.train.arrays[1].tolist() == [0, 1, 0, 1, 0, 1, 0]
 
 
 @pytest.mark.parametrize(
     ("file_format", "kind"),
-    [("tfrecord", StreamedSplit), ("array_record", IndexedSplit), ("parquet", IndexedSplit)],
+    [("tfrecord", Streamed), ("array_record", Indexed), ("parquet", Indexed)],
 )
 def test_file_format_decides_how_the_disk_is_read(
     tmp_path: Path, file_format: str, kind: type
@@ -77,11 +78,11 @@ def test_auto_storage_is_memory_up_to_the_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = DataConfig(name=str(write_numbered(tmp_path)), normalization="unit")
-    size_bytes = (10 + 3) * 2 * 3 * 3
-    monkeypatch.setattr(datasets, "MAX_BYTES_IN_MEMORY", size_bytes)
-    assert isinstance(datasets.load(config).train, MemorySplit)
-    monkeypatch.setattr(datasets, "MAX_BYTES_IN_MEMORY", size_bytes - 1)
-    assert isinstance(datasets.load(config).train, StreamedSplit)
+    size_bytes = (10 + 3) * (2 * 3 * 3 + 4)  # pixels and a label
+    monkeypatch.setattr(splits, "MAX_BYTES_IN_MEMORY", size_bytes)
+    assert datasets.load(config).train.arrays is not None
+    monkeypatch.setattr(splits, "MAX_BYTES_IN_MEMORY", size_bytes - 1)
+    assert isinstance(datasets.load(config).train, Streamed)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,10 @@ def test_auto_storage_is_memory_up_to_the_limit(
     [
         (DataConfig(name="mnits"), "Did you mean 'mnist'?"),
         (DataConfig(name="digit"), "Did you mean 'digits'?"),
-        (DataConfig(name=str(EMBEDDED["digits"].parent)), "a folder without a dataset_info.json"),
+        (
+            DataConfig(name=str(EMBEDDED["digits"].parent)),
+            "has no folder train with a folder of images for every class",
+        ),
         (DataConfig(name="coco"), "Expected an image and a class label."),
         (DataConfig(name="imdb_reviews"), "holds text, label."),
         (DataConfig(name="imagenet2012"), "images of many sizes. Expected data.image_size"),
@@ -99,14 +103,23 @@ def test_auto_storage_is_memory_up_to_the_limit(
         ),
         (DataConfig(name="imagenet2012", image_size=224), "Expected imagenet, unit or none."),
         (DataConfig(name="mnist:9.9.9"), "cannot be loaded at version 9.9.9"),
-        (DataConfig(test_split="validation"), "no split 'validation'. Expected train or test"),
-        (DataConfig(train_split="train[:0]"), "no split 'train[:0]'"),
+        (
+            DataConfig(test_split="validation"),
+            "data.test_split is 'validation', which holds nothing. Expected train or test",
+        ),
+        (
+            DataConfig(train_split="train[:0]"),
+            "data.train_split is 'train[:0]', which holds nothing.",
+        ),
         (
             DataConfig(take=1438),
-            "data.take is 1438, but split 'train' of data.name=digits has 1437",
+            "data.take is 1438, but data.train_split=train has 1437",
         ),
-        (DataConfig(storage="disk"), "digits stay on the disk. Expected imagenet, unit or none."),
-        (DataConfig(normalization="imagenet"), "is for 3 channels, but data.name=digits has 1"),
+        (DataConfig(storage="disk"), "digits stay where they are. Expected imagenet, unit or none"),
+        (
+            DataConfig(normalization="imagenet"),
+            "is for 3 channels, but data.name=digits has inputs of shape (8, 8, 1)",
+        ),
         (
             DataConfig(augmentation="pad_crop_flip", pad=8),
             "data.pad is 8, but the images of data.name=digits have 8 pixels on a side",
@@ -140,7 +153,7 @@ def test_unusable_option_gets_one_sentence(options: dict, expected: str) -> None
 
 
 def test_set_too_large_for_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets, "MAX_BYTES_IN_MEMORY", 1000)
+    monkeypatch.setattr(splits, "MAX_BYTES_IN_MEMORY", 1000)
     with pytest.raises(UserError, match="name a part of it"):
         datasets.load(DataConfig(storage="memory"))
 
@@ -172,6 +185,7 @@ def test_sets_that_stay_on_the_disk_are_fetched_as_array_record(
     monkeypatch.setattr(
         "tensorflow_datasets.core.DatasetBuilder.download_and_prepare", download_and_prepare
     )
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: io.BytesIO())
     config = DataConfig(**{"name": "mnist", "data_dir": str(tmp_path)} | options)
     with pytest.raises(UserError, match="could not be fetched") as caught:
         datasets.load(config)
@@ -179,13 +193,30 @@ def test_sets_that_stay_on_the_disk_are_fetched_as_array_record(
     assert ("archives" in str(caught.value)) == (config.name == "imagenet2012")
 
 
+def test_without_network_the_first_host_is_asked_once_and_the_sentence_says_how_to_copy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = []
+
+    def urlopen(request: urllib.request.Request, timeout: float) -> None:
+        asked.append(timeout)
+        raise urllib.error.URLError("Name or service not known")
+
+    monkeypatch.setattr("urllib.request.urlopen", urlopen)
+    with pytest.raises(UserError, match="Name or service not known") as caught:
+        datasets.load(DataConfig(name="mnist", data_dir=str(tmp_path)))
+    assert asked == [5.0]
+    assert "with --data.data_dir=FOLDER, and bring FOLDER here" in str(caught.value)
+    assert "arrays (.npz) or a folder of images" in str(caught.value)
+
+
 @pytest.mark.parametrize("normalization", ["standard", "unit", "none"])
 def test_pixels_are_normalised_by_the_training_images(normalization: str) -> None:
     images = datasets.load(DataConfig(normalization=normalization))
     rows = batches.evaluation_batches(images, 100).as_numpy_iterator()
     seen = np.concatenate([x[weight == 1] for x, _, weight in rows])
-    raw = images.test.images.astype(np.float64)
-    train = images.train.images.astype(np.float64)
+    raw = images.test.arrays[0].astype(np.float64)
+    train = images.train.arrays[0].astype(np.float64)
     expected = {
         "standard": (raw - train.mean()) / train.std(),
         "unit": raw / 16,

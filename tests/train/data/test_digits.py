@@ -9,52 +9,52 @@ import pytest
 from tools.make_digits import SPLIT_SEED, TEST_IMAGES_PER_CLASS, stratified_split
 from train.config import DataConfig
 from train.data import datasets
-from train.data.builders import EMBEDDED
-from train.data.datasets import ImageSet
+from train.data.datasets import DataSet
+from train.data.tfds_sets import EMBEDDED
 
 FOLDER = EMBEDDED["digits"]
 
 
 @pytest.fixture(scope="module")
-def digits() -> ImageSet:
+def digits() -> DataSet:
     return datasets.load(DataConfig())
 
 
-def test_counts_and_classes_are_those_of_the_readme(digits: ImageSet) -> None:
-    assert digits.train.images.shape == (1437, 8, 8, 1)
-    assert digits.test.images.shape == (360, 8, 8, 1)
-    counts = np.bincount(digits.train.labels).tolist()
+def test_counts_and_classes_are_those_of_the_readme(digits: DataSet) -> None:
+    assert digits.train.arrays[0].shape == (1437, 8, 8, 1)
+    assert digits.test.arrays[0].shape == (360, 8, 8, 1)
+    counts = np.bincount(digits.train.arrays[1]).tolist()
     assert counts == [142, 146, 141, 147, 145, 146, 145, 143, 138, 144]
-    assert np.bincount(digits.test.labels).tolist() == [36] * 10
+    assert np.bincount(digits.test.arrays[1]).tolist() == [36] * 10
     assert str(counts)[1:-1].replace(",", "") in (FOLDER.parent / "README.md").read_text()
 
 
-def test_pixels_are_those_of_scikit_learn(digits: ImageSet) -> None:
-    sums = int(digits.train.images.sum()), int(digits.test.images.sum())
+def test_pixels_are_those_of_scikit_learn(digits: DataSet) -> None:
+    sums = int(digits.train.arrays[0].sum()), int(digits.test.arrays[0].sum())
     assert sums == (449_441, 112_277)
     assert sum(sums) == 561_718  # of load_digits().images
     first = [[0, 0, 5, 13, 9, 1, 0, 0], [0, 0, 13, 15, 10, 15, 5, 0]]
-    assert digits.train.images[0, :2, :, 0].tolist() == first
-    assert digits.train.images.max() == 16
+    assert digits.train.arrays[0][0, :2, :, 0].tolist() == first
+    assert digits.train.arrays[0].max() == 16
 
 
-def test_split_is_the_one_that_the_script_draws(digits: ImageSet) -> None:
+def test_split_is_the_one_that_the_script_draws(digits: DataSet) -> None:
     sklearn_datasets = pytest.importorskip("sklearn.datasets")
     source = sklearn_datasets.load_digits()
     train, test = stratified_split(
         source.target, test_images_per_class=TEST_IMAGES_PER_CLASS, seed=SPLIT_SEED
     )
     assert sorted([*train, *test]) == list(range(1797))
-    np.testing.assert_array_equal(digits.train.images[..., 0], source.images[train])
-    np.testing.assert_array_equal(digits.test.images[..., 0], source.images[test])
-    np.testing.assert_array_equal(digits.test.labels, source.target[test])
+    np.testing.assert_array_equal(digits.train.arrays[0][..., 0], source.images[train])
+    np.testing.assert_array_equal(digits.test.arrays[0][..., 0], source.images[test])
+    np.testing.assert_array_equal(digits.test.arrays[1], source.target[test])
 
 
-def test_no_image_is_in_both_splits(digits: ImageSet) -> None:
+def test_no_image_is_in_both_splits(digits: DataSet) -> None:
     def prints(images: np.ndarray) -> set[str]:
         return {hashlib.sha256(image.tobytes()).hexdigest() for image in images}
 
-    assert not prints(digits.train.images) & prints(digits.test.images)
+    assert not prints(digits.train.arrays[0]) & prints(digits.test.arrays[0])
 
 
 def test_folder_is_small_and_names_no_path_of_a_machine() -> None:

@@ -10,8 +10,8 @@ from tests.train.data.sets import write_imagenet, write_noise
 from train.config import DataConfig
 from train.data import batches, datasets
 from train.data.batches import Share
-from train.data.datasets import ImageSet
-from train.data.disk import IndexedSplit
+from train.data.datasets import DataSet
+from train.data.splits import Indexed
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +29,12 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
 
 
 @pytest.fixture(scope="module")
-def images(config: DataConfig) -> ImageSet:
+def images(config: DataConfig) -> DataSet:
     return datasets.load(config)
 
 
 def train(
-    images: ImageSet, config: DataConfig, first: int, last: int, share: Share = Share()
+    images: DataSet, config: DataConfig, first: int, last: int, share: Share = Share()
 ) -> list:
     return list(
         batches.training_batches(
@@ -47,14 +47,14 @@ def numbers(pixels: np.ndarray) -> list[int]:
     return np.rint(pixels.mean(axis=(1, 2, 3)) / 20).astype(int).tolist()
 
 
-def test_set_is_found_by_name_and_read_by_index(images: ImageSet) -> None:
-    assert isinstance(images.train, IndexedSplit)
-    assert images.image_shape == (24, 24, 3)
-    assert (images.train_count, images.test_count, images.num_classes) == (12, 5, 2)
+def test_set_is_found_by_name_and_read_by_index(images: DataSet) -> None:
+    assert isinstance(images.train, Indexed)
+    assert images.input_shape == (24, 24, 3)
+    assert (images.train_count, images.test_count, images.target.num_classes) == (12, 5, 2)
 
 
 def test_crops_have_the_size_asked_for_and_an_epoch_every_image(
-    images: ImageSet, config: DataConfig
+    images: DataSet, config: DataConfig
 ) -> None:
     epochs = train(images, config, 0, 6)
     assert all(x.shape == (4, 24, 24, 3) and x.dtype == np.float32 for x, _ in epochs)
@@ -64,7 +64,7 @@ def test_crops_have_the_size_asked_for_and_an_epoch_every_image(
     np.testing.assert_array_equal([y for _, y in epochs], order % 2)
 
 
-def test_single_crop_counts_every_image_once(images: ImageSet) -> None:
+def test_single_crop_counts_every_image_once(images: DataSet) -> None:
     seen = list(batches.evaluation_batches(images, 4).as_numpy_iterator())
     x, y, weight = (np.concatenate(part) for part in zip(*seen, strict=True))
     assert x.shape == (8, 24, 24, 3)
@@ -104,7 +104,7 @@ def test_random_resized_crop_is_a_function_of_seed_step_and_place(
 
 @pytest.mark.parametrize("augmentation", ["none", "pad_crop_flip"])
 def test_other_augmentations_start_from_the_single_crop(
-    images: ImageSet, config: DataConfig, augmentation: str
+    images: DataSet, config: DataConfig, augmentation: str
 ) -> None:
     config = dataclasses.replace(config, augmentation=augmentation, shuffle=False)
     [(x, _)] = train(images, config, 0, 1)

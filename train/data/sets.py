@@ -1,0 +1,29 @@
+"""What a data function of a user's own may return."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class Sets:
+    """Training and test set, where a pair of them does not say enough.
+
+    Each is a pair of arrays (inputs, targets), a `tf.data.Dataset` of single examples (input,
+    target), or an object with `__len__` and `__getitem__`, which gives such an example.
+
+    Args:
+        train: The training set.
+        test: The test set.
+        target: `classes`: whole numbers, one each. `values`: numbers of any shape. `inputs`: the
+            model shall give what it sees; other targets are not read. `boxes`: a dictionary of
+            boxes (n, 4) and classes (n,), padded. null: whole numbers, one each, are classes, and
+            floating-point numbers values.
+        num_classes: How many classes there are; null: counted, where the targets are arrays.
+    """
+
+    train: Any
+    test: Any
+    target: Literal["classes", "values", "inputs", "boxes"] | None = None
+    num_classes: int | None = None
