@@ -22,7 +22,7 @@ from train.__main__ import main
 from train.config import FitConfig
 from train.disk import to_json
 from train.report import configs
-from train.report.frames import TEST_ERROR, gather
+from train.report.frames import TEST_ERROR, TRAIN_ERROR, gather
 from train.report.published import beside
 from train.report.write import BALANCED, results
 from train.run.directory import RunDirectory, RunFiles
@@ -222,6 +222,19 @@ def test_a_run_that_a_callback_ended_has_finished(tmp_path: Path) -> None:
     (run / "model.keras").write_bytes(b"")
     (group,), left_out = gather([str(tmp_path)])
     assert (group.epochs, left_out) == (2, {})
+
+
+def test_before_the_first_step_is_epoch_0_and_a_whole_pass_is_the_training_error(
+    tmp_path: Path,
+) -> None:
+    run = write_run(tmp_path / "run", tree(), lines(GOOD, accuracy=0.8, train_accuracy=0.9))
+    steps = '{"step": 0, "epoch": 0, "val_accuracy": 0.1}\n{"step": 3, "epoch": 1}\n'
+    (run / "steps.jsonl").write_text(steps)
+    (group,), _ = gather([str(tmp_path)])
+    assert list(group.mean[TEST_ERROR]) == pytest.approx([90, 50, 40, 30])
+    assert list(group.mean[TRAIN_ERROR])[1:] == pytest.approx([10, 10, 10])
+    (run / "steps.jsonl").write_text("[1]")
+    assert gather([str(tmp_path)]) == ([], {run: "steps.jsonl is damaged at line 1"})
 
 
 def test_zero_by_construction_is_said_of_balanced_noise_alone(tmp_path: Path) -> None:

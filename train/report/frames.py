@@ -22,11 +22,12 @@ TOP_5_ERROR = "top_5_error_percent"
 BEST_ERROR = "best_test_error_percent"
 """Smallest test error up to an epoch: chosen on the test images, for numbers that were, too."""
 
-_ACCURACIES = {
-    TEST_ERROR: "val_accuracy",
-    TRAIN_ERROR: "accuracy",
-    TOP_5_ERROR: "val_top_5_accuracy",
-}
+_ACCURACIES = (
+    (TEST_ERROR, "val_accuracy"),
+    (TRAIN_ERROR, "accuracy"),  # the running mean of an epoch
+    (TRAIN_ERROR, "train_accuracy"),  # of a pass at its end, where there was one
+    (TOP_5_ERROR, "val_top_5_accuracy"),
+)
 SAMPLES = "mirror_samples_per_image"
 OVER_LAYERS = "mean_over_layers"
 """Of a measure of several layers, `mean_over_layers/<measure>`."""
@@ -145,7 +146,7 @@ def gather(paths: Sequence[str]) -> tuple[list[Group], dict[Path, str]]:
         twin = same.get(run.config["seed"])
         if not run.finished:
             planned = run.config["training.epochs"]
-            left_out[path] = f"unfinished: {len(run.epochs)} of {planned} epochs"
+            left_out[path] = f"unfinished: {run.epochs.index[-1]} of {planned} epochs"
         elif twin:
             left_out[path] = f"configuration and seed are those of {twin}, which is in the report"
         else:
@@ -210,7 +211,7 @@ def read(path: Path) -> Run:
         path=path,
         config=config,
         setup=_parsed(setup, "JSON", json.loads) if setup.exists() else {},
-        epochs=_with_derived(epochs),
+        epochs=_with_derived(_with_start(epochs, path / "steps.jsonl")),
         finished=finished,
     )
 
@@ -261,9 +262,21 @@ def _epochs(file: Path) -> pd.DataFrame:
     return epochs
 
 
+def _with_start(epochs: pd.DataFrame, file: Path) -> pd.DataFrame:
+    """What was measured before the first step becomes epoch 0."""
+    try:
+        line = json.loads(_text(file).partition("\n")[0]) if file.exists() else {}
+        if not line or line["step"] != 0:
+            return epochs
+        start = pd.DataFrame([line | {"epoch": 0}]).set_index("epoch").astype(float)
+    except (TypeError, ValueError, KeyError) as error:
+        raise UnusableError(f"{file.name} is damaged at line 1") from error
+    return pd.concat([start, epochs]).reindex(columns=epochs.columns)
+
+
 def _with_derived(epochs: pd.DataFrame) -> pd.DataFrame:
     """Errors before all measures, averages over layers behind them."""
-    errors = pd.DataFrame({e: 100 * (1 - epochs[a]) for e, a in _ACCURACIES.items() if a in epochs})
+    errors = pd.DataFrame({e: 100 * (1 - epochs[a]) for e, a in _ACCURACIES if a in epochs})
     if TEST_ERROR in errors:
         errors[BEST_ERROR] = errors[TEST_ERROR].cummin()
     of_layers = epochs.loc[:, epochs.columns.str.contains("/")].T

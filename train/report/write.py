@@ -18,8 +18,10 @@ from train.report.published import Beside, beside, read_all
 HOW = (
     "Every number is that of the last epoch unless its column says otherwise. Runs whose "
     "configurations differ in the seed alone are one row: the mean, and in brackets the standard "
-    "error. Errors are in per cent of the images. Published numbers have theirs in brackets where "
-    "it was published. NaN: measured, without a value (a zero vector has no angle)."
+    "error. Errors are in per cent of the images; those of training images are an epoch's running "
+    "mean, unless the run measured them at its end. Published numbers have their standard errors "
+    "in brackets where these were published. NaN: measured, without a value (a zero vector has no "
+    "angle)."
 )
 BALANCED = (
     "Under balanced noise (orthogonal, impulse) the weight angle is 0 by construction: a sweep "
