@@ -19,8 +19,12 @@ def write_papers(runs: Path) -> None:
     wide = tree("fa", data="cifar10", model="mlp", units=[512, 512, 512])
     write_run(runs / "khandwala", wide, lines([0.5, 0.9, 0.7]))
     resnet = {"data": "imagenet2012", "model": "resnet50", "batch_norm": "after_relu"}
-    near_0 = {"weight_angle/a": [90.0] * 19 + [0.25, 0.5], "weight_angle/head": 0.125}
+    near_0: dict[str, Any] = {
+        "weight_angle/a": [90.0] * 19 + [0.25, 0.5],
+        "weight_angle/head": 0.125,
+    }
     mirror = {"weight_angle/a": [11, 5], "weight_angle/head": [9, 8], "delta_angle/a": [26, 20]}
+    near_0["delta_angle/a"] = None  # a zero vector has no angle
     fixed = {f"weight_angle/{layer}": [85, 81 - 2 * layer] for layer in range(3)}
     for rule, epochs, angles in (("wm", 2, mirror), ("kp", 21, near_0), ("fa", 2, fixed)):
         config = tree(rule, epochs=epochs, **resnet)
@@ -165,7 +169,8 @@ def test_bounds_that_a_paper_states_of_a_figure_stand_beside_our_angles(page: st
         f"{mirror} | delta_angle | below 25 degrees in all layers | largest 26.00 (a, epoch 1) | "
         "no |",
         f"Kolen-Pollack | weight_angle | {near} (no number) | largest 0.50 (a, epoch 21) | |",
-        f"Kolen-Pollack | delta_angle | {near} (no number) | not measured | |",
+        f"Kolen-Pollack | delta_angle | {near} (no number) | no value from epoch 20 on | |",
+        "feedback alignment | delta_angle | above 80 degrees for most layers | not measured | |",
         "feedback alignment | weight_angle | above 80 degrees for most layers | at least 1 of 3 "
         "layers (epoch 2) | no |",
     ):

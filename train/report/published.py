@@ -67,8 +67,8 @@ class Bound:
         names = [f"{self.measure}/{layer}" for layer in group.layers(self.measure)]
         names = names[:-1] if self.layers == "all but the last" else names
         angles = group.mean.loc[first:, names]
-        if angles.empty:
-            return first, f"ends before epoch {first}" if names else "not measured", ""
+        if angles.isna().all(axis=None):
+            return first, f"no value from epoch {first} on" if names else "not measured", ""
         if self.above is not None:
             above = (angles > self.above).sum(axis=1)
             text = f"at least {above.min()} of {len(names)} layers (epoch {above.idxmin()})"
