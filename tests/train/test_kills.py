@@ -288,13 +288,13 @@ def test_checkpoint_of_another_model_hides_no_older_one(
 
 
 LINES = {
-    "not UTF-8": (b"\xff\xfe\n", "is damaged at line 1. Expected a table with epoch 1"),
+    "not UTF-8": (b"\xff\xfe\n", "is damaged at line 1. Expected a table of epoch 1"),
     "no table": (b'{"epoch": 1}\n[2]\n', "is damaged at line 2."),
     "no epoch": (b'{"epoch": 1}\n{"loss": 2}\n', "is damaged at line 2."),
     "a hole": (b'{"epoch": 2}\n', "is damaged at line 1."),
     "half a line in the middle": (b'{"epoch": 1}\n{"epo\n{"epoch": 3}\n', "is damaged at line 2."),
-    "an end that is missing": (b'{"epoch": 1}\n{"epo', "ends with epoch 1, but the checkpoint is "),
-    "nothing": (b"", "ends with epoch 0, but the checkpoint is of epoch 2."),
+    "an end that is missing": (b'{"epoch": 1}\n{"epo', "is damaged at line 2."),
+    "nothing": (b"", "is damaged at line 1."),
 }
 
 

@@ -481,7 +481,7 @@ CASES = {
         prepare=full_disk("tensorflow.summary.create_file_writer"),
     ),
     "metrics that lack an epoch": training(
-        "metrics.jsonl is damaged at line 1. Expected a table with epoch 1",
+        "metrics.jsonl is damaged at line 1. Expected a table of epoch 1",
         prepare=lambda scene: (
             (scene.run() / "model.keras").unlink(),
             scene.file("run/metrics.jsonl", "[]\n"),

@@ -109,38 +109,30 @@ class RunDirectory:
         null is read as NaN: a measure without a value, such as the angle of a zero vector.
 
         Args:
-            epochs: Read so many at most; None: all.
+            epochs: So many, whatever stands behind them; None: all.
 
         Raises:
-            UserError: If the file is damaged or lacks an epoch.
+            UserError: If one is damaged or missing.
         """
         with disk_errors(f"{self.metrics_file} cannot be read"):
             content = self.metrics_file.read_bytes() if self.metrics_file.exists() else b""
-        texts, lines = content.splitlines()[:epochs], []
-        for number, text in enumerate(texts, start=1):
+        texts = content.splitlines()[:epochs]
+        lines: list[dict[str, Any]] = []
+        for text in texts:
             with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
-                line = json.loads(text)
-                line = {name: math.nan if value is None else value for name, value in line.items()}
-                lines += [line] if line["epoch"] == number else []
-            if len(lines) < number and (number < len(texts) or content.endswith(b"\n")):
-                raise UserError(
-                    f"{self.metrics_file} is damaged at line {number}. Expected a table with epoch "
-                    f"{number}: restore it, or train anew in another run_directory."
-                )
+                line = {k: math.nan if v is None else v for k, v in json.loads(text).items()}
+                lines += [line] if line["epoch"] == len(lines) + 1 else []
+        expected = len(texts) - (not content.endswith(b"\n")) if epochs is None else epochs
+        if len(lines) < expected:
+            raise UserError(
+                f"{self.metrics_file} is damaged at line {len(lines) + 1}. Expected a table of "
+                f"epoch {len(lines) + 1}: restore it, or train anew in another run_directory."
+            )
         return lines
 
     def keep_epochs(self, epochs: int) -> None:
-        """Drops the lines of epochs that will be done again.
-
-        Raises:
-            UserError: If an earlier one is damaged or missing.
-        """
+        """Drops the lines of epochs that will be done again; raises UserError as `metrics`."""
         lines = self.metrics(epochs)
-        if len(lines) < epochs:
-            raise UserError(
-                f"{self.metrics_file} ends with epoch {len(lines)}, but the checkpoint is of epoch "
-                f"{epochs}. Restore the file, or train anew in another run_directory."
-            )
         if self.metrics_file.exists():
             with disk_errors(f"{self.metrics_file} cannot be written", GO_ON):
                 text = "".join(to_json(line) + "\n" for line in lines)
@@ -194,10 +186,9 @@ def differences(config_file: Path, config: FitConfig) -> list[str]:
     try:
         there = with_defaults(yaml.safe_load(config_file.read_text()), source=str(config_file))
     except (OSError, ValueError, yaml.YAMLError, AttributeError, TypeError) as error:
-        reason = getattr(error, "problem", None) or error
         raise UserError(
-            f"{config_file} is damaged: {reason}. Expected the configuration that the run was "
-            f"started with: restore it, or give another name."
+            f"{config_file} is damaged: {getattr(error, 'problem', None) or error}. Expected what "
+            f"the run was started with: restore it, or give another name."
         ) from error
     here = with_defaults(yaml.safe_load(to_yaml(config)))
     return [
@@ -229,8 +220,7 @@ def next_free(stem: Path) -> Path:
 
 def numbered(stem: Path) -> dict[int, Path]:
     """The paths `stem-<n>` that are there, by n, in order."""
-    found = stem.parent.glob(f"{stem.name}-*")
-    paths = {path.name.removeprefix(f"{stem.name}-"): path for path in found}
+    paths = {p.name.removeprefix(f"{stem.name}-"): p for p in stem.parent.glob(f"{stem.name}-*")}
     return {int(number): paths[number] for number in sorted(filter(str.isdecimal, paths), key=int)}
 
 
@@ -248,9 +238,8 @@ def _places(config: FitConfig) -> Iterable[Path]:
     """Folders for a run that names none: those with a run, the last first, then free ones."""
     stem = stem_of(config)
     there = list(reversed(numbered(stem).values()))
-    begun = [path for path in there if (path / CONFIG_FILE).exists()]
-    free = [path for path in there if path not in begun]
-    return itertools.chain(begun, free, iter(lambda: next_free(stem), stem))
+    there.sort(key=lambda path: not (path / CONFIG_FILE).exists())
+    return itertools.chain(there, iter(lambda: next_free(stem), stem))
 
 
 class RunFiles(keras.callbacks.Callback):
@@ -278,8 +267,7 @@ class RunFiles(keras.callbacks.Callback):
         self.begin_s = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        seconds = round(time.perf_counter() - self.begin_s, 3)
-        line = {"epoch": epoch + 1, "seconds": seconds}
+        line = {"epoch": epoch + 1, "seconds": round(time.perf_counter() - self.begin_s, 3)}
         line |= {name: float(value) for name, value in (logs or {}).items()}
         with disk_errors(f"{self.directory.metrics_file} cannot be written", GO_ON):
             append_line(self.directory.metrics_file, to_json(line))
