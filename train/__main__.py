@@ -72,7 +72,7 @@ def _do(command: Command) -> None:
     elif command.name == "export":
         from train.commands.export import export
 
-        export(command.operands[0], command.flags["out"])
+        export(command.operands[0], command.flags["out"], command.flags.get("feedback"))
     elif command.name == "angles":
         from train.commands.angles import angles
 

@@ -117,25 +117,70 @@ def test_top_5_accuracy_is_told_for_many_classes(
     assert f"top 5 accuracy  {line['val_top_5_accuracy']:.4f}" in capsys.readouterr().out
 
 
-def test_exported_model_loads_without_the_library_and_predicts_the_same(
-    trained: Path, tmp_path: Path
+@pytest.fixture(scope="module")
+def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "new"
+    files = ["--out", str(folder / "plain.keras"), "--feedback", str(folder / "chip.npz")]
+    assert main(["export", str(trained), *files]) == 0
+    return folder
+
+
+def test_exported_model_has_the_runs_accuracy_on_raw_pixels_without_the_library(
+    trained: Path, exported: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "new" / "plain.keras"
-    assert main(["export", str(trained), "--out", str(out)]) == 0
-    images = datasets.load(parse(["fit", *TINY])[0].data).test.arrays[0][:5].astype(np.float32)
-    np.save(tmp_path / "images.npy", images)
+    pixels, labels = datasets.load(parse(["fit", *TINY])[0].data).test.arrays
+    np.savez(tmp_path / "images.npz", pixels=pixels)
     code = (
         "import sys; sys.modules.update({'tfweightmirror': None, 'train': None})\n"
         "import keras, numpy as np\n"
-        f"model = keras.models.load_model({str(out)!r})\n"
-        f"np.save({str(tmp_path / 'out.npy')!r}, "
-        f"model.predict(np.load({str(tmp_path / 'images.npy')!r}), verbose=0))\n"
+        f"model = keras.models.load_model({str(exported / 'plain.keras')!r})\n"
+        f"pixels = np.load({str(tmp_path / 'images.npz')!r})['pixels']\n"
+        f"np.save({str(tmp_path / 'out.npy')!r}, model.predict(pixels, verbose=0))\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
+    accuracy = (np.load(tmp_path / "out.npy").argmax(-1) == labels).mean()
+    assert accuracy == pytest.approx(last_line(trained)["val_accuracy"])
     model = keras.models.load_model(trained / "model.keras")
     assert tfwm.pathways(model)  # the run's own file is as it was
-    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), model.predict(images, verbose=0))
-    assert [path.name for path in out.parent.iterdir()] == ["plain.keras"]
+    assert {path.name for path in exported.iterdir()} == {"plain.keras", "chip.npz"}
+    raw = (model.predict(pixels, verbose=0).argmax(-1) == labels).mean()
+    assert raw != pytest.approx(accuracy)  # so it is the layer in front that matters
+
+
+def test_exported_feedback_is_that_of_every_pathway(trained: Path, exported: Path) -> None:
+    arrays = np.load(exported / "chip.npz")
+    pathways = tfwm.pathways(keras.models.load_model(trained / "model.keras"))
+    assert set(arrays) == {f"{p.name}/{which}" for p in pathways for which in "WB"}
+    for pathway in pathways:
+        np.testing.assert_array_equal(arrays[f"{pathway.name}/W"], pathway.kernel)
+        np.testing.assert_array_equal(arrays[f"{pathway.name}/B"], pathway.feedback_kernel)
+
+
+def test_exported_model_is_evaluated_on_inputs_as_they_are(
+    trained: Path, exported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = f"--config={trained / 'config.yaml'}"
+    assert main(["evaluate", str(exported / "plain.keras"), config]) == 0
+    shown = capsys.readouterr().out
+    assert f"accuracy        {last_line(trained)['val_accuracy']:.4f}" in shown
+    assert "normalises its inputs itself, so data.normalization is not used" in shown
+
+
+def test_run_is_evaluated_with_its_own_numbers_whatever_the_data(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(trained), "--data.train_split=train[:7]"]) == 0
+    shown = capsys.readouterr().out
+    assert f"accuracy        {last_line(trained)['val_accuracy']:.4f}" in shown
+    assert "normalised by the numbers of the run's own training set" in shown
+
+
+def test_run_starts_from_an_exported_model(exported: Path, tmp_path: Path) -> None:
+    arguments = [f"--init_from={exported / 'plain.keras'}", "--optimizer.learning_rate=1e-12"]
+    assert main(["fit", *TINY, *arguments, f"--run_directory={tmp_path / 'run'}"]) == 0
+    head = keras.models.load_model(tmp_path / "run" / "model.keras").get_layer("head")
+    expected = np.load(exported / "chip.npz")["head/W"]
+    np.testing.assert_allclose(head.kernel, expected, atol=1e-6)
 
 
 def test_list_names_what_can_be_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 import tfweightmirror as tfwm
-from train.commands.evaluate import model_file
-from train.parts.initial_weights import load_model
+from train.commands.trained import load_trained
 from train.report.pages import to_text
 
 
@@ -20,8 +19,7 @@ def angles(model_or_run: str, *, as_json: bool = False) -> None:
     Raises:
         UserError: If there is no model.
     """
-    file = model_file(model_or_run)
-    model = load_model(file, "model")
+    file, model = load_trained(model_or_run)
     pathways = {pathway.name: pathway for pathway in tfwm.pathways(model)}
     if not pathways and not as_json:
         print(f"{file} has no feedback layers: W itself carries every error.")

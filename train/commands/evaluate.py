@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
+from train.commands.trained import load_trained, normalizes, numbers_beside
 from train.config import FitConfig
 from train.data import datasets
 from train.data.datasets import DataSet
+from train.data.normalization import Normalization
 from train.devices.strategy import place
 from train.disk import to_json
 from train.errors import UserError
-from train.parts.initial_weights import load_model
 from train.parts.losses import build_loss
+from train.parts.named import import_all
 from train.run.build import RunBatches, build_measures
-from train.run.directory import RunDirectory
 from train.run.loop import Loop
 
 
@@ -32,12 +34,13 @@ def evaluate(model_or_run: str, config: FitConfig, *, as_json: bool = False) -> 
     Raises:
         UserError: If the file cannot be loaded, the run has not finished, or the data do not fit.
     """
-    file = model_file(model_or_run)
     placement = place(config)
+    import_all(config)
     data = datasets.load(config.data)
     with placement.strategy.scope():
-        model = load_model(file, "model")
+        file, model = load_trained(model_or_run)
         _check_fits(file, model, data)
+        data, remark = _as_the_model_takes_them(data, model, file)
         model.compile(
             loss=build_loss(config.loss, data.target.kind),
             weighted_metrics=build_measures(config, data.target),
@@ -46,6 +49,8 @@ def evaluate(model_or_run: str, config: FitConfig, *, as_json: bool = False) -> 
     loop = Loop(model, placement.strategy, RunBatches(data, config), seed=config.seed)
     loop.prepare()
     results = loop.evaluate()
+    if remark and not as_json:
+        print(f"{file}: {remark}")
     if as_json:
         print(to_json(results))
         return results
@@ -55,26 +60,15 @@ def evaluate(model_or_run: str, config: FitConfig, *, as_json: bool = False) -> 
     return results
 
 
-def model_file(model_or_run: str) -> Path:
-    """The .keras file that is meant.
-
-    Raises:
-        UserError: If there is none.
-    """
-    path = Path(model_or_run)
-    if not path.is_dir():
-        if not path.exists():
-            raise UserError(f"{path} does not exist. Expected a run directory or a .keras file.")
-        return path
-    directory = RunDirectory(path)
-    if not directory.config_file.is_file():
-        raise UserError(f"{path} holds no run: it has no {directory.config_file.name}.")
-    if not directory.model_file.exists():
-        raise UserError(
-            f"{path} holds a run that has not finished: it has no {directory.model_file.name}. "
-            f"Start its command again: it goes on from the last checkpoint."
-        )
-    return directory.model_file
+def _as_the_model_takes_them(data: DataSet, model: Any, file: Path) -> tuple[DataSet, str]:
+    """The data normalised as the model wants, and what there is to say of it."""
+    if normalizes(model):
+        own = Normalization.of([0.0], [1.0])
+        remark = "normalises its inputs itself, so data.normalization is not used"
+        return dataclasses.replace(data, normalization=own), remark
+    own = numbers_beside(file) or data.normalization
+    differ = "inputs are normalised by the numbers of the run's own training set"
+    return dataclasses.replace(data, normalization=own), differ * (own != data.normalization)
 
 
 def _check_fits(file: Path, model: Any, data: DataSet) -> None:

@@ -55,6 +55,16 @@ class DataSet:
         """Test examples."""
         return self.test.count
 
+    def facts(self) -> dict[str, Any]:
+        """What a run's files tell of the data."""
+        return {
+            "data_version": self.version,
+            "training_examples": self.train_count,
+            "test_examples": self.test_count,
+            "input_offset": self.normalization.offset.tolist(),
+            "input_scale": self.normalization.scale.tolist(),
+        }
+
     @property
     def output_shape(self) -> tuple[int, ...]:
         """Of a model for these data: logits of classes, or values."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -22,7 +21,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 LAYER = "normalization_of_the_data"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Normalization:
     """(x - offset) / scale, for every entry of the inputs' last axis: a channel, or a value.
 
@@ -47,14 +46,20 @@ class Normalization:
             axis=-1, mean=self.offset, variance=self.scale**2, name=LAYER, dtype="float32"
         )
 
-    def numbers(self) -> dict[str, list[float]]:
-        """For a file."""
-        return {"offset": self.offset.tolist(), "scale": self.scale.tolist()}
+    @property
+    def changes(self) -> bool:
+        """Whether inputs are not as they were before."""
+        return bool(self.offset.any() or (self.scale != 1).any())
 
     @classmethod
-    def of_numbers(cls, numbers: Mapping[str, Any]) -> Normalization:
-        """Inverse of `numbers`."""
-        return cls(*(np.array(numbers[name], np.float32) for name in ("offset", "scale")))
+    def of(cls, offset: Any, scale: Any) -> Normalization:
+        """Of plain numbers."""
+        return cls(np.array(offset, np.float32), np.array(scale, np.float32))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Normalization) and bool(
+            np.array_equal(self.offset, other.offset) and np.array_equal(self.scale, other.scale)
+        )
 
 
 def measured(train: Split, spec: Any, config: DataConfig) -> Normalization:
@@ -103,7 +108,7 @@ def measured(train: Split, spec: Any, config: DataConfig) -> Normalization:
         raise UserError(
             f"data.name={config.name} has training inputs that are not finite. Expected numbers."
         )
-    return Normalization(mean.astype(np.float32), std.astype(np.float32))
+    return Normalization.of(mean, std)
 
 
 def _mean_and_std(inputs: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

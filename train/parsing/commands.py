@@ -84,7 +84,10 @@ COMMANDS = {
         "Write a trained model as a plain Keras model, which needs nothing of this library.",
         "python -m train export runs/digits-mlp-backprop-1 --out digits.keras",
         _MODEL,
-        flags={"out": "FILE.keras, to write; must not exist"},
+        flags={
+            "out": "FILE.keras, to write; must not exist",
+            "feedback": "FILE.npz, to write: W and B of every pathway, for a chip",
+        },
         needs=("out",),
     ),
     "list": Kind(

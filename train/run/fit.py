@@ -101,6 +101,7 @@ def _fit(
         )
         loop.prepare()
         setup = _setup(config, placement)
+        setup |= run_batches.data.facts()
         verbose = PROGRESS[training.progress] if placement.is_chief else 0
         if verbose:
             print(_headline(config, model, run_batches.data, directory, setup))
