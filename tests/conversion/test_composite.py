@@ -13,6 +13,7 @@ import tensorflow as tf
 
 import tfweightmirror as tfwm
 from tests.convert_helpers import assert_b_carries, compiled, fit, vectors
+from tests.slow import slow_but
 from tfweightmirror.conversion.composite import Composite
 
 layers = keras.layers
@@ -220,7 +221,14 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "rule", "way"), CASES)
+# What a file says of each rule: tests/test_saving.py.
+MOST_LIKE_OTHERS = [("nested", "fa", saved), ("nested", "wm", saved), ("pair", "usf", cloned)]
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "way"),
+    slow_but([case for case in CASES if case not in MOST_LIKE_OTHERS], CASES, unpack=True),
+)
 def test_the_rules_come_back(name: str, rule: str, way: Any, tmp_path: Path) -> None:
     model = compiled(MODELS[name]())
     tfwm.convert_model(model, rule)
