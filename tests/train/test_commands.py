@@ -13,6 +13,7 @@ import pytest
 import tfweightmirror as tfwm
 from tools.builder_folder import LabelledImages, write_builder_folder
 from train.__main__ import main
+from train.commands.trained import normalization_of
 from train.data import datasets
 from train.errors import UserError
 from train.parsing.command_line import parse, read_command
@@ -169,10 +170,21 @@ def test_exported_model_is_evaluated_on_inputs_as_they_are(
 def test_run_is_evaluated_with_its_own_numbers_whatever_the_data(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["evaluate", str(trained), "--data.train_split=train[:7]"]) == 0
+    assert main(["evaluate", str(trained), "--data.train_split=train[:64]"]) == 0
     shown = capsys.readouterr().out
     assert f"accuracy        {last_line(trained)['val_accuracy']:.4f}" in shown
     assert "normalised by the numbers of the run's own training set" in shown
+
+
+def test_numbers_of_a_run_that_did_not_write_them_are_measured_again(
+    trained: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    written = normalization_of(run / "model.keras")
+    (run / "setup.json").write_text("{}")
+    assert normalization_of(run / "model.keras") == written
+    (run / "config.yaml").unlink()
+    assert normalization_of(run / "model.keras") is None
 
 
 def test_run_starts_from_an_exported_model(exported: Path, tmp_path: Path) -> None:

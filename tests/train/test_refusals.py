@@ -265,11 +265,39 @@ CASES = {
     # data
     "unknown data": fit("command line: data.name=digts is not known.", "--data.name=digts"),
     "nearest name of data": fit("Did you mean 'mnist'?", "--data.name=mnits"),
-    "unknown split": fit("has no split 'tets'. Expected train or test", "--data.test_split=tets"),
-    "no images": fit("split 'train[:0]'", "--data.train_split=train[:0]"),
-    "folder without a data set": fit("without a dataset_info.json", "--data.name={tmp}"),
+    "unknown split": fit(
+        "data.test_split is 'tets', which holds nothing. Expected train or test",
+        "--data.test_split=tets",
+    ),
+    "no images": fit(
+        "data.train_split is 'train[:0]', which holds nothing", "--data.train_split=train[:0]"
+    ),
+    "folder without a data set": fit(
+        "has no folder train with a folder of images for every class", "--data.name={tmp}"
+    ),
+    "data path that is not there": fit(
+        "data.name={tmp}/mnits.npz does not exist. Expected a .npz file, a folder",
+        "--data.name={tmp}/mnits.npz",
+    ),
+    "data function that is not there": fit(
+        "data.name is 'tests.train.data.sets:mkae', but", "--data.name=tests.train.data.sets:mkae"
+    ),
+    "option that a data function lacks": fit(
+        "data.options.cuont is not an option of write_noise.",
+        *("--data.name=tests.train.data.sets:write_noise", "--data.options.cuont=3"),
+    ),
+    "options of data without a function": fit(
+        "data.options is given, but data.name=digits is no function", "--data.options.a=1"
+    ),
+    "loss of values on classes": fit(
+        "loss is mean_squared_error, which compares values, but data.target is classes",
+        "--loss=mean_squared_error",
+    ),
+    "loss of classes on values": fit(
+        "loss is softmax, which is of classes, but data.target is inputs", "--data.target=inputs"
+    ),
     "fewer images than a batch": fit(
-        "training.batch_size is 500, but digits has 256 training images.",
+        "training.batch_size is 500, but digits has 256 training examples.",
         "--training.batch_size=500",
     ),
     "crop without a size": fit(
@@ -541,7 +569,7 @@ CASES = {
     ),
     "evaluate a model of other images": other(
         "evaluate {tmp}/other.keras --config={tmp}/run/config.yaml",
-        "takes images (5, 5, 1) and gives (10,), but digits has images (8, 8, 1) and 10 classes.",
+        "takes inputs (5, 5, 1) and gives (10,), but digits has inputs (8, 8, 1) and wants (10,).",
         prepare=lambda scene: (scene.run(), other_layers(scene)),
     ),
     # export
