@@ -283,8 +283,8 @@ CASES = {
         "data.name is 'tests.train.data.sets:mkae', but", "--data.name=tests.train.data.sets:mkae"
     ),
     "option that a data function lacks": fit(
-        "data.options.cuont is not an option of write_noise.",
-        *("--data.name=tests.train.data.sets:write_noise", "--data.options.cuont=3"),
+        "data.options.cuont is not an option of arrays.",
+        *("--data.name=tests.train.data.test_own_data:arrays", "--data.options.cuont=3"),
     ),
     "options of data without a function": fit(
         "data.options is given, but data.name=digits is no function", "--data.options.a=1"
