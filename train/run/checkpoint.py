@@ -27,6 +27,7 @@ from train.errors import UserError
 from train.run.loop import Position
 
 DIGITS = 8
+DAMAGE = (OSError, ValueError, TypeError, KeyError)
 
 
 class OtherModelError(UserError):
@@ -122,7 +123,7 @@ class Checkpoints:
         for folder in self._folders():
             try:
                 found = self._known[folder] = _read(folder)
-            except (OSError, ValueError, TypeError) as error:
+            except DAMAGE as error:
                 report(f"Checkpoint {folder} is damaged ({error}): the one before it is used.")
             else:
                 yield found
@@ -147,7 +148,7 @@ class Checkpoints:
         for folder in self._folders():
             found = self._known.get(folder)
             if found is None:  # of an earlier process, and not looked at yet
-                with contextlib.suppress(OSError, ValueError, TypeError):
+                with contextlib.suppress(*DAMAGE):
                     found = self._known[folder] = _read(folder)
             if found is written or (found and found.step < written.step and kept < self.keep):
                 kept += 1
