@@ -75,7 +75,7 @@ def train(label: str, changes: Sequence[str]) -> None:
     fit(config, extra_callbacks=[progress_line(label, config.training.epochs)])
 
 
-def progress_line(label: str, epochs: int) -> Any:
+def progress_line(label: str, epochs: int | None) -> Any:
     """A callback that rewrites one line on a terminal; into a file it writes the last one alone."""
     import keras
 

@@ -196,7 +196,7 @@ def test_cell_builds_and_its_rule_accepts_its_optimizer(file: Path) -> None:
         config.optimizer,
         batch_size=config.training.batch_size,
         steps_per_epoch=400,
-        epochs=config.training.epochs,
+        steps=400 * config.training.epochs,
     )
     model.compile(optimizer, build_loss(config.loss))
     assert learning_rate_now(optimizer) == pytest.approx(config.optimizer.learning_rate)

@@ -181,13 +181,6 @@ def test_run_directory_is_numbered_behind_the_last_one(tmp_path: Path) -> None:
     assert next_free(tmp_path / "runs" / "a") == tmp_path / "runs" / "a-10"
 
 
-def test_progress_bar_is_keras_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(tmp_path / "run", "--training.progress=bar")
-    shown = capsys.readouterr().out
-    assert "Epoch 2/2" in shown
-    assert "4/4" in shown
-
-
 def test_module_runs_from_a_shell_and_says_only_what_matters(tmp_path: Path) -> None:
     arguments = [*SMALL, f"--run_directory={tmp_path / 'run'}", "--feedback.rule=fa"]
     process = subprocess.run(

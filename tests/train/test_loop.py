@@ -173,6 +173,60 @@ def test_evaluation_counts_every_image_once(
     assert result["accuracy"] == pytest.approx((logits.argmax(axis=1) == batches.labels).mean())
 
 
+def test_evaluation_makes_its_pipeline_once_and_begins_again_after_a_failure(
+    batches: ArrayBatches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Share] = []
+    make = ArrayBatches.evaluation
+
+    def counted(self: ArrayBatches, share: Share) -> tf.data.Dataset:
+        made.append(share)
+        return make(self, share)
+
+    monkeypatch.setattr(ArrayBatches, "evaluation", counted)
+    strategy = tf.distribute.get_strategy()
+    loop = Loop(compiled(strategy), strategy, batches, seed=0)
+    loop.prepare()
+    loop.run([], epochs=3)
+    assert len(made) == 1
+    expected = loop.evaluate()
+
+    def interrupted(iterator: Any, steps: Any) -> None:
+        next(iterator)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.test_images, "_pass", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            loop.evaluate()
+    assert loop.evaluate() == expected
+    assert len(made) == 2
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_evaluation_within_an_epoch_leaves_its_metrics_to_the_bit(
+    batches: ArrayBatches, two_replicas: tf.distribute.Strategy, replicas: int
+) -> None:
+    strategy = two_replicas if replicas == 2 else tf.distribute.get_strategy()
+    model = compiled(strategy)
+    loop = Loop(model, strategy, batches, seed=0)
+    loop.prepare()
+    loop.run([], epochs=1)
+    with strategy.scope():
+        strategy.run(model.test_step, args=((batches.images[:9], batches.labels[:9]),))
+    before = metrics_of(strategy, model)
+    within = loop.test_images.in_between()
+    assert metrics_of(strategy, model) == before
+    assert within == loop.evaluate()
+    assert metrics_of(strategy, model) != before
+
+
+def metrics_of(strategy: tf.distribute.Strategy, model: keras.Model) -> list[list[float]]:
+    """Variable by variable, each replica's own."""
+    copies = [strategy.experimental_local_results(v.value) for v in model.metrics_variables]
+    return [[float(copy) for copy in own] for own in copies]
+
+
 def test_dropout_is_a_function_of_seed_step_and_replica(
     two_replicas: tf.distribute.Strategy,
 ) -> None:

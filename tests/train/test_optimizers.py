@@ -19,7 +19,7 @@ from train.parts.schedules import learning_rate_now
 def build(**options: Any) -> Any:
     """The optimizer of a training of 10 epochs of 20 steps, batch 128, rate 0.1."""
     config = OptimizerConfig(**{"learning_rate": 0.1, **options})
-    return build_optimizer(config, batch_size=128, steps_per_epoch=20, epochs=10)
+    return build_optimizer(config, batch_size=128, steps_per_epoch=20, steps=200)
 
 
 # --- names and values ---------------------------------------------------------------------------
@@ -82,7 +82,7 @@ def test_learning_rate_follows_the_batch_size(scaling: Any, expected: float) -> 
         learning_rate=0.1, learning_rate_scaling=scaling, reference_batch_size=256
     )
     assert scaled_learning_rate(config, 1024) == pytest.approx(expected)
-    optimizer = build_optimizer(config, batch_size=1024, steps_per_epoch=5, epochs=1)
+    optimizer = build_optimizer(config, batch_size=1024, steps_per_epoch=5, steps=5)
     assert learning_rate_now(optimizer) == pytest.approx(expected)
 
 

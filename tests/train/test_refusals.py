@@ -213,7 +213,7 @@ CASES = {
     ),
     "file has a wrong type": file(
         "training: {epochs: x}",
-        "{tmp}/a.yaml: training.epochs is 'x'. Expected a whole number.",
+        "{tmp}/a.yaml: training.epochs is 'x'. Expected a whole number or null.",
     ),
     "file has a value out of range": file(
         "mirror: {}\ndata: {take: 0}",

@@ -45,7 +45,7 @@ BROKEN: dict[str, tuple[str, str | bytes, str]] = {
     "no_table": (METRICS, "[1, 2]", NO_EPOCH),
     "word": (METRICS, lines(GOOD, accuracy="x"), NO_NUMBER),
     "latin": (METRICS, b'{"\xe4": 1}\n', "metrics.jsonl is not a text in UTF-8"),
-    "too_many": (CONFIG, yaml.dump(tree(epochs=2)), "3 epochs, but config.yaml says 2"),
+    "too_many": (CONFIG, yaml.dump(tree(epochs=2)), "3 epochs, but 2 were planned"),
     "twin": (
         CONFIG,
         yaml.dump(tree("backprop")),

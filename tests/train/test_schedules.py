@@ -24,7 +24,7 @@ EPOCHS, STEPS = 10, 20  # epochs, and steps in each
 
 def rates(config: ScheduleConfig) -> list[float]:
     """The rate of every step of a training that starts at 0.5."""
-    schedule = build_schedule(config, 0.5, steps_per_epoch=STEPS, epochs=EPOCHS)
+    schedule = build_schedule(config, 0.5, steps_per_epoch=STEPS, steps=EPOCHS * STEPS)
     every_step = tf.range(EPOCHS * STEPS + 1, dtype=tf.int64)
     if not callable(schedule):
         return [schedule] * len(every_step)
@@ -32,7 +32,7 @@ def rates(config: ScheduleConfig) -> list[float]:
 
 
 def test_constant_rate_is_the_optimizers_own_number() -> None:
-    rate = build_schedule(ScheduleConfig(), 0.5, steps_per_epoch=STEPS, epochs=EPOCHS)
+    rate = build_schedule(ScheduleConfig(), 0.5, steps_per_epoch=STEPS, steps=EPOCHS * STEPS)
     assert rate == 0.5
     assert isinstance(rate, float)
 
@@ -41,6 +41,12 @@ def test_piecewise_drops_at_the_first_step_behind_each_boundary() -> None:
     config = ScheduleConfig(name="piecewise", boundaries_epochs=(3, 7.5), factor=0.1)
     expected = [0.5] * 60 + [0.05] * 90 + [0.005] * 51
     np.testing.assert_allclose(rates(config), expected, rtol=1e-6)
+
+
+def test_boundaries_and_warm_up_may_be_given_in_steps() -> None:
+    in_steps = ScheduleConfig(name="piecewise", boundaries_steps=(60, 150), warm_up_steps=10)
+    in_epochs = ScheduleConfig(name="piecewise", boundaries_epochs=(3, 7.5), warm_up_epochs=0.5)
+    assert rates(in_steps) == rates(in_epochs)
 
 
 def test_cosine_falls_to_its_final_factor() -> None:
@@ -78,7 +84,7 @@ def test_cosine_begins_where_the_warm_up_ends_as_in_keras() -> None:
 
 
 def test_warm_up_as_long_as_the_training_is_refused() -> None:
-    with pytest.raises(UserError, match=r"warm_up_epochs is 10 and training.epochs 10\. Expected"):
+    with pytest.raises(UserError, match="warm_up_epochs is 10, 200 of 200 training steps"):
         rates(ScheduleConfig(warm_up_epochs=10))
 
 
@@ -94,7 +100,7 @@ SCHEDULES = {
 
 
 def optimizer_of(name: str, **options: Any) -> Any:
-    rate = build_schedule(SCHEDULES[name], 0.5, steps_per_epoch=STEPS, epochs=1)
+    rate = build_schedule(SCHEDULES[name], 0.5, steps_per_epoch=STEPS, steps=STEPS)
     return keras.optimizers.SGD(rate, **options)
 
 
@@ -131,7 +137,7 @@ def test_reduction_takes_effect_in_a_step_that_is_already_compiled(name: str, sc
 
 
 def rates_of_one_epoch(name: str) -> list[float]:
-    rate = build_schedule(SCHEDULES[name], 0.5, steps_per_epoch=STEPS, epochs=1)
+    rate = build_schedule(SCHEDULES[name], 0.5, steps_per_epoch=STEPS, steps=STEPS)
     return [float(rate(step)) if callable(rate) else rate for step in range(STEPS)]
 
 
@@ -188,7 +194,7 @@ def test_two_replicas_take_the_rates_of_one_and_are_reduced_together(
 
 def test_schedule_is_saved_with_its_scale() -> None:
     schedule = build_schedule(
-        SCHEDULES["cosine with warm-up"], 0.5, steps_per_epoch=STEPS, epochs=1
+        SCHEDULES["cosine with warm-up"], 0.5, steps_per_epoch=STEPS, steps=STEPS
     )
     schedule.scale.assign(0.25)
     saved = keras.optimizers.schedules.serialize(schedule)

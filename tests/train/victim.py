@@ -56,7 +56,7 @@ def arm(point: str, count: int) -> None:
         # in five while the training begins.
         draw = random.Random(count)
         delay_s = draw.uniform(0, 1)
-        begin = (loop.Loop, "_epochs") if draw.random() < 0.2 else (resume.Training, "after_call")
+        begin = (loop.Loop, "run") if draw.random() < 0.2 else (resume.Training, "after_call")
         before(*begin, 1, lambda: threading.Timer(delay_s, kill).start())
         return
     owner, name, act = {

@@ -105,8 +105,11 @@ class FeedbackMonitor(keras.callbacks.Callback):
 
         self._measure = measure
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Measure all layers in one compiled call."""
+    def readings(self) -> dict[str, float]:
+        """All measures now, by `<measure>/<pathway>`: all layers in one compiled call.
+
+        There while the model trains, from `on_train_begin` on.
+        """
         names = [pathway.name for pathway in self._measured]
         readings = {
             f"{measure}/{name}": float(value)
@@ -120,7 +123,11 @@ class FeedbackMonitor(keras.callbacks.Callback):
                 readings[f"weight_angle_before_mirror/{name}"] = float(value)
         for predicted in step.predicted_angles.values() if self.predicts else ():
             readings |= {f"{PREDICTED}/{name}": angle for name, angle in predicted().items()}
-        readings |= self._angles_on_probe()
+        return readings | self._angles_on_probe()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Put all measures into the logs."""
+        readings = self.readings()
         if logs is not None:
             logs.update(readings)
         if self._writer is not None:

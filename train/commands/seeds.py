@@ -8,6 +8,7 @@ from train.commands.runs import Run, one_process_only, train_all
 from train.parsing.command_line import Command
 from train.run.directory import RunDirectory
 from train.run.fit import fit
+from train.run.terminal import last_lines
 
 
 def fit_seeds(command: Command) -> None:
@@ -25,7 +26,9 @@ def fit_seeds(command: Command) -> None:
     if not command.seeds:
         finished = RunDirectory.finished(config) if config.run_directory is not None else None
         if finished is None:
-            fit(config)
+            trained = fit(config)
+            if trained.is_chief:
+                print(last_lines(trained.directory), flush=True)
         else:
             print(f"this run {finished.outcome()}: nothing to do", flush=True)
         return

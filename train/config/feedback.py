@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any, Literal
 
 from train.config.part import Part, canonical_rule
+from train.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,10 @@ class MonitorConfig:
         gradient_angles: Whether to measure the same of every variable's gradient.
         backprop: Whether a network without feedback weights is measured, too: its layers become
             feedback layers of rule backprop then, and its saved model needs the library.
+        last_epoch_measures: How often all this is measured within the last epoch, at even distances
+            and last at its end; the last line has `<measure>_mean/<layer>` and
+            `<measure>_std/<layer>` over them, as figure 3 of Xiao et al. 2018, and steps.jsonl
+            every one; 0: once, at its end.
     """
 
     measures: tuple[str, ...] = (
@@ -64,6 +69,14 @@ class MonitorConfig:
     delta_angles: bool = False
     gradient_angles: bool = False
     backprop: bool = False
+    last_epoch_measures: int = 0
+
+    def __post_init__(self) -> None:
+        if self.last_epoch_measures < 0 or self.last_epoch_measures == 1:
+            raise UserError(
+                f"monitor.last_epoch_measures is {self.last_epoch_measures}. Expected 0, or 2 or "
+                f"more, which have a standard deviation."
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,29 +20,42 @@ class ScheduleConfig:
         options: Arguments of a Keras schedule or one of your own. Of them
             `initial_learning_rate` is set from `learning_rate`.
         boundaries_epochs: Epochs after which `piecewise` drops the rate, counted with the warm-up.
+        boundaries_steps: The same in training steps, instead.
         factor: Of each drop of `piecewise`.
         final_factor: Of `cosine`: the last rate over the first.
         warm_up_epochs: Epochs over which the rate first rises linearly from 0 (as in Keras); may be
             a fraction.
+        warm_up_steps: The same in training steps, instead.
     """
 
     name: str = "constant"
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     boundaries_epochs: tuple[float, ...] = ()
+    boundaries_steps: tuple[int, ...] = ()
     factor: float = 0.1
     final_factor: float = 0.0
     warm_up_epochs: float = 0.0
+    warm_up_steps: int = 0
 
     def __post_init__(self) -> None:
         positive("optimizer.schedule.factor", self.factor)
         not_negative("optimizer.schedule.final_factor", self.final_factor)
         not_negative("optimizer.schedule.warm_up_epochs", self.warm_up_epochs)
-        boundaries = self.boundaries_epochs
-        if list(boundaries) != sorted(set(boundaries)) or any(b <= 0 for b in boundaries):
-            raise UserError(
-                f"optimizer.schedule.boundaries_epochs is {list(boundaries)}. Expected epochs "
-                f"above 0 in rising order."
-            )
+        not_negative("optimizer.schedule.warm_up_steps", self.warm_up_steps)
+        for unit in ("epochs", "steps"):
+            given = getattr(self, f"boundaries_{unit}")
+            if list(given) != sorted(set(given)) or any(b <= 0 for b in given):
+                raise UserError(
+                    f"optimizer.schedule.boundaries_{unit} is {list(given)}. Expected {unit} above "
+                    f"0 in rising order."
+                )
+        for key in ("boundaries", "warm_up"):
+            if getattr(self, f"{key}_epochs") and getattr(self, f"{key}_steps"):
+                raise UserError(
+                    f"optimizer.schedule.{key}_epochs and {key}_steps are both given. Expected one "
+                    f"of them."
+                )
+        boundaries = self.boundaries_epochs or self.boundaries_steps
         if self.options and self.name in ("constant", "piecewise", "cosine"):
             raise UserError(
                 f"optimizer.schedule.options is {self.options}, which {self.name} does not have: "
@@ -50,7 +63,8 @@ class ScheduleConfig:
             )
         if (self.name == "piecewise") != bool(boundaries):
             raise UserError(
-                f"optimizer.schedule.name is {self.name} and boundaries_epochs is "
+                f"optimizer.schedule.name is {self.name} and "
+                f"boundaries_{'steps' if self.boundaries_steps else 'epochs'} is "
                 f"{list(boundaries)}. Expected boundaries with piecewise, and with it alone."
             )
 

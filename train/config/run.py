@@ -28,21 +28,33 @@ class TrainingConfig:
     """Length and arithmetic of the training.
 
     Args:
-        epochs: Passes over the training images.
+        epochs: Passes over the training images; null: the length is given in `steps`.
+        steps: Training steps, instead of epochs: the last epoch may be shorter then.
         batch_size: Images in a training batch, over all replicas of all workers.
         test_batch_size: Images in a batch of the evaluation, over all replicas; the evaluation
             counts every test image once.
+        evaluate_every: Steps after which the test images are evaluated and what `monitor` names is
+            measured, beside the end of every epoch: a line a time in steps.jsonl; null: never.
+        evaluate_at_start: Whether that is done before the first step, too (step 0).
+        train_error: Whether every epoch ends with a pass over the training images as they are
+            tested (no augmentation, no dropout): `train_loss`, `train_accuracy`. The running
+            `loss` and `accuracy` are of weights that still changed.
         precision: Keras dtype policy of every layer.
         jit_compile: Whether XLA compiles the training step (on a TPU it always does).
         steps_per_call: Training steps in one call of the compiled function. Callbacks, progress and
             checkpoints happen between calls.
         deterministic: Whether operations give the same bits in every run, at some cost in speed.
-        progress: Keras' progress display: `bar`, one line an `epoch`, or `none`.
+        progress: A line an `epoch` on the terminal, which `bar` shows growing within the epoch,
+            or `none`.
     """
 
-    epochs: int = 20
+    epochs: int | None = 20
+    steps: int | None = None
     batch_size: int = 64
     test_batch_size: int = 512
+    evaluate_every: int | None = None
+    evaluate_at_start: bool = False
+    train_error: bool = False
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     jit_compile: bool = False
     steps_per_call: int = 1
@@ -50,8 +62,14 @@ class TrainingConfig:
     progress: Literal["bar", "epoch", "none"] = "bar"
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "test_batch_size", "steps_per_call"):
+        counts = ("epochs", "steps", "batch_size", "test_batch_size", "evaluate_every")
+        for name in (*counts, "steps_per_call"):
             at_least_one(f"training.{name}", getattr(self, name))
+        if (self.epochs is None) == (self.steps is None):
+            raise UserError(
+                f"training.epochs is {self.epochs} and training.steps {self.steps}. Expected one "
+                f"of them, and null for the other."
+            )
         if self.jit_compile and self.deterministic:
             raise UserError(
                 "training.jit_compile and training.deterministic are both true. Expected one of "

@@ -160,6 +160,8 @@ def configuration(
             layer = value_of(key, flags)
             values = merged(values, layer)
             sources |= dict.fromkeys(_with_options(layer), COMMAND_LINE)
+    if values.get("training.steps") is not None:
+        values.setdefault("training.epochs", None)  # a default gives way, what is written does not
     try:
         config = built(FitConfig, values)
     except UserError as error:

@@ -44,7 +44,7 @@ def scaled_learning_rate(config: OptimizerConfig, batch_size: int) -> float:
 
 
 def build_optimizer(
-    config: OptimizerConfig, *, batch_size: int, steps_per_epoch: int, epochs: int
+    config: OptimizerConfig, *, batch_size: int, steps_per_epoch: int, steps: int
 ) -> Any:
     """The optimizer with its schedule and decay. Under a strategy: to be called in its scope.
 
@@ -52,7 +52,7 @@ def build_optimizer(
         config: Name, arguments, schedule and decay.
         batch_size: Images in a training batch, over all replicas.
         steps_per_epoch: Training steps in an epoch.
-        epochs: Of the training; the end of the schedule.
+        steps: Of the training; the end of the schedule.
 
     Raises:
         UserError: If the optimizer or an option is not known, Keras refuses a value, the decay
@@ -83,7 +83,7 @@ def build_optimizer(
         config.schedule,
         scaled_learning_rate(config, batch_size),
         steps_per_epoch=steps_per_epoch,
-        epochs=epochs,
+        steps=steps,
     )
     try:
         if ours:

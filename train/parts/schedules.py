@@ -62,7 +62,7 @@ class ReducibleSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def build_schedule(
-    config: ScheduleConfig, learning_rate: float, *, steps_per_epoch: int, epochs: int
+    config: ScheduleConfig, learning_rate: float, *, steps_per_epoch: int, steps: int
 ) -> Any:
     """The learning rate as an optimizer takes it: a number, if it never changes, or a schedule.
 
@@ -73,12 +73,14 @@ def build_schedule(
     Raises:
         UserError: If the warm-up is as long as the training.
     """
-    total = epochs * steps_per_epoch
-    warm_up_steps = round(config.warm_up_epochs * steps_per_epoch)
-    if warm_up_steps >= total:
+    warm_up_steps = config.warm_up_steps or round(config.warm_up_epochs * steps_per_epoch)
+    if warm_up_steps >= steps:
+        key, value = "warm_up_epochs", config.warm_up_epochs
+        if config.warm_up_steps:
+            key, value = "warm_up_steps", config.warm_up_steps
         raise UserError(
-            f"optimizer.schedule.warm_up_epochs is {config.warm_up_epochs:g} and training.epochs "
-            f"{epochs}. Expected a warm-up that ends before the training."
+            f"optimizer.schedule.{key} is {value:g}, {warm_up_steps} of {steps} training steps. "
+            f"Expected a warm-up that ends before the training."
         )
     schedules = keras.optimizers.schedules
     schedule: Any = learning_rate
@@ -86,8 +88,9 @@ def build_schedule(
         if not warm_up_steps:
             return learning_rate
     elif config.name == "piecewise":
+        in_steps = [round(epoch * steps_per_epoch) for epoch in config.boundaries_epochs]
         # Keras' boundary is the last step of the old rate, and steps count from 0.
-        boundaries = [round(epoch * steps_per_epoch) - 1 for epoch in config.boundaries_epochs]
+        boundaries = [step - 1 for step in in_steps or config.boundaries_steps]
         drops = range(len(boundaries) + 1)
         values = [learning_rate * config.factor**drop for drop in drops]
         schedule = schedules.PiecewiseConstantDecay(boundaries, values)
@@ -95,7 +98,7 @@ def build_schedule(
         # Keras' own warm-up is given a flat ramp: it only puts off the begin of the cosine.
         schedule = schedules.CosineDecay(
             learning_rate,
-            decay_steps=total - warm_up_steps,
+            decay_steps=steps - warm_up_steps,
             alpha=config.final_factor,
             warmup_target=learning_rate if warm_up_steps else None,
             warmup_steps=warm_up_steps,

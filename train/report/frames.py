@@ -48,6 +48,7 @@ class Run:
         epochs: Measures by epoch, with errors in per cent and averages over layers; NaN where a
             measure has no value (an angle of a zero vector).
         finished: Whether it was trained to its end.
+        planned: Epochs of the whole run; None: not known.
     """
 
     path: Path
@@ -55,6 +56,7 @@ class Run:
     setup: dict[str, Any]
     epochs: pd.DataFrame
     finished: bool
+    planned: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,8 +147,7 @@ def gather(paths: Sequence[str]) -> tuple[list[Group], dict[Path, str]]:
         same = {other.config["seed"]: other.path for other in grouped.get(key, ())}
         twin = same.get(run.config["seed"])
         if not run.finished:
-            planned = run.config["training.epochs"]
-            left_out[path] = f"unfinished: {run.epochs.index[-1]} of {planned} epochs"
+            left_out[path] = f"unfinished: {run.epochs.index[-1]} of {run.planned} epochs"
         elif twin:
             left_out[path] = f"configuration and seed are those of {twin}, which is in the report"
         else:
@@ -200,20 +201,17 @@ def read(path: Path) -> Run:
         config = flat(config, source="config.yaml")
     except UserError as error:
         raise UnusableError(str(error).rstrip(".")) from error
-    setup = path / "setup.json"
+    file = path / "setup.json"
+    setup = _parsed(file, "JSON", json.loads) if file.exists() else {}
     epochs = _epochs(path / "metrics.jsonl")
-    last, planned = epochs.index[-1], config["training.epochs"]
-    if last > planned:
-        raise UnusableError(f"{last} epochs, but config.yaml says {planned}")
+    # Of a length in steps, or of several phases, only the setup knows the epochs.
+    last, planned = epochs.index[-1], setup.get("epochs", config["training.epochs"])
+    if planned is not None and last > planned:
+        raise UnusableError(f"{last} epochs, but {planned} were planned")
     # With a callback that stops it, a run may have finished before.
     finished = bool(last == planned) or (path / "model.keras").exists()
-    return Run(
-        path=path,
-        config=config,
-        setup=_parsed(setup, "JSON", json.loads) if setup.exists() else {},
-        epochs=_with_derived(_with_start(epochs, path / "steps.jsonl")),
-        finished=finished,
-    )
+    epochs = _with_derived(_with_start(epochs, path / "steps.jsonl"))
+    return Run(path, config, setup, epochs, finished, planned)
 
 
 def _parsed(file: Path, language: str, parse: Callable[[str], Any]) -> Any:

@@ -29,6 +29,21 @@ class RunBatches:
     config: FitConfig
 
     @property
+    def steps(self) -> int:
+        """Of the whole training."""
+        training = self.config.training
+        return training.steps or (training.epochs or 0) * self.steps_per_epoch
+
+    @property
+    def epochs(self) -> int:
+        """Of the whole training; the last may be shorter than the others."""
+        return -(-self.steps // self.steps_per_epoch)
+
+    @property
+    def last_epoch_steps(self) -> int:
+        return self.steps - (self.epochs - 1) * self.steps_per_epoch
+
+    @property
     def steps_per_epoch(self) -> int:
         return batches.steps_per_epoch(self.data, self.config.training.batch_size)
 
@@ -48,9 +63,13 @@ class RunBatches:
             batch_size=self.config.training.batch_size,
             seed=self.config.seed,
             first_step=first_step,
-            last_step=self.config.training.epochs * self.steps_per_epoch,
+            last_step=self.steps,
             share=share,
         )
+
+    def over_training_examples(self) -> RunBatches:
+        """The same, tested on the training examples: without augmentation, in their order."""
+        return dataclasses.replace(self, data=dataclasses.replace(self.data, test=self.data.train))
 
     def evaluation(self, share: Share) -> Any:
         return batches.evaluation_batches(self.data, self.config.training.test_batch_size, share)
@@ -74,7 +93,7 @@ def build_model(
             config.optimizer,
             batch_size=training.batch_size,
             steps_per_epoch=run_batches.steps_per_epoch,
-            epochs=training.epochs,
+            steps=run_batches.steps,
         )
         model = models.build(config.model, data.input_shape, data.output_shape)
         feedback.convert(

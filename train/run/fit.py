@@ -26,10 +26,10 @@ from train.run.build import RunBatches, build_model
 from train.run.directory import RunDirectory, RunFiles, write_model
 from train.run.loop import Loop
 from train.run.resume import Training
+from train.run.step_lines import StepLines
 from train.run.telemetry import Telemetry
 from train.run.tensorboard import Dashboards
-
-PROGRESS = {"bar": 1, "epoch": 2, "none": 0}
+from train.run.terminal import EpochLines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +42,7 @@ class FinishedRun:
         history: Name of a measure to its values, one an epoch. `val_...` is of the test images.
         images_trained: Training images shown, over all epochs.
         callbacks: The library's callbacks of this run.
+        is_chief: Whether this process wrote the files.
     """
 
     model: Any
@@ -49,6 +50,7 @@ class FinishedRun:
     history: dict[str, list[float]]
     images_trained: int
     callbacks: list[Any]
+    is_chief: bool = True
 
 
 def fit(config: FitConfig, extra_callbacks: Sequence[Any] = ()) -> FinishedRun:
@@ -95,14 +97,14 @@ def _fit(
             placement.strategy,
             run_batches,
             seed=config.seed,
+            train_error=run_batches.over_training_examples() if training.train_error else None,
             steps_per_call=training.steps_per_call,
             jit_compile=training.jit_compile,
             times_input=not training.deterministic,
         )
         loop.prepare()
-        setup = _setup(config, placement)
-        setup |= run_batches.data.facts()
-        verbose = PROGRESS[training.progress] if placement.is_chief else 0
+        setup = _setup(config, placement, run_batches) | run_batches.data.facts()
+        verbose = training.progress != "none" and placement.is_chief
         if verbose:
             print(_headline(config, model, run_batches.data, directory, setup))
             if run_batches.data.remark:
@@ -111,11 +113,27 @@ def _fit(
         own = build_callbacks(config.callbacks)
         if verbose and (names := forgetful(own)):
             print(f"{', '.join(names)}: no state() for checkpoints, so after a kill begins anew")
-        told = [*callbacks, *own, telemetry]
+        dashboards = Dashboards(directory.events, config, run_batches.epochs)
+        folder = directory.path if placement.is_chief else None
+        step_lines = StepLines(
+            loop, run_batches, config, callbacks, folder, show=dashboards.on_step_line
+        )
+        told = [*callbacks, *own, telemetry, step_lines]
         if placement.is_chief:
-            told += [RunFiles(directory, config, setup), Dashboards(directory.events, config)]
+            told += [RunFiles(directory, config, setup), dashboards]
+        if verbose:
+            told += [EpochLines(loop, run_batches.epochs, bar=training.progress == "bar")]
         told += extra_callbacks
-        Training(config, placement, directory, loop, telemetry, told).train(verbose)
+        Training(
+            config,
+            placement,
+            directory,
+            loop,
+            telemetry,
+            told,
+            batches=run_batches,
+            guests=[step_lines],
+        ).train(verbose)
         if placement.is_chief:
             write_model(model, directory.model_file)
         anybody(placement.strategy)(False)  # nobody leaves before the chief has written
@@ -123,8 +141,9 @@ def _fit(
         model=model,
         directory=directory,
         history=_history(directory),
-        images_trained=training.epochs * run_batches.steps_per_epoch * training.batch_size,
+        images_trained=loop.steps_done * training.batch_size,
         callbacks=callbacks,
+        is_chief=placement.is_chief,
     )
 
 
@@ -138,12 +157,14 @@ def _check_shared_directory(config: FitConfig) -> None:
     RunDirectory.of(config, writes=False)
 
 
-def _setup(config: FitConfig, placement: Placement) -> dict[str, Any]:
+def _setup(config: FitConfig, placement: Placement, run_batches: RunBatches) -> dict[str, Any]:
     """What a run's numbers depend on beside its configuration."""
     return {
         "strategy": placement.name,
         "replicas": placement.replicas,
         "workers": max(len(placement.workers), 1),
+        "epochs": run_batches.epochs,
+        "steps": run_batches.steps,
         "global_batch_size": config.training.batch_size,
         "learning_rate": scaled_learning_rate(config.optimizer, config.training.batch_size),
         "learning_rate_scaling": config.optimizer.learning_rate_scaling,

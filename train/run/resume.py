@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -16,15 +16,16 @@ from train.devices.cluster import agree, anybody
 from train.devices.strategy import Placement
 from train.errors import DivergedError, TerminatedError, UserError
 from train.parts.schedules import learning_rate_now, rate_variables, reduce_learning_rate
+from train.run.build import RunBatches
 from train.run.checkpoint import Checkpoints, Found, OtherModelError, restore, state_of
 from train.run.directory import RunDirectory
-from train.run.loop import Loop, NotFiniteError, Position
+from train.run.loop import Guest, Loop, NotFiniteError, Position
 from train.run.telemetry import Telemetry
 
 MOST_LEARNING_RATE_CUTS = 3
 
 
-class Training:
+class Training(Guest):
     """A training that goes on with the last checkpoint, which it writes from time to time.
 
     Args:
@@ -34,6 +35,8 @@ class Training:
         loop: Prepared.
         telemetry: One of the callbacks.
         callbacks: All of them.
+        batches: The run's, which know its length.
+        guests: Who else looks in between calls; before this one saves.
     """
 
     def __init__(
@@ -44,6 +47,9 @@ class Training:
         loop: Loop,
         telemetry: Telemetry,
         callbacks: list[Any],
+        *,
+        batches: RunBatches,
+        guests: Sequence[Guest] = (),
     ) -> None:
         self.config = config
         self.placement = placement
@@ -51,6 +57,8 @@ class Training:
         self.loop = loop
         self.telemetry = telemetry
         self.callbacks = callbacks
+        self.batches = batches
+        self.guests = guests
         self.checkpoints = Checkpoints(
             directory.checkpoints, keep=config.checkpoint.keep, writes=placement.is_chief
         )
@@ -59,7 +67,7 @@ class Training:
         self._asked = 0  # the signal that came
         self._anybody_asked = anybody(placement.strategy)
 
-    def train(self, verbose: int) -> None:
+    def train(self, verbose: bool) -> None:
         """Trains to the last epoch, from the last checkpoint that is whole and of this model.
 
         Raises:
@@ -84,7 +92,7 @@ class Training:
             if found is not None and verbose:
                 print(f"goes on from {found.folder}")
             try:
-                self._train_from(found, verbose)
+                self._train_from(found)
                 return
             except OtherModelError as error:
                 found = next(candidates, None)
@@ -125,9 +133,9 @@ class Training:
         if is_due or asked:
             self._save(position)
         if asked:
-            raise TerminatedError(self._step(position), self._asked or signal.SIGTERM)
+            raise TerminatedError(self.loop.steps_done, self._asked or signal.SIGTERM)
 
-    def _train_from(self, found: Found | None, verbose: int) -> None:
+    def _train_from(self, found: Found | None) -> None:
         """One attempt."""
         start = found.position if found else Position()
 
@@ -147,11 +155,12 @@ class Training:
         with self._listening():
             self.loop.run(
                 self.callbacks,
-                epochs=self.config.training.epochs,
-                verbose=verbose,
-                guests=[self],
+                epochs=self.batches.epochs,
+                last_epoch_steps=self.batches.last_epoch_steps,
+                guests=[*self.guests, self],
                 restore=put_back,
                 start=start,
+                steps_done=found.step if found else 0,
             )
 
     @contextlib.contextmanager
@@ -177,7 +186,7 @@ class Training:
 
     def _save(self, position: Position) -> None:
         """Writes a checkpoint, never one that holds what is no number."""
-        state, step = self._state(), self._step(position)
+        state, step = self._state(), self.loop.steps_done
         if _not_finite(state):
             # ReLU makes 0 of NaN: the loss may not show it.
             raise NotFiniteError(step, "The loss is finite; weights after training step {step} are")
@@ -219,9 +228,6 @@ class Training:
     def _say(self, sentence: str) -> None:
         if self.placement.is_chief:
             print(sentence, flush=True)
-
-    def _step(self, position: Position) -> int:
-        return position.epoch * self.loop.batches.steps_per_epoch + position.step_in_epoch
 
 
 def _not_finite(state: Mapping[str, tf.Variable]) -> list[str]:

@@ -62,12 +62,12 @@ class Telemetry(keras.callbacks.Callback):
         if timed:
             logs["mirror_seconds"] = (self._mirror_steps() - self._steps_before) * timed[0]
         if self._mirrors:
-            logs |= self._samples_per_image(epoch + 1)
+            logs |= self._samples_per_image()
         self.restart()
 
-    def _samples_per_image(self, epochs: int) -> dict[str, float]:
+    def _samples_per_image(self) -> dict[str, float]:
         # Of the whole training: what a resumed epoch saw itself depends on where it was killed.
-        images = epochs * self.loop.batches.steps_per_epoch * self.batch_size
+        images = self.loop.steps_done * self.batch_size
         fired = {
             name: int(mirror.mirror_steps.numpy()) * samples / images
             for mirror in self._mirrors

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,8 @@ FIRST_COLUMNS = (
 class Dashboards(keras.callbacks.Callback):
     """Writes event files; must stand behind everything that adds to the logs.
 
-    A step is an epoch, counted from 1. Scalars have the names that they have in the logs. Custom
+    A step is an epoch, counted from 1. Scalars have the names that they have in the logs; those of
+    `steps.jsonl` are `by_step/<name>`, and their steps are training steps. Custom
     scalars put all layers of a measure (`<measure>/<layer>`) into one chart, from input to output.
     Histograms of the weights `W/<layer>` and of what carries the error, `B/<layer>`, are of at most
     100,000 entries a layer and written at most about 100 times a run; the image of B against W, of
@@ -55,12 +56,14 @@ class Dashboards(keras.callbacks.Callback):
     Args:
         folder: For the event files.
         config: Of the run.
+        epochs: Of the whole run, as planned.
     """
 
-    def __init__(self, folder: Path, config: FitConfig) -> None:
+    def __init__(self, folder: Path, config: FitConfig, epochs: int) -> None:
         super().__init__()
         self.folder = folder
         self.config = config
+        self.epochs = epochs
         self._pathways: list[tfwm.Pathway] = []
         self._charted: dict[str, list[str]] = {}
         self._writer: Any = None
@@ -79,7 +82,7 @@ class Dashboards(keras.callbacks.Callback):
             self._writer.flush()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        done, epochs = epoch + 1, self.config.training.epochs
+        done, epochs = epoch + 1, self.epochs
         with self._disk_errors(), self._writer.as_default(step=done):
             for name, value in (logs or {}).items():
                 tf.summary.scalar(name, value)
@@ -91,6 +94,12 @@ class Dashboards(keras.callbacks.Callback):
             if done == epochs:
                 _write(hparams_end.session_end_pb(api_pb2.STATUS_SUCCESS))
             self._writer.flush()
+
+    def on_step_line(self, step: int, values: Mapping[str, float]) -> None:
+        """What was measured when `step` training steps were done."""
+        with self._disk_errors(), self._writer.as_default(step=step):
+            for name, value in values.items():
+                tf.summary.scalar(f"by_step/{name}", value)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         if self._writer is not None:

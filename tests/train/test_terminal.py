@@ -1,0 +1,93 @@
+"""What a run says on the terminal, in at most 100 columns."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from train.__main__ import main
+from train.run.directory import RunDirectory
+from train.run.terminal import last_lines
+
+RUN = [
+    "fit",
+    "--data.train_split=train[:256]",
+    "--data.test_split=test[:100]",
+    "--model.name=mlp",
+    "--model.options.units=[8,8,8,8,8,8,8,8,8,8]",
+    "--feedback.rule=fa",
+    "--training.epochs=3",
+]
+
+
+def table_of(shown: str) -> list[str]:
+    lines = shown.splitlines()
+    (begin,) = [number for number, line in enumerate(lines) if line.split()[:1] == ["epoch"]]
+    return lines[begin:]
+
+
+def test_epoch_is_a_line_of_a_table_and_the_run_says_what_it_came_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert main([*RUN, f"--run_directory={run}"]) == 0
+    head, *rows = table_of(capsys.readouterr().out)
+    assert " ".join(head.split()) == (
+        "epoch loss accuracy test loss accuracy worst angle mean angle images/s time left"
+    )
+    logs = RunDirectory(run).metrics()
+    assert len(logs[-1]) > 60  # which stay in the files
+    for number, (row, line) in enumerate(zip(rows[:3], logs, strict=True), start=1):
+        assert len(row) <= 100
+        angles = [value for name, value in line.items() if name.startswith("weight_angle/")]
+        epoch, loss, accuracy, test_loss, test_accuracy, worst, mean, *_, left = row.split()
+        assert epoch == f"{number}/3"
+        assert float(loss) == pytest.approx(line["loss"], abs=1e-4)
+        assert float(accuracy) == pytest.approx(line["accuracy"], abs=1e-4)
+        assert float(test_loss) == pytest.approx(line["val_loss"], abs=1e-4)
+        assert float(test_accuracy) == pytest.approx(line["val_accuracy"], abs=1e-4)
+        assert float(worst) == pytest.approx(max(angles), abs=0.01)
+        assert float(mean) == pytest.approx(sum(angles) / 11, abs=0.01)
+        assert left == "0:00" or number < 3
+    assert rows[3:] == last_lines(RunDirectory(run)).splitlines()
+
+
+def test_bar_grows_on_a_terminal_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setattr("train.run.terminal.REDRAW_S", 0)
+    assert main([*RUN, f"--run_directory={tmp_path / 'run'}", "--training.steps_per_call=2"]) == 0
+    shown = capsys.readouterr().out
+    drawn = shown.replace("\r", "\n").splitlines()
+    assert max(len(line) for line in drawn if "/3 " in line) <= 100
+    assert sum("step 2 of 4" in line for line in drawn) == 3
+    # What is drawn over is gone from the terminal.
+    left = [line.split("\r")[-1] for line in shown.split("\n")]
+    assert not any("step" in line for line in left)
+
+
+def test_none_says_only_what_the_run_came_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert main([*RUN, f"--run_directory={run}", "--training.progress=none"]) == 0
+    assert capsys.readouterr().out == last_lines(RunDirectory(run)) + "\n"
+
+
+def finished(path: Path, *accuracies: float) -> RunDirectory:
+    path.mkdir()
+    lines = [{"epoch": n, "val_accuracy": a} for n, a in enumerate(accuracies, start=1)]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return RunDirectory(path)
+
+
+def test_best_epoch_is_told_apart_from_the_last(tmp_path: Path) -> None:
+    run = finished(tmp_path / "run", 0.5, 0.9, 0.8)
+    first, model, *following = last_lines(run).splitlines()
+    assert first == (
+        "test accuracy 0.8000 after epoch 3 (best on test, chosen on the test images: 0.9000 "
+        "after 2)"
+    )
+    assert model.endswith(f"{tmp_path / 'run' / 'model.keras'}")
+    assert [" ".join(line.split()[-4:-1]) for line in following[:1]] == ["-m train evaluate"]
