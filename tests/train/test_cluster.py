@@ -20,7 +20,7 @@ from train import local_cluster
 from train.config import ClusterConfig, FitConfig
 from train.devices import cluster
 from train.devices.cluster import WORKER_LOST, resolve_cluster
-from train.devices.meeting import _listener, _tell, meet, notes_of
+from train.devices.meeting import _exchange, _listener, meet, notes_of
 from train.errors import DivergedError, UserError
 from train.local_cluster import free_ports, start
 from train.parsing.command_line import parse
@@ -133,12 +133,14 @@ def test_strangers_at_the_port_are_not_taken_for_workers() -> None:
             with socket.create_connection(("localhost", port), timeout=5) as connection:
                 connection.sendall(said)
 
-    with _listener(port) as server:
+    heard: dict[int, dict[str, str]] = {}
+    with _listener(port, b'[0, {"seed": "0"}]\n') as server:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         knock()
-        assert _tell(f"localhost:{port}", b'[1, {"seed": "0"}]\n')
+        _exchange(f"localhost:{port}", b'[1, {"seed": "7"}]\n', heard)
         server.shutdown()
-    assert server.heard == {1: {"seed": "0"}}
+    assert server.heard == {1: {"seed": "7"}}
+    assert heard == {0: {"seed": "0"}}
 
 
 @pytest.mark.parametrize(("said", "agreed"), [("a a a", True), ("a b b", False), ("a a c", False)])

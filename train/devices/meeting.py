@@ -59,22 +59,23 @@ def meet(
         UserError: If a worker did not come in time, or has other notes; on all workers.
     """
     message = json.dumps([worker, dict(notes)]).encode() + b"\n"
-    others = set(range(len(workers))) - {worker}
     give_up = time.monotonic() + timeout_s
-    with _listener(int(workers[worker].rpartition(":")[2])) as server:
+    with _listener(int(workers[worker].rpartition(":")[2]), message) as server:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        untold = others
-        while (untold or others - server.heard.keys()) and time.monotonic() < give_up:
-            untold = {other for other in untold if not _tell(workers[other], message)}
+        heard = server.heard
+        heard[worker] = dict(notes)
+        while (silent := set(range(len(workers))) - heard.keys()) and time.monotonic() < give_up:
+            for other in silent:
+                _exchange(workers[other], message, heard)
             time.sleep(0.05)
         server.shutdown()
-    if silent := untold | (others - server.heard.keys()):
+    if silent:
         raise UserError(
             f"The cluster did not come together within {timeout_s:g} s (cluster.timeout_s): "
             f"{', '.join(workers[other] for other in sorted(silent))} did not answer. Expected the "
             f"same command on every worker."
         )
-    differing = _differences({worker: dict(notes)} | server.heard)
+    differing = _differences(heard)
     if differing:
         raise UserError(
             f"The workers have not the same to do: {'; '.join(differing[:5])}. Expected the same "
@@ -86,23 +87,25 @@ class _Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     daemon_threads = True
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, message: bytes) -> None:
+        self.message = message
         self.heard: dict[int, dict[str, str]] = {}
         super().__init__(("", port), _Ear)
 
 
 class _Ear(socketserver.StreamRequestHandler):
     def handle(self) -> None:
-        with contextlib.suppress(ValueError, TypeError, OSError):  # a stranger at the port
+        server = self.server
+        assert isinstance(server, _Server)
+        with contextlib.suppress(OSError, ValueError, TypeError):  # a stranger at the port
             worker, notes = json.loads(self.rfile.readline())
-            self.wfile.write(b"heard")
-            # Not before the answer: this process may end on it.
-            self.server.heard[worker] = notes  # type: ignore[attr-defined]
+            self.wfile.write(server.message)
+            server.heard[worker] = notes  # not before the answer: this process may end on it
 
 
-def _listener(port: int) -> _Server:
+def _listener(port: int, message: bytes) -> _Server:
     try:
-        return _Server(port)
+        return _Server(port, message)
     except OSError as error:
         raise UserError(
             f"This worker's port {port} cannot be listened at: {error.strerror}. Expected a free "
@@ -110,18 +113,22 @@ def _listener(port: int) -> _Server:
         ) from error
 
 
-def _tell(address: str, message: bytes) -> bool:
-    """Whether another worker has heard it."""
+def _exchange(address: str, message: bytes, heard: dict[int, dict[str, str]]) -> None:
+    """Tells another worker the notes and hears its own, if it is there."""
     host, _, port = address.rpartition(":")
-    try:
-        with socket.create_connection((host, int(port)), timeout=ANSWER_WITHIN_S) as connection:
-            connection.sendall(message)
-            return connection.recv(16) == b"heard"
-    except OSError:
-        return False
+    with (
+        contextlib.suppress(OSError, ValueError, TypeError),
+        socket.create_connection((host, int(port)), timeout=ANSWER_WITHIN_S) as connection,
+        connection.makefile("rwb") as stream,
+    ):
+        stream.write(message)
+        stream.flush()
+        worker, notes = json.loads(stream.readline())
+        heard[worker] = notes
 
 
 def _differences(notes: Mapping[int, Mapping[str, str]]) -> list[str]:
+    """Names whose values are not the same on all workers, with these."""
     found = []
     for name in dict.fromkeys(name for worker in sorted(notes) for name in notes[worker]):
         values: dict[str, list[int]] = {}
