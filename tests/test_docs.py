@@ -17,6 +17,7 @@ PAGES = [
         "CONTRIBUTING.md",
         "CHANGELOG.md",
         "docs/architecture.md",
+        "docs/own_parts.md",
         "docs/science.md",
     )
 ]

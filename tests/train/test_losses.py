@@ -103,6 +103,16 @@ def test_mistake_in_a_loss_is_told_in_one_sentence(part: Part, expected: str) ->
     assert expected in str(caught.value)
 
 
+def test_loss_of_values_of_many_axes_is_one_number_an_example_and_can_be_saved() -> None:
+    y, z = (random.normal(size=(6, 4, 3)).astype("float32") for _ in range(2))
+    weights = np.array([1, 0, 1, 0, 0, 1], np.float32)
+    of_class = build_loss(Part("mean_squared_error"), "values", axes=2)
+    own = build_loss(Part("tests.train.test_losses:scaled"), "values", axes=2)
+    expected = (((y - z) ** 2).mean((1, 2)) * weights).mean()
+    for loss in (of_class, own, keras.losses.deserialize(keras.losses.serialize(of_class))):
+        assert float(loss(y, z, sample_weight=weights)) == pytest.approx(expected, rel=1e-5)
+
+
 MSE = "mean_squared_error"
 
 

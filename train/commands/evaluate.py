@@ -42,7 +42,7 @@ def evaluate(model_or_run: str, config: FitConfig, *, as_json: bool = False) -> 
         _check_fits(file, model, data)
         data, remark = _as_the_model_takes_them(data, model, file)
         model.compile(
-            loss=build_loss(config.loss, data.target.kind),
+            loss=build_loss(config.loss, data.target.kind, axes=len(data.output_shape)),
             weighted_metrics=build_measures(config, data.target),
             jit_compile=False,
         )

@@ -29,6 +29,38 @@ class SigmoidCrossentropy(keras.losses.Loss):
         )
 
 
+@keras.saving.register_keras_serializable(package="tfweightmirror_train")
+class MeanOfExample(keras.losses.Loss):
+    """Another loss as one number an example: Keras' own leave all but the last axis of values.
+
+    Such numbers cannot be weighted by the example, as evaluation does with padding.
+
+    Args:
+        loss: A Keras loss, or a function of (targets, outputs).
+    """
+
+    def __init__(self, loss: Any, name: str | None = None, **options: Any) -> None:
+        name = name or getattr(loss, "name", None) or getattr(loss, "__name__", None)
+        options.setdefault("reduction", getattr(loss, "reduction", "sum_over_batch_size"))
+        super().__init__(name=name, **options)
+        self.loss = loss
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Values (batch, ...) to losses (batch,)."""
+        of_class = isinstance(self.loss, keras.losses.Loss)
+        losses = self.loss.call(y_true, y_pred) if of_class else self.loss(y_true, y_pred)
+        return keras.ops.mean(losses, axis=tuple(range(1, len(losses.shape))))
+
+    def get_config(self) -> dict[str, Any]:
+        """The options, as Keras saves them."""
+        return super().get_config() | {"loss": keras.losses.serialize(self.loss)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> MeanOfExample:
+        """The loss that `get_config` described."""
+        return cls(**config | {"loss": keras.losses.deserialize(config["loss"])})
+
+
 def softmax() -> keras.losses.Loss:
     """Cross-entropy of the classes, on logits."""
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -53,7 +85,7 @@ def known_metrics() -> dict[str, Any]:
     return classes_of(keras.metrics, keras.metrics.Metric, snake_case=True)
 
 
-def build_loss(part: Part, kind: str | None = None) -> Any:
+def build_loss(part: Part, kind: str | None = None, *, axes: int = 1) -> Any:
     """The Keras loss.
 
     A function of (targets, outputs), with or without options, is a loss as it stands.
@@ -61,6 +93,7 @@ def build_loss(part: Part, kind: str | None = None) -> Any:
     Args:
         part: Its name and options.
         kind: Of the targets; null: not looked at.
+        axes: Of one output.
 
     Raises:
         UserError: If it or an option is not known or refused, or it is for other targets.
@@ -68,7 +101,8 @@ def build_loss(part: Part, kind: str | None = None) -> Any:
     target = find("loss", part.name, known_losses(), also=", a Keras loss")
     loss = _made("loss", part, target, keras.losses.Loss)
     _check_kind("loss", part, loss, kind)
-    return keras.losses.get(loss)
+    loss = keras.losses.get(loss)
+    return MeanOfExample(loss) if axes > 1 else loss
 
 
 def build_metrics(parts: tuple[Part, ...], kind: str | None = None) -> list[Any]:

@@ -113,7 +113,7 @@ def build_model(
         )
         model.compile(
             optimizer,
-            build_loss(config.loss, data.target.kind),
+            build_loss(config.loss, data.target.kind, axes=len(data.output_shape)),
             weighted_metrics=build_measures(config, data.target),
             jit_compile=False,  # the loop compiles
         )

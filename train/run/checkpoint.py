@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -163,7 +164,7 @@ def restore(found: Found, state: Mapping[str, tf.Variable]) -> None:
         OtherModelError: If the checkpoint holds other variables.
     """
     there, here = found.contents, _contents(state)
-    if there != here:
+    if _uncounted(there) != _uncounted(here):
         lacks, has = [n for n in here if n not in there], [n for n in there if n not in here]
         if lacks or has:
             parts = [f"it lacks {lacks[0]}"] * bool(lacks)
@@ -226,6 +227,11 @@ def _tracker(state: Mapping[str, tf.Variable]) -> tf.train.Checkpoint:
 
 def _contents(state: Mapping[str, tf.Variable]) -> dict[str, list[Any]]:
     return {name: [list(v.shape), tf.as_dtype(v.dtype).name] for name, v in state.items()}
+
+
+def _uncounted(contents: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Without the numbers by which Keras tells apart what one process has made of a kind."""
+    return sorted((re.sub(r"_\d+(?=[_/]|$)", "", n), content) for n, content in contents.items())
 
 
 def _read(folder: Path) -> Found:

@@ -10,12 +10,14 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
+from train.__main__ import main
 from train.config import DataConfig
 from train.data import Sets, batches, datasets, own_function, splits
 from train.data.batches import Share
 from train.data.datasets import DataSet
 from train.data.splits import Indexed, Streamed
 from train.errors import UserError
+from train.run.directory import RunDirectory
 
 RAW = {"normalization": "none"}
 
@@ -368,3 +370,35 @@ def test_unusable_path_gets_one_sentence(
 def test_options_without_a_function_are_refused() -> None:
     with pytest.raises(UserError, match=r"data\.options is given, but data\.name=mnist:3\.0\.1 is"):
         DataConfig(name="mnist:3.0.1", options={"a": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "measures"),
+    [
+        ("npz", [], {"loss", "mean_absolute_error"}),
+        ("digits", ["--data.target=inputs"], {"loss", "mean_absolute_error"}),
+    ],
+    ids=["values", "autoencoder"],
+)
+def test_regression_and_autoencoder_train_and_are_evaluated(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    options: list[str],
+    measures: set[str],
+) -> None:
+    if name == "npz":
+        (x, _), (test_x, _) = arrays(64)
+        name, law = str(tmp_path / "rows.npz"), np.array([0.1, 2, -1], np.float32)
+        np.savez(name, x_train=x, y_train=x @ law, x_test=test_x, y_test=test_x @ law)
+    arguments = [f"--data.name={name}", *options, "--model=mlp", "--model.options.units=[16]"]
+    training = ["--training.epochs=3", "--training.batch_size=16", "--training.progress=none"]
+    parts = ["--loss=mean_squared_error", '--metrics=["mean_absolute_error"]', "--feedback.rule=fa"]
+    run = tmp_path / "run"
+    assert main(["fit", *arguments, *training, *parts, f"--run_directory={run}"]) == 0
+    lines = RunDirectory(run).metrics()
+    assert {key for key in lines[0] if key.startswith("val_")} == {f"val_{m}" for m in measures}
+    assert lines[-1]["val_loss"] < 0.9 * lines[0]["val_loss"]
+    capsys.readouterr()
+    assert main(["evaluate", str(run)]) == 0
+    assert f"loss            {lines[-1]['val_loss']:.4f}" in capsys.readouterr().out
