@@ -81,7 +81,7 @@ class TinyLoop:
     """
 
     def __init__(self, diverges: Callable[[int, Position], bool] = lambda *_: False) -> None:
-        self.batches = SimpleNamespace(steps_per_epoch=2)
+        self.steps_done = 0
         self.model = SimpleNamespace(optimizer=None, save=lambda path: path.write_bytes(b"model"))
         self.weight = tf.Variable(1, dtype=tf.int64)
         self.diverges = diverges
@@ -92,21 +92,25 @@ class TinyLoop:
         callbacks: Sequence[Any],
         *,
         epochs: int,
-        verbose: int,
+        last_epoch_steps: int,
         guests: Sequence[Any],
         restore: Callable[[], None],
         start: Position,
+        steps_done: int,
     ) -> None:
+        assert steps_done == 2 * start.epoch + start.step_in_epoch
+        self.steps_done = steps_done
         for callback in callbacks:
             callback.on_train_begin()
         self.weight.assign(-1)
         restore()
         self.starts.append(start)
         for epoch in range(start.epoch, epochs):
-            for step in range(start.step_in_epoch if epoch == start.epoch else 0, 2):
+            for step in range(start.step_in_epoch if epoch == start.epoch else 0, last_epoch_steps):
                 self.weight.assign(3 * self.weight + step + 2 * epoch)
-                if self.diverges(2 * epoch + step + 1, start):
-                    raise NotFiniteError(2 * epoch + step + 1)
+                self.steps_done += 1
+                if self.diverges(self.steps_done, start):
+                    raise NotFiniteError(self.steps_done)
                 guests[0].after_call(Position(epoch, step + 1), 1)
             logs = {"loss": float(self.weight), "val_accuracy": 0.5}
             for callback in callbacks:
@@ -144,9 +148,10 @@ def run(config: FitConfig, loop: TinyLoop) -> RunDirectory:
     placement = SimpleNamespace(is_chief=True, workers=(), strategy=tf.distribute.get_strategy())
     telemetry = SimpleNamespace(restart=lambda: None)
     files = RunFiles(directory, config, {})
-    training = Training(config, placement, directory, loop, telemetry, [files])  # type: ignore[arg-type]
+    length = SimpleNamespace(epochs=config.training.epochs, last_epoch_steps=2)
+    training = Training(config, placement, directory, loop, telemetry, [files], batches=length)  # type: ignore[arg-type]
     try:
-        training.train(0)
+        training.train(verbose=False)
         write_model(loop.model, directory.model_file)  # type: ignore[arg-type]
     finally:
         directory.release()  # as the end of a process does
