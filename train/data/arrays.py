@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from train.config import DataConfig
 from train.data.sets import Sets
-from train.data.source import Source, rows_of, target_of
+from train.data.source import Source, rows_of, spec_of, target_of
 from train.data.splits import MAX_BYTES_IN_MEMORY, Split, of_arrays
 from train.errors import UserError
 
@@ -23,7 +23,7 @@ def file_of_arrays(config: DataConfig) -> Source:
         UserError: If it cannot be read, lacks one, or they do not fit together.
     """
     try:
-        with np.load(config.name) as content:
+        with np.load(Path(config.name).expanduser()) as content:
             arrays = {name: content[name] for name in content.files if name[:2] in ("x_", "y_")}
     except (OSError, ValueError) as error:
         raise UserError(
@@ -40,7 +40,7 @@ def folder_of_arrays(config: DataConfig) -> Source:
         UserError: As `file_of_arrays`.
     """
     arrays = {}
-    for path in sorted(Path(config.name).glob("[xy]_*.npy")):
+    for path in sorted(Path(config.name).expanduser().glob("[xy]_*.npy")):
         try:
             arrays[path.stem] = np.load(path, mmap_mode="r")
         except (OSError, ValueError) as error:
@@ -68,10 +68,9 @@ def source_of_pairs(
     first = next(iter(ready.values()), None)
     if first is None:
         raise UserError(f"{who} has no arrays. Expected x_train, y_train, x_test and y_test.")
-    specs = tf.nest.map_structure(lambda a: tf.TensorSpec(a.shape[1:], a.dtype), first)
+    specs = _specs(first)
     for name, pair in ready.items():
-        other = tf.nest.map_structure(lambda a: tf.TensorSpec(a.shape[1:], a.dtype), pair)
-        if other != specs:
+        if (other := _specs(pair)) != specs:
             raise UserError(
                 f"{who} has examples of {specs} and, in {name}, of {other}. Expected one shape and "
                 f"type of inputs, and one of targets."
@@ -97,7 +96,8 @@ def source_of_pairs(
 
     def open_one(key: str, split: str, take: int | None) -> Split:
         name, rows = rows_of(key, split, take, counts)
-        inputs, targets = tf.nest.map_structure(lambda array: array[_slice(rows)], ready[name])
+        there = slice(rows[0], rows[-1] + 1) if isinstance(rows, range) else rows
+        inputs, targets = tf.nest.map_structure(lambda array: array[there], ready[name])
         return of_arrays(inputs, targets, in_memory=fits)
 
     return Source(specs[0], target, specs[1], open_one)
@@ -127,7 +127,5 @@ def _checked_pair(who: str, name: str, inputs: Any, targets: Any, config: DataCo
     return inputs, targets
 
 
-def _slice(rows: list[int]) -> Any:
-    """Of consecutive rows a slice, which copies nothing."""
-    first, last = rows[0], rows[-1]
-    return slice(first, last + 1) if last - first + 1 == len(rows) else rows
+def _specs(arrays: Any) -> Any:
+    return spec_of(tf.nest.map_structure(lambda array: array[0], arrays))

@@ -104,7 +104,7 @@ def _opener(config: DataConfig) -> Callable[[DataConfig], Source]:
     path = Path(config.name).expanduser()
     if config.is_function:
         return own_function.function
-    if (path / "dataset_info.json").is_file():
+    if config.name in tfds_sets.EMBEDDED or (path / "dataset_info.json").is_file():
         return tfds_sets.tfds_set
     if path.is_dir():
         has_arrays = any(path.glob("[xy]_*.npy"))

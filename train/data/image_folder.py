@@ -28,7 +28,7 @@ def folder_of_images(config: DataConfig) -> Source:
     Raises:
         UserError: If the training split has no classes, or a file is no image.
     """
-    root = Path(config.name)
+    root = Path(config.name).expanduser()
 
     def folder(split: str) -> Path:
         return root / split.partition("[")[0]

@@ -32,6 +32,8 @@ def function(config: DataConfig) -> Source:
     """
     who = f"data.name={config.name}"
     target = imported("data.name", config.name)
+    if not callable(target):
+        raise UserError(f"{who} is {target!r}. Expected a function that returns (train, test).")
     sets = target(**checked_options("data.options", target, config.options))
     if isinstance(sets, (tuple, list)) and len(sets) == 2:
         sets = Sets(*sets)
@@ -41,9 +43,7 @@ def function(config: DataConfig) -> Source:
         )
     both = {"train": sets.train, "test": sets.test}
     if all(isinstance(one, tuple) and len(one) == 2 for one in both.values()):
-        return source_of_pairs(
-            {name: (pair[0], pair[1]) for name, pair in both.items()}, config, sets
-        )
+        return source_of_pairs(both, config, sets)
     if all(isinstance(one, tf.data.Dataset) for one in both.values()):
         return _streams(both, config, sets)
     indexed = [hasattr(one, "__len__") and hasattr(one, "__getitem__") for one in both.values()]
@@ -73,7 +73,10 @@ def _indexables(both: Mapping[str, Any], config: DataConfig, sets: Sets) -> Sour
     """Objects with `__len__` and `__getitem__`, read by index."""
     who = f"data.name={config.name}"
     counts = {name: len(one) for name, one in both.items()}
-    specs = _pair_of_specs(who, spec_of(tuple(sets.train[0])))
+    if not all(counts.values()):
+        raise UserError(f"{who} has {counts} examples. Expected at least one of each.")
+    first = sets.train[0]
+    specs = _pair_of_specs(who, spec_of(tuple(first) if isinstance(first, list) else first))
     target = target_of(specs[1], config, given=sets.target, num_classes=sets.num_classes)
 
     def open_one(key: str, split: str, take: int | None) -> Split:
@@ -103,7 +106,7 @@ def _streams(both: Mapping[str, Any], config: DataConfig, sets: Sets) -> Source:
 
     def open_one(key: str, split: str, take: int | None) -> Split:
         name, rows = rows_of(key, split, take, counts)
-        if list(rows) != list(range(rows[0], rows[-1] + 1)):
+        if not isinstance(rows, range):
             raise UserError(f"{key} is {split!r}. Expected consecutive examples of a dataset.")
         part = both[name].skip(rows[0]).take(len(rows))
 

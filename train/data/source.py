@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -148,20 +148,22 @@ def check_split(key: str, split: str, count: int, take: int | None, known: Itera
 
 def rows_of(
     key: str, split: str, take: int | None, counts: Mapping[str, int]
-) -> tuple[str, list[int]]:
-    """Name of the split that is meant, and its rows, by the syntax of TensorFlow Datasets."""
+) -> tuple[str, Sequence[int]]:
+    """Name of the split that is meant, and its rows, by the syntax of TensorFlow Datasets.
+
+    Rows that follow each other are a `range`.
+    """
+    options = {"num_bytes": 0, "filename_template": None}
+    infos = {
+        name: tfds.core.SplitInfo(name=name, shard_lengths=[count], **options)
+        for name, count in counts.items()
+    }
     try:
-        parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(
-            {
-                name: tfds.core.SplitInfo(
-                    name=name, shard_lengths=[count], num_bytes=0, filename_template=None
-                )
-                for name, count in counts.items()
-            }
-        )
+        parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(infos)
     except (KeyError, ValueError, AssertionError):
         parts = []
-    rows = [row for part in parts for row in range(counts[part.splitname])[part.from_ : part.to]]
+    ranges = [range(counts[part.splitname])[part.from_ : part.to] for part in parts]
+    rows = ranges[0] if len(ranges) == 1 else [row for one in ranges for row in one]
     if len({part.splitname for part in parts}) > 1:
         raise UserError(f"{key} is {split!r}. Expected a part of one split.")
     check_split(key, split, len(rows), take, counts)

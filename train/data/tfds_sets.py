@@ -90,8 +90,9 @@ def find_builder(config: DataConfig) -> Any:
     """
     if config.name in EMBEDDED:
         return tfds.builder_from_directory(EMBEDDED[config.name])
-    if (Path(config.name) / "dataset_info.json").is_file():
-        return tfds.builder_from_directory(config.name)
+    folder = Path(config.name).expanduser()
+    if (folder / "dataset_info.json").is_file():
+        return tfds.builder_from_directory(folder)
     # A prepared folder is read as it is. The code that TFDS has for the same name would insist on
     # its own version and features (cifar10: the file names) and download the set again.
     data_dir = config.data_dir or os.environ.get("TFDS_DATA_DIR")

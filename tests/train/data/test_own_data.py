@@ -311,6 +311,8 @@ BAD_SETS: list[tuple[Any, dict[str, Any], str]] = [
     ((PAIR, PAIR), {"take": 24}, "data.take is 24, but data.train_split=train has 23 examples"),
     (((np.full_like(X, np.nan), Y),) * 2, {}, "training inputs that are not finite"),
     (({"x": 1}, PAIR), {}, "Expected of both a pair of arrays"),
+    (([], []), RAW, "Expected at least one of each"),
+    (([1.5], [2.5]), RAW, "Expected (input, target)"),
 ]
 
 
@@ -365,6 +367,11 @@ def test_unusable_path_gets_one_sentence(
         datasets.load(DataConfig(name=make(tmp_path), **RAW))
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_name_that_is_no_function_gets_one_sentence() -> None:
+    with pytest.raises(UserError, match=r"is 3\.14\d+\. Expected a function that returns"):
+        datasets.load(DataConfig(name="math:pi"))
 
 
 def test_options_without_a_function_are_refused() -> None:
