@@ -10,6 +10,7 @@ from train.commands.trained import load_trained, normalizes, numbers_beside
 from train.config import FitConfig
 from train.data import datasets
 from train.data.datasets import DataSet
+from train.data.image_folder import broken_images_are_named
 from train.data.normalization import Normalization
 from train.devices.strategy import place
 from train.disk import to_json
@@ -48,7 +49,8 @@ def evaluate(model_or_run: str, config: FitConfig, *, as_json: bool = False) -> 
         )
     loop = Loop(model, placement.strategy, RunBatches(data, config), seed=config.seed)
     loop.prepare()
-    results = loop.evaluate()
+    with broken_images_are_named(config.data):
+        results = loop.evaluate()
     if remark and not as_json:
         print(f"{file}: {remark}")
     if as_json:

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from train.config import DataConfig
 from train.data import arrays, image_folder, own_function, splits, tfds_sets
+from train.data.image_folder import broken_images_are_named
 from train.data.normalization import Normalization, measured
 from train.data.source import Source, Target
 from train.data.splits import Split, read_into_memory
@@ -84,7 +85,8 @@ def load(config: DataConfig) -> DataSet:
     test = source.open("data.test_split", config.test_split, None)
     if _moves_into_memory(source, train.count + test.count, config) and train.arrays is None:
         spec = (source.input, source.target_spec)
-        train, test = read_into_memory(train, spec), read_into_memory(test, spec)
+        with broken_images_are_named(config):
+            train, test = read_into_memory(train, spec), read_into_memory(test, spec)
     shape, size = tuple(source.input.shape), config.image_size
     return DataSet(
         name=config.name,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +95,33 @@ def _images(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
         found += [(path, classes.index(name)) for path in paths]
     key = {path: str(path.relative_to(folder).as_posix()).encode() for path, _ in found}
     return sorted(found, key=lambda one: hashlib.sha256(key[one[0]]).digest())
+
+
+@contextlib.contextmanager
+def broken_images_are_named(config: DataConfig) -> Iterator[None]:
+    """A context in which a file whose head was right and whose pixels are not gets a sentence.
+
+    Raises:
+        UserError: That.
+    """
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        for path in sorted(Path(config.name).expanduser().rglob("*")):
+            if path.suffix.lower() in ENDINGS and not _is_decoded(path):
+                raise UserError(
+                    f"data.name names a folder in which {path} is damaged. Expected a whole image: "
+                    f"mend or remove the file."
+                ) from error
+        raise
+
+
+def _is_decoded(path: Path) -> bool:
+    try:
+        tf.io.decode_image(tf.io.read_file(str(path)), expand_animations=False)
+    except tf.errors.InvalidArgumentError:
+        return False
+    return True
 
 
 def _head(path: Path) -> tuple[int, int, int]:

@@ -15,6 +15,7 @@ from train.config import FitConfig
 from train.config.part import short_rule
 from train.data import datasets
 from train.data.datasets import DataSet
+from train.data.image_folder import broken_images_are_named
 from train.devices.cluster import anybody, lost_workers_end_the_run
 from train.devices.strategy import Placement, place, strategy_name
 from train.errors import UserError
@@ -90,7 +91,7 @@ def _fit(
 ) -> FinishedRun:
     training = config.training
     run_batches = RunBatches(datasets.load(config.data), config)
-    with feedback.refusals_as_user_errors():
+    with feedback.refusals_as_user_errors(), broken_images_are_named(config.data):
         model, callbacks = build_model(config, placement, run_batches)
         loop = Loop(
             model,

@@ -369,6 +369,23 @@ def test_unusable_path_gets_one_sentence(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("storage", ["memory", "disk"])
+def test_damaged_image_is_named_when_its_turn_comes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], storage: str
+) -> None:
+    folder = images(tmp_path / "set", size=(30, 30), ending="jpeg")
+    file = folder / "train" / "bees" / "2.jpeg"
+    noise = np.random.default_rng(1).integers(0, 256, (30, 30, 3), np.uint8)
+    PIL.Image.fromarray(noise).save(file)
+    file.write_bytes(file.read_bytes()[:-300])
+    arguments = [f"--data.name={folder}", f"--data.storage={storage}", "--data.normalization=unit"]
+    small = ["--model=mlp", "--training.batch_size=14", "--training.progress=none"]
+    assert main(["fit", *arguments, *small, f"--run_directory={tmp_path / 'run'}"]) == 2
+    error = capsys.readouterr().err
+    assert f"data.name names a folder in which {file} is damaged. Expected a whole image" in error
+    assert error.count("\n") == 1
+
+
 def test_name_that_is_no_function_gets_one_sentence() -> None:
     with pytest.raises(UserError, match=r"is 3\.14\d+\. Expected a function that returns"):
         datasets.load(DataConfig(name="math:pi"))
