@@ -79,7 +79,8 @@ class Training(Guest):
             self.checkpoints.remove_leftovers()
         candidates = self.checkpoints.whole(self._say)
         found = next(candidates, None)
-        if not agree(self.placement.strategy, self._mark(found)):
+        mark = (found.folder / "sha256").read_text() if found else ""
+        if not agree(self.placement.strategy, mark):
             raise UserError(
                 f"The workers do not find the same checkpoint: {found.folder if found else 'none'} "
                 f"is the last one here. Expected a run_directory that all of them share."
@@ -220,10 +221,6 @@ class Training(Guest):
             f"Weights that are not finite: {', '.join(layers) or 'none'}; weight angles: "
             f"{', '.join(angles) or 'none'}."
         )
-
-    @staticmethod
-    def _mark(found: Found | None) -> str:
-        return (found.folder / "sha256").read_text() if found else ""
 
     def _say(self, sentence: str) -> None:
         if self.placement.is_chief:
