@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,8 @@ def evaluate(model_or_run: str, config: FitConfig, *, as_json: bool = False) -> 
     loop.prepare()
     with broken_images_are_named(config.data):
         results = loop.evaluate()
-    if remark and not as_json:
-        print(f"{file}: {remark}")
+    if remark:
+        print(f"{file}: {remark}", file=sys.stderr if as_json else sys.stdout)
     if as_json:
         print(to_json(results))
         return results

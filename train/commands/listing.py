@@ -98,6 +98,9 @@ def _data_sets() -> Iterator[str]:
     yield from (f"{name}: embedded" for name in EMBEDDED)
     yield from sorted(named - set(EMBEDDED))
     yield "any other name of TensorFlow Datasets, or the path of a builder folder"
+    yield "a folder of images, <split>/<class>/*.png (JPEG, BMP, GIF)"
+    yield "a .npz file with x_train, y_train, x_test, y_test, or a folder of such .npy files"
+    yield "package.module:function, which returns (train, test): docs/own_parts.md"
 
 
 def _configurations() -> Iterator[str]:

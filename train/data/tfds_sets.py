@@ -11,7 +11,6 @@ import contextlib
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,14 +40,6 @@ class Keys(NamedTuple):
 
     image: str
     label: str
-
-
-class FilePart(NamedTuple):
-    """Consecutive records of one file: `take` of them after the first `skip`."""
-
-    file: str
-    skip: int
-    take: int
 
 
 def tfds_set(config: DataConfig) -> Source:
@@ -206,8 +197,7 @@ def open_split(builder: Any, key: str, split: str, keys: Keys, *, take: int | No
             f"data.name names a set that is stored as {builder.info.file_format}. Expected "
             f"array_record, parquet or tfrecord files."
         )
-    parts = [FilePart(part.filename, part.skip, part.take) for part in instructions]
-    return _streamed(wanted, list(_first(parts, wanted)), open_one)
+    return _streamed(wanted, instructions, open_one)
 
 
 def _indexed(count: int, source: Any, open_one: Open) -> Indexed:
@@ -219,10 +209,12 @@ def _indexed(count: int, source: Any, open_one: Open) -> Indexed:
     return by_index(count, fetch, tf.TensorSpec([], tf.string), open_one)
 
 
-def _streamed(count: int, parts: list[FilePart], open_one: Open) -> Streamed:
-    """Serialized examples from the front."""
-    files = [part.file for part in parts]
-    skip, take = ([getattr(part, name) for part in parts] for name in ("skip", "take"))
+def _streamed(count: int, parts: Any, open_one: Open) -> Streamed:
+    """Serialized examples from the front: the first `count` of parts of files."""
+    left = count - np.cumsum([0, *(part.take for part in parts[:-1])])  # where each part begins
+    parts = [part for part, more in zip(parts, left, strict=True) if more > 0]
+    files, skip = [part.filename for part in parts], [part.skip for part in parts]
+    take = [min(part.take, int(more)) for part, more in zip(parts, left, strict=False)]
 
     def records_of_file(index: Any) -> Any:
         records = tf.data.TFRecordDataset(tf.gather(files, index))
@@ -244,14 +236,6 @@ def _streamed(count: int, parts: list[FilePart], open_one: Open) -> Streamed:
         return shuffled(interleaved, plan, epoch)
 
     return Streamed(count, records, open_one)
-
-
-def _first(parts: list[FilePart], wanted: int) -> Iterable[FilePart]:
-    """The parts that hold the first `wanted` records."""
-    for part in parts:
-        if wanted > 0:
-            yield part._replace(take=min(part.take, wanted))
-        wanted -= part.take
 
 
 def _opener(features: Any, keys: Keys) -> Open:
