@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfweightmirror as tfwm
 from tests.slow import slow_but
@@ -94,6 +96,18 @@ def test_mirror_cost_is_fan_in_over_batch_for_a_sweep_after_every_batch(tmp_path
     for name, samples in expected.items():
         assert line[f"mirror_samples_per_image/{name}"] == pytest.approx(samples)
     assert line["mirror_samples_per_image"] == pytest.approx(sum(expected.values()))
+
+
+@pytest.mark.parametrize(("noise", "fired"), [("gaussian", 2), ("orthogonal", 1)])
+def test_replicas_fire_independent_noise_each_and_balanced_noise_together(
+    two_replicas: tf.distribute.Strategy, noise: str, fired: int
+) -> None:
+    mirror = tfwm.callbacks.WeightMirror(noise)
+    with two_replicas.scope():
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="head")])
+        tfwm.convert_model(model, "weight_mirror")
+    (pathway,) = tfwm.pathways(model)
+    assert mirror.samples_per_step(model) == {"head": fired * mirror.mode.samples(pathway)}
 
 
 @pytest.mark.parametrize(

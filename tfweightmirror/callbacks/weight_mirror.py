@@ -1,7 +1,6 @@
 """Callback that runs mirror mode while a model trains."""
 
 import contextlib
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -52,8 +51,6 @@ class WeightMirror(keras.callbacks.Callback):
             with this callback or another of the same seed, and begins anew with another model.
             `BackupAndRestore` does not keep it: after a restore (or with `initial_epoch > 0`) it
             goes on from a number above all that can have been fired.
-        mirror_step_s: Seconds of a mirror step that ran outside the train step (warm-up, begin or
-            end of an epoch), compilation left out; None before.
 
     Raises:
         ValueError: An option is out of range; at the begin of training: the model is not built, has
@@ -73,7 +70,6 @@ class WeightMirror(keras.callbacks.Callback):
         self.schedule = schedule or Schedule()
         self.mirror_steps: Any = None
         self._seed = self.mode.seed % 2**31
-        self.mirror_step_s: float | None = None
         self._batches: Any = None
         self._angles_before: Any = None
         self._step: Any = None
@@ -125,8 +121,13 @@ class WeightMirror(keras.callbacks.Callback):
         )
 
     def samples_per_step(self, model: keras.Model) -> dict[str, int]:
-        """Noise samples fired in one mirror step: `{pathway name: samples}`."""
-        return {p.name: self.mode.samples(p) for p in mirror_pathways(model)}
+        """Noise samples fired in one mirror step: `{pathway name: samples}`.
+
+        All replicas fire the same balanced noise, each its own independent noise.
+        """
+        replicas = model.distribute_strategy.num_replicas_in_sync
+        own = 1 if self.mode.noise.balanced else replicas
+        return {p.name: own * self.mode.samples(p) for p in mirror_pathways(model)}
 
     def state(self) -> dict[str, tf.Variable]:
         """What a checkpoint of a running training must hold of this callback.
@@ -218,19 +219,8 @@ class WeightMirror(keras.callbacks.Callback):
         if self._step.monitored:
             self._angles_before.assign(self._angles_now())
         run = compiled_mirror(self.model, self._pathways, self.mode)
-        first_step, seed = tf.cast(self.mirror_steps, tf.int32), tf.constant(self._seed)
-        run(first_step, tf.constant(0), seed)  # compiles, and does nothing
-        self._wait()
-        begin_s = time.perf_counter()
-        run(first_step, tf.constant(steps), seed)
-        self._wait()
-        self.mirror_step_s = (time.perf_counter() - begin_s) / steps
+        run(tf.cast(self.mirror_steps, tf.int32), tf.constant(steps), tf.constant(self._seed))
         self.mirror_steps.assign_add(steps)
-
-    def _wait(self) -> None:
-        """Until the devices have done what they were given."""
-        for pathway in self._pathways:
-            tf.reduce_max(tf.convert_to_tensor(pathway.feedback_kernel)).numpy()
 
     def _angles_now(self) -> tf.Tensor:
         return tf.stack([weight_angle_deg(pathway) for pathway in self._pathways])

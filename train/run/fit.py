@@ -130,7 +130,6 @@ def _fit(
             placement,
             directory,
             loop,
-            telemetry,
             told,
             batches=run_batches,
             guests=[step_lines],

@@ -20,7 +20,6 @@ from train.run.build import RunBatches
 from train.run.checkpoint import Checkpoints, Found, OtherModelError, restore, state_of
 from train.run.directory import RunDirectory
 from train.run.loop import Guest, Loop, NotFiniteError, Position
-from train.run.telemetry import Telemetry
 
 MOST_LEARNING_RATE_CUTS = 3
 
@@ -33,7 +32,6 @@ class Training(Guest):
         placement: Where it trains.
         directory: Its files; those of this process alone, if it is the chief.
         loop: Prepared.
-        telemetry: One of the callbacks.
         callbacks: All of them.
         batches: The run's, which know its length.
         guests: Who else looks in between calls; before this one saves.
@@ -45,7 +43,6 @@ class Training(Guest):
         placement: Placement,
         directory: RunDirectory,
         loop: Loop,
-        telemetry: Telemetry,
         callbacks: list[Any],
         *,
         batches: RunBatches,
@@ -55,7 +52,6 @@ class Training(Guest):
         self.placement = placement
         self.directory = directory
         self.loop = loop
-        self.telemetry = telemetry
         self.callbacks = callbacks
         self.batches = batches
         self.guests = guests
@@ -151,7 +147,6 @@ class Training(Guest):
                 cuts = self._cuts - found.learning_rate_cuts
                 reduce_learning_rate(self.loop.model.optimizer, 0.5**cuts)
                 self._save(start)  # so that a kill does not undo the rollback
-            self.telemetry.restart()
 
         with self._listening():
             self.loop.run(

@@ -11,7 +11,7 @@ import tfweightmirror as tfwm
 from train.parts.schedules import learning_rate_now
 from train.run.loop import Loop
 
-MEASURES = ("images_per_second", "input_wait_share", "mirror_seconds")
+MEASURES = ("images_per_second", "input_wait_share")
 """Names of what differs between two runs of equal numbers; so does `seconds`."""
 
 
@@ -20,15 +20,14 @@ class Telemetry(keras.callbacks.Callback):
 
     `learning_rate`: at the end of the epoch. `images_per_second`: training images over the time in
     training calls (their first one compiles). `input_wait_share`: the share of that time in which
-    the next batch was waited for; left out under deterministic operations. `mirror_seconds`: mirror
-    steps of the epoch times the time of one in the last mirror run outside the training step, where
-    there was one: inside the compiled step it cannot be told from the rest.
+    the next batch was waited for; left out under deterministic operations. The time of mirror mode
+    inside the compiled step cannot be told from the rest.
 
     What mirror mode would cost where noise takes time, in a brain or on a chip:
-    `mirror_samples_per_image/<layer>` are the noise samples fired on a layer so far, warm-up
-    included, over the training images so far (a balanced sweep after every batch of m: fan-in / m)
-    and
-    `mirror_samples_per_image` their sum, layers firing one after another.
+    `mirror_samples_per_image/<layer>` are the noise samples fired on a layer so far, on all
+    replicas and warm-up included, over the training images so far (a balanced sweep after every
+    batch of m: fan-in / m) and `mirror_samples_per_image` their sum, layers firing one after
+    another.
 
     Args:
         loop: The loop that trains.
@@ -41,14 +40,6 @@ class Telemetry(keras.callbacks.Callback):
         self.loop = loop
         self.batch_size = batch_size
         self._mirrors = [c for c in callbacks if isinstance(c, tfwm.callbacks.WeightMirror)]
-        self._steps_before = 0
-
-    def restart(self) -> None:
-        """Counts mirror steps from now on: after the counters were restored."""
-        self._steps_before = self._mirror_steps()
-
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self.restart()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if logs is None:
@@ -58,12 +49,8 @@ class Telemetry(keras.callbacks.Callback):
         logs["images_per_second"] = _share_of(images, self.loop.training_s)
         if self.loop.times_input:
             logs["input_wait_share"] = _share_of(self.loop.waiting_s, self.loop.training_s)
-        timed = [mirror.mirror_step_s for mirror in self._mirrors if mirror.mirror_step_s]
-        if timed:
-            logs["mirror_seconds"] = (self._mirror_steps() - self._steps_before) * timed[0]
         if self._mirrors:
             logs |= self._samples_per_image()
-        self.restart()
 
     def _samples_per_image(self) -> dict[str, float]:
         # Of the whole training: what a resumed epoch saw itself depends on where it was killed.
@@ -75,9 +62,6 @@ class Telemetry(keras.callbacks.Callback):
         }
         total = {"mirror_samples_per_image": sum(fired.values())}
         return {f"mirror_samples_per_image/{name}": n for name, n in fired.items()} | total
-
-    def _mirror_steps(self) -> int:
-        return sum(int(mirror.mirror_steps.numpy()) for mirror in self._mirrors)
 
 
 def _share_of(part: float, whole_s: float) -> float:
