@@ -599,8 +599,9 @@ def other_rules() -> keras.Model:
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda: tfwm.mirror_model(model_of(DENSE), steps=0), r"one step\. Received: steps=0"),
-        (lambda: tfwm.mirror_model(model_of(DENSE), steps=-2), r"one step\. Received: steps=-2"),
+        (lambda: tfwm.mirror_model(model_of(DENSE), steps=0), r"one\. Received: steps=0"),
+        (lambda: tfwm.mirror_model(model_of(DENSE), steps="a"), r"one\. Received: steps='a'"),
+        (lambda: tfwm.mirror_model(model_of(DENSE), steps=-2), r"one\. Received: steps=-2"),
         (
             lambda: tfwm.mirror_model(model_of(DENSE), first_step=-1),
             r"at least 0, or None to go on counting\. Received: -1",

@@ -37,6 +37,13 @@ def test_schedules_that_run_are_taken_as_they_are(options: dict[str, Any]) -> No
     assert {name: getattr(schedule, name) for name in options} == options
 
 
+@pytest.mark.parametrize("name", ["every_batches", "steps", *AROUND])
+@pytest.mark.parametrize("value", ["a", 1.5])
+def test_what_is_no_whole_number_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{name} of a mirror schedule must be a whole number"):
+        Schedule(**{name: value})
+
+
 @pytest.mark.parametrize("name", ["every_batches", "steps"])
 @pytest.mark.parametrize("value", [0, -1])
 def test_numbers_below_one_after_batches_are_refused_with_the_way_to_say_never(

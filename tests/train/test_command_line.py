@@ -1,6 +1,7 @@
 """The command line and its configuration files."""
 
 import dataclasses
+import os
 import subprocess
 import sys
 import typing
@@ -15,6 +16,7 @@ from train.config import FitConfig, OptimizerConfig
 from train.errors import UserError
 from train.parsing.command_line import parse
 from train.parsing.config_file import dotted_names, read_config_file
+from train.parsing.start_up import load_tensorflow_quietly
 from train.parsing.yaml_file import to_yaml
 
 REPOSITORY = Path(__file__).parents[2]
@@ -226,6 +228,40 @@ for line in lines:
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr.count("error: command line: ") == 4
+
+
+def test_missing_packages_are_told_with_the_command_that_installs_them() -> None:
+    code = """
+import sys
+sys.modules["jsonargparse"] = None
+from train.__main__ import main
+sys.exit(main(["fit"]))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        "error: The Python package jsonargparse is not installed, which the launcher needs. "
+        "Expected its packages: pip install -e '.[train]', in the clone.\n"
+    )
+
+
+def test_pipe_that_nobody_reads_ends_the_command_without_a_word() -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    line = [sys.executable, "-m", "train", "fit", "--print_config"]
+    ended = subprocess.run(
+        line, cwd=REPOSITORY, stdout=writes, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writes)
+    assert (ended.returncode, ended.stderr) == (141, "")
+
+
+def test_launcher_chooses_keras_own_backend_for_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    load_tensorflow_quietly()
+    assert os.environ["KERAS_BACKEND"] == "tensorflow"
 
 
 @pytest.mark.parametrize("file", sorted((REPOSITORY / "configs").rglob("*.yaml")), ids=str)

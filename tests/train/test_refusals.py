@@ -190,6 +190,20 @@ def other_layers(scene: Scene) -> None:
     model.save(scene.folder / "other.keras")
 
 
+def cut_model(scene: Scene) -> None:
+    whole = (scene.finished / "model.keras").read_bytes()
+    (scene.folder / "a.keras").write_bytes(whole[: len(whole) // 2])
+
+
+def raising(error: Exception) -> Prepare:
+    """A training that ends with `error` when its model is built."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return lambda scene: scene.patch.setattr("train.run.fit.build_model", fail)
+
+
 def other_sweep(scene: Scene) -> None:
     (scene.folder / "sweep").mkdir()
     grid = "--grid=optimizer.learning_rate=0.1"
@@ -260,6 +274,11 @@ CASES = {
     "seeds are no numbers": fit("seeds is '0,x'. Expected different whole numbers", "--seeds=0,x"),
     "seed twice": fit("seeds is '1,1'. Expected different whole numbers", "--seeds=1,1"),
     "seed and seeds": fit("seed and seeds are both given.", "--seed=1", "--seeds=0,1"),
+    "seeds below 0": fit("seeds is '0,-1'. Expected different whole numbers from", "--seeds=0,-1"),
+    "seeds above 32 bits": fit("seeds is '4294967296'. Expected", "--seeds=4294967296"),
+    "seed below 0": fit("command line: seed is -1. Expected 0 to 4294967295.", "--seed=-1"),
+    "jobs without seeds": fit("jobs is given without seeds.", "--jobs=2"),
+    "no jobs": fit("jobs is '0'. Expected 1 or more runs", "--seeds=0,1", "--jobs=0"),
     "seeds without a value": fit("seeds has no value.", "--seeds"),
     "list with a key": other("list --seed=1", "command line: seed is not a known key."),
     # data
@@ -338,8 +357,49 @@ CASES = {
     "unknown rule of a layer": fit(
         "feedback.layers.head is 'x', which is not known.", "--feedback.layers.head=x"
     ),
-    "pattern without a layer": fit("'hed' matches no layer", "--feedback.layers.hed=fa"),
-    "Kolen-Pollack without decay": fit("needs weight decay, without which", "--feedback.rule=kp"),
+    "pattern without a layer": fit(
+        "feedback.layers: Pattern 'hed' matches no layer", "--feedback.layers.hed=fa"
+    ),
+    "Kolen-Pollack without decay": fit(
+        "optimizer.weight_decay: Kolen-Pollack needs weight decay, without which",
+        "--feedback.rule=kp",
+    ),
+    "Kolen-Pollack under an optimizer of unequal steps": fit(
+        "command line: optimizer.name: Kolen-Pollack cannot hold under Adafactor",
+        *("--feedback.rule=kp", "--optimizer.name=adafactor", "--optimizer.weight_decay=0.1"),
+    ),
+    "Kolen-Pollack with averaged weights": fit(
+        "command line: optimizer.options.use_ema: Kolen-Pollack cannot hold",
+        *("--feedback.rule=kp", "--optimizer.options.use_ema=true"),
+    ),
+    "Kolen-Pollack with coupled decay under Adam": fit(
+        "command line: optimizer.decay: Kolen-Pollack cannot hold under Adam",
+        *("--feedback.rule=kp", "--optimizer.name=adam", "--optimizer.decay=coupled"),
+        "--optimizer.weight_decay=0.1",
+    ),
+    "mirror that never runs": fit(
+        "command line: mirror: This mirror schedule never runs",
+        *("--feedback.rule=wm", "--mirror.every_batches=null", "--mirror.warm_up_steps=0"),
+    ),
+    "mirror steps are a text": fit(
+        "command line: mirror.steps is 'a'. Expected a whole number.",
+        *("--feedback.rule=wm", "--mirror.steps=a"),
+    ),
+    "no mirror steps": fit(
+        "command line: mirror.steps", *("--feedback.rule=wm", "--mirror.steps=0")
+    ),
+    "mirror option out of range": fit(
+        "command line: mirror.options.dead_cells: dead_cells must be in [0, 1). Received: 2.0.",
+        *("--feedback.rule=wm", "--mirror.options.dead_cells=2"),
+    ),
+    "noise option out of range": fit(
+        "mirror.noise=gaussian refuses its options: samples of mirror noise must be at least 1.",
+        *("--feedback.rule=wm", "--mirror.noise=gaussian", "--mirror.noise.options.samples=0"),
+    ),
+    "activation that mixes cells": fit(
+        "mirror.options.activations: through_activation found no activation behind 'head'",
+        *("--feedback.rule=wm", "--mirror.mode=akrout2019", "--mirror.options.activations={}"),
+    ),
     "option of another noise": fit(
         "mirror.noise.options.blok is not an option of Orthogonal.",
         *("--feedback.rule=wm", "--mirror.noise.options.blok=3"),
@@ -443,8 +503,12 @@ CASES = {
         *(*WORKERS, "--cluster.workers=[a:1]"),
     ),
     "worker without a port": fit(
-        "cluster.workers has 'a'. Expected host:port.",
+        "cluster.workers has 'a'. Expected host:port, the port from 1 to 65535.",
         *(*WORKERS, "--cluster.workers=[a]", "--cluster.index=0"),
+    ),
+    "port of a worker out of range": fit(
+        "cluster.workers has 'a:70000'. Expected host:port, the port from 1 to 65535.",
+        *(*WORKERS, "--cluster.workers=['a:70000']", "--cluster.index=0"),
     ),
     "index behind the last worker": fit(
         "cluster.index is 1, but cluster.workers has 1 entries.",
@@ -520,14 +584,36 @@ CASES = {
         "checkpoints are kept",
         prepare=full_disk("keras.Model.save"),
     ),
+    "no room for anything": fit(
+        "The disk is full: No space left on device. Expected room.",
+        prepare=raising(
+            tf.errors.ResourceExhaustedError(None, None, "a; No space left on device [Op:SaveV2]")
+        ),
+    ),
+    # memory
+    "no memory in NumPy": fit(
+        "Memory ran out (Unable to allocate 9 TiB). Expected less at a time: a smaller "
+        "training.batch_size",
+        prepare=raising(MemoryError("Unable to allocate 9 TiB")),
+    ),
+    "no memory on the device": fit(
+        "Memory ran out (OOM when allocating tensor",
+        prepare=raising(tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")),
+    ),
     # weights to begin with
     "init_from is missing": fit(
-        "init_from={tmp}/a.keras cannot be loaded: ", "--init_from={tmp}/a.keras"
+        "init_from={tmp}/a.keras does not exist.", "--init_from={tmp}/a.keras"
     ),
+    "init_from is a folder": fit("init_from={tmp} is a folder.", "--init_from={tmp}"),
     "init_from is no model": fit(
-        "init_from={tmp}/a.keras cannot be loaded: ",
+        "init_from={tmp}/a.h5 cannot be loaded: ",
+        "--init_from={tmp}/a.h5",
+        prepare=lambda scene: scene.file("a.h5", "mine"),
+    ),
+    "init_from is cut": fit(
+        "init_from={tmp}/a.keras cannot be loaded: it is damaged, or was cut",
         "--init_from={tmp}/a.keras",
-        prepare=lambda scene: scene.file("a.keras", "mine"),
+        prepare=cut_model,
     ),
     "init_from has other layers": fit(
         "other.keras has other weights than this model: hidden_1/kernel is missing there",

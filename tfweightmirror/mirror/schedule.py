@@ -1,6 +1,7 @@
 """When mirror mode runs."""
 
 import dataclasses
+import numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,11 @@ class Schedule:
     epoch_end_steps: int = 0
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not isinstance(value, numbers.Integral) and (name, value) != ("every_batches", None):
+                raise ValueError(
+                    f"{name} of a mirror schedule must be a whole number. Received: {value!r}."
+                )
         if self.every_batches is not None:
             for name in ("every_batches", "steps"):
                 if getattr(self, name) < 1:

@@ -1,6 +1,7 @@
 """Mirror mode on a whole model: one compiled call, every replica."""
 
 import dataclasses
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -144,8 +145,10 @@ def mirror_model(
     Raises:
         ValueError: No `weight_mirror` pathway, or an option out of range.
     """
-    if steps < 1:
-        raise ValueError(f"mirror_model needs at least one step. Received: steps={steps!r}.")
+    if not isinstance(steps, numbers.Integral) or steps < 1:
+        raise ValueError(
+            f"mirror_model needs a whole number of steps, at least one. Received: steps={steps!r}."
+        )
     if first_step is not None and first_step < 0:
         raise ValueError(
             f"first_step of mirror_model is the number of a mirror step, at least 0, or None to go "

@@ -125,8 +125,14 @@ def train_all(
             child.send_signal(asked[-1])
 
     def train(numbered: tuple[int, Run]) -> bool:
-        """Whether the run has a finite end."""
-        number, run = numbered
+        """Whether the run has a finite end; whatever else happens here ends all."""
+        try:
+            return train_one(*numbered)
+        except BaseException:
+            end_all(signal.SIGTERM)
+            raise
+
+    def train_one(number: int, run: Run) -> bool:
         if asked:
             return True
         title = f"[{number}/{len(runs)}] {run.title}"
@@ -146,7 +152,6 @@ def train_all(
         if status == DivergedError.status and diverged is not None:
             print(f"{title} diverged: {sentence}", flush=True)
             return False
-        end_all(signal.SIGTERM)
         if status - 128 in ENDED_BY:
             raise TerminatedError(None, status - 128)
         raise UserError(sentence or _what_happened(run, status))

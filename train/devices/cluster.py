@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -89,8 +90,10 @@ def _by_hand(config: ClusterConfig) -> Any:
         )
     for address in config.workers:
         host, _, port = address.rpartition(":")
-        if not host or not port.isdigit():
-            raise UserError(f"cluster.workers has {address!r}. Expected host:port.")
+        if not host or not re.fullmatch("[0-9]+", port) or not 0 < int(port) < 2**16:
+            raise UserError(
+                f"cluster.workers has {address!r}. Expected host:port, the port from 1 to 65535."
+            )
     if not 0 <= config.index < len(config.workers):
         raise UserError(
             f"cluster.index is {config.index}, but cluster.workers has {len(config.workers)} "

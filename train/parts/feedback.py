@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -174,13 +175,10 @@ def build_mirror(config: MirrorConfig, *, seed: int) -> tfwm.callbacks.WeightMir
     Raises:
         UserError: If the noise, or an option of it or of the mode, is not known or refused.
     """
-    schedule = tfwm.mirror.Schedule(
-        every_batches=config.every_batches,
-        steps=config.steps,
-        warm_up_steps=config.warm_up_steps,
-        epoch_begin_steps=config.epoch_begin_steps,
-        epoch_end_steps=config.epoch_end_steps,
-    )
+    plan = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(tfwm.mirror.Schedule)
+    }
     noise, preset = MODES[config.mode]
     if config.noise.name not in (None, noise.name):
         noise = config.noise
@@ -193,12 +191,15 @@ def build_mirror(config: MirrorConfig, *, seed: int) -> tfwm.callbacks.WeightMir
     options = {name: value for name, value in {**preset, **given}.items() if name in accepted}
     if isinstance(options.get("respond"), str):
         options["respond"] = imported("mirror.options.respond", options["respond"])
+    made = build_noise(noise)
     try:
-        return tfwm.callbacks.WeightMirror(
-            build_noise(noise), schedule=schedule, seed=seed, **options
-        )
+        schedule = tfwm.mirror.Schedule(**plan)
+        return tfwm.callbacks.WeightMirror(made, schedule=schedule, seed=seed, **options)
     except (TypeError, ValueError) as error:
-        raise UserError(f"mirror.options: {' '.join(str(error).split())}") from error
+        sentence = " ".join(str(error).split())
+        name = re.split("[ =]", sentence)[0]
+        key = f"mirror.{name}" if name in plan else f"mirror.options.{name}" * (name in accepted)
+        raise UserError(f"{key or 'mirror'}: {sentence}") from error
 
 
 def _made(key: str, part: Part, target: Any) -> Any:
@@ -217,14 +218,32 @@ def _aliases() -> str:
     return ", ".join(alias for aliases in RULES.values() for alias in aliases)
 
 
+# What a refusal of the library says, to the key that it is about; the first that fits.
+_KEYS = {
+    "Pattern ": "feedback.layers",
+    "activations=": "mirror.options.activations",
+    "coupled weight decay": "optimizer.decay",
+    "use_ema": "optimizer.options.use_ema",
+    "needs weight decay": "optimizer.weight_decay",
+    "weights in float32": "training.precision",
+    "cannot hold under": "optimizer.name",
+    "": "feedback.rule",
+}
+
+
 @contextlib.contextmanager
 def refusals_as_user_errors() -> Iterator[None]:
-    """What the library refuses (no weight decay under Kolen-Pollack, ...) is the user's to mend."""
+    """What the library refuses (no weight decay under Kolen-Pollack, ...) is the user's to mend.
+
+    Raises:
+        UserError: With the key that the refusal is about in front.
+    """
     try:
         yield
     except (TypeError, ValueError) as error:
         if error.__traceback__ is not None:
             raised_in = inspect.getinnerframes(error.__traceback__)[-1].frame.f_globals["__name__"]
             if raised_in.partition(".")[0] == tfwm.__name__:
-                raise UserError(str(error)) from error
+                key = next(key for words, key in _KEYS.items() if words in str(error))
+                raise UserError(f"{key}: {error}") from error
         raise

@@ -22,6 +22,14 @@ def load_model(path: Path, key: str) -> Any:
     Raises:
         UserError: If it cannot be read.
     """
+    if not path.is_file():
+        state = "is a folder" if path.is_dir() else "does not exist"
+        raise UserError(f"{key}={path} {state}. Expected the file of a saved Keras model (.keras).")
+    if path.suffix == ".keras" and not zipfile.is_zipfile(path):
+        raise UserError(
+            f"{key}={path} cannot be loaded: it is damaged, or was cut while it was written or "
+            f"copied. Expected the whole file of a saved Keras model (.keras)."
+        )
     try:
         return keras.models.load_model(path, compile=False)
     except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
