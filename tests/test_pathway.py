@@ -421,3 +421,12 @@ def test_a_linear_layer_has_no_activation() -> None:
     layer = layers.FeedbackDense(3, rule="wm")
     layer.build((None, 4))
     assert layer.pathways[0].activation is None
+
+
+def test_a_pathway_is_shown_in_one_line() -> None:
+    layer = layers.FeedbackConv2D(8, 3, rule="wm", name="conv")
+    layer.build((None, 5, 5, 3))
+    assert repr(layer.pathways[0]) == (
+        "<Pathway 'conv': weight_mirror, kernel (3, 3, 3, 8) as 1 x 27 x 8 (groups x fan-in x "
+        "fan-out)>"
+    )

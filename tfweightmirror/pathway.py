@@ -125,7 +125,7 @@ def conv_transpose_view(kernel_shape: tuple[int, ...]) -> KernelView:
     )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Pathway:
     """One (kernel, feedback kernel) pair.
 
@@ -173,6 +173,13 @@ class Pathway:
     def __post_init__(self) -> None:
         if self.respond is None:
             object.__setattr__(self, "respond", self._forward_map)
+
+    def __repr__(self) -> str:
+        matrices = " x ".join(map(str, self.view.matrices))
+        return (
+            f"<Pathway {self.name!r}: {self.rule.name}, kernel {tuple(self.kernel.shape)} as "
+            f"{matrices} (groups x fan-in x fan-out)>"
+        )
 
     @property
     def groups(self) -> int:

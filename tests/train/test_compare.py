@@ -19,13 +19,17 @@ def test_compare_says_what_differs_and_what_came_out(
     one = write_run(tmp_path / "one", tree("fa") | {"run_directory": "one"}, lines(GOOD))
     measures = {"norm_ratio/a": 2.0, "norm_ratio/b": 4.0, "kurtosis/a": None, "kurtosis/b": 1.0}
     other = write_run(tmp_path / "other", tree("kp"), lines([0.5, 0.8], **measures))
-    (other / "setup.json").write_text(json.dumps({"replicas": 2, "keras": "3.15.1"}))
+    starts = [{"date": "yesterday", "commit": "a1"}, {"date": "today", "commit": "b2"}]
+    (other / "setup.json").write_text(
+        json.dumps({"replicas": 2, "keras": "3.15.1", "starts": starts})
+    )
     assert main(["compare", str(one), str(other)]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["configuration:", "1", "differ"] in rows
     assert ["feedback.rule.name", "feedback_alignment", "kolen_pollack"] in rows
-    assert ["set-up:", "1", "differ"] in rows
+    assert ["set-up:", "2", "differ"] in rows
     assert ["replicas", "1", "2"] in rows
+    assert ["commit", "b2"] in rows
     assert ["epoch", "3", "2"] in rows
     assert [TEST_ERROR, "30", "20"] in rows
     assert ["mean_over_layers/norm_ratio", "3"] in rows

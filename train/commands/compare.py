@@ -27,7 +27,7 @@ def compare(one: str, other: str, *, as_json: bool = False) -> None:
     a, b = _read(one), _read(other)
     found = {
         "configuration": _differing(a.config, b.config),
-        "set-up": _differing(a.setup, b.setup),
+        "set-up": _differing(_setup(a), _setup(b)),
         "results at the last epoch": _both(_last(a), _last(b)),
     }
     if as_json:
@@ -50,6 +50,13 @@ def _read(path: str) -> Run:
         return read(directory)
     except UnusableError as error:
         raise UserError(f"{path} cannot be compared: {error}.") from error
+
+
+def _setup(run: Run) -> dict[str, Any]:
+    """With the code of the last start; dates and commands always differ."""
+    setup = dict(run.setup)
+    *_, last = setup.pop("starts", None) or [{}]
+    return setup | {key: last[key] for key in ("commit", "uncommitted_changes") if key in last}
 
 
 def _last(run: Run) -> dict[str, float]:

@@ -25,6 +25,7 @@ from train.errors import UserError
 from train.parsing.config_file import resolved
 from train.parsing.yaml_file import to_yaml
 from train.parts.models import filled
+from train.run.origin import start
 
 CONFIG_FILE = "config.yaml"
 LOCK_FILE = ".lock"
@@ -35,7 +36,8 @@ BEFORE_IT_BEGAN = {LOCK_FILE, "setup.json", ".setup.json.writing", f".{CONFIG_FI
 class RunDirectory:
     """Where a run's files are.
 
-    `config.yaml` (every value the run uses), `setup.json` (replicas, learning rate, versions),
+    `config.yaml` (every value the run uses), `setup.json` (replicas, learning rate, versions,
+    hardware, and of every start date, command and commit),
     `metrics.jsonl` (one line an epoch), `events/` (for TensorBoard), `checkpoints/` and, when the
     run has finished, `model.keras`.
     """
@@ -242,6 +244,13 @@ def _places(config: FitConfig) -> Iterable[Path]:
     return itertools.chain(there, iter(lambda: next_free(stem), stem))
 
 
+def _starts(setup_file: Path) -> list[Any]:
+    """What setup.json says of earlier starts of the run."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return list(json.loads(setup_file.read_text())["starts"])
+    return []
+
+
 class RunFiles(keras.callbacks.Callback):
     """Describes the run in its directory when it begins, and appends every epoch's logs there.
 
@@ -256,6 +265,7 @@ class RunFiles(keras.callbacks.Callback):
         self.directory = directory
         self.config = config
         self.setup = setup
+        self.start = start()
         self.begin_s = 0.0
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -263,7 +273,9 @@ class RunFiles(keras.callbacks.Callback):
         with disk_errors(f"run_directory={directory.path} cannot be written", GO_ON):
             if not directory.config_file.exists():
                 write_whole(directory.config_file, to_yaml(self.config))
-            write_whole(directory.setup_file, to_json(self.setup, 2) + "\n")
+            starts = [one for one in _starts(directory.setup_file) if one != self.start]
+            setup = self.setup | {"starts": [*starts, self.start]}
+            write_whole(directory.setup_file, to_json(setup, 2) + "\n")
         self.begin_s = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:

@@ -26,6 +26,7 @@ from train.parts.optimizers import scaled_learning_rate
 from train.run.build import RunBatches, build_model
 from train.run.directory import RunDirectory, RunFiles, write_model
 from train.run.loop import Loop
+from train.run.origin import hardware
 from train.run.resume import Training
 from train.run.step_lines import StepLines
 from train.run.telemetry import Telemetry
@@ -173,6 +174,7 @@ def _setup(config: FitConfig, placement: Placement, run_batches: RunBatches) -> 
         "keras": keras.__version__,
         "tfweightmirror": tfwm.__version__,
         "python": platform.python_version(),
+        **hardware(),
     }
 
 

@@ -1,0 +1,56 @@
+"""Where a run comes from, as setup.json says it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from train.config import FitConfig
+from train.run import origin
+from train.run.directory import RunDirectory, RunFiles
+
+
+def git(folder: Path, *arguments: str) -> str:
+    who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    command = ["git", "-C", str(folder), *who, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_commit_and_changes_are_those_of_the_clone_itself(tmp_path: Path) -> None:
+    inside = tmp_path / "copy"
+    inside.mkdir()
+    git(tmp_path, "init", "-q")
+    (tmp_path / "file").write_text("a")
+    git(tmp_path, "add", "file")
+    git(tmp_path, "commit", "-q", "-m", "one")
+    commit = {"commit": git(tmp_path, "rev-parse", "HEAD")}
+    assert origin.code(tmp_path) == {**commit, "uncommitted_changes": False}
+    assert origin.code(inside) == {}  # a copy in somebody else's clone
+    origin.code.cache_clear()
+    (tmp_path / "file").write_text("b")
+    assert origin.code(tmp_path) == {**commit, "uncommitted_changes": True}
+
+
+def test_setup_says_the_command_of_every_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = RunDirectory(tmp_path)
+    for seed in (0, 1):
+        monkeypatch.setattr(sys, "argv", ["/clone/train/__main__.py", "fit", f"--seed={seed}"])
+        files = RunFiles(directory, FitConfig(), {"replicas": 1})
+        files.on_train_begin()
+        files.on_train_begin()  # after a rollback
+    setup = json.loads(directory.setup_file.read_text())
+    commands = [start["command"] for start in setup["starts"]]
+    assert commands == [f"python -m train fit --seed={seed}" for seed in (0, 1)]
+    assert all(start["date"].endswith("+00:00") for start in setup["starts"])
+    assert setup["replicas"] == 1
+
+
+def test_hardware_has_the_devices_that_tensorflow_sees() -> None:
+    found = origin.hardware()
+    assert "CPU" in found["devices"]
+    assert found["cpus"] >= 1
+    assert found["processor"]
