@@ -12,7 +12,7 @@ import tfweightmirror as tfwm
 from tfweightmirror.mirror.noise import NOISES
 from train.config import FitConfig
 from train.config.part import RULES
-from train.data.tfds_sets import EMBEDDED
+from train.data import EMBEDDED
 from train.errors import UserError, did_you_mean
 from train.parsing.config_file import read_config_file
 from train.parts.callbacks import known_callbacks
@@ -60,7 +60,7 @@ def print_all(what: str = "") -> None:
 
 
 def _summary(part: Any) -> str:
-    return (inspect.getdoc(part) or "").partition("\n\n")[0].replace("\n", " ")
+    return first_sentence((inspect.getdoc(part) or "").partition("\n\n")[0])
 
 
 def _options(part: Any) -> Iterator[str]:
@@ -77,9 +77,17 @@ def explanations(text: str) -> dict[str, str]:
     arguments = re.split(r"^Args[^\n]*:\n", text, flags=re.MULTILINE)[1:]
     entries = re.split(r"^    (\w+): ", arguments[0], flags=re.MULTILINE) if arguments else []
     return {
-        name: re.split(r"(?<!eq)\. ", " ".join(words.split()) + " ")[0].rstrip(" .")
+        name: first_sentence(words)
         for name, words in zip(entries[1::2], entries[2::2], strict=True)
     }
+
+
+def first_sentence(text: str) -> str:
+    """Up to the first full stop that ends one: not that of `et al. 2019`, `eq. 7` or `e.g. SGD`."""
+    line = " ".join(text.split())
+    return re.split(r"(?<!\bal)(?<!\beq)(?<!\bfig)(?<!\be\.g)(?<!\bi\.e)\.(?= [^a-z0-9]|$)", line)[
+        0
+    ]
 
 
 def head_of(file: Path) -> str:
@@ -89,7 +97,7 @@ def head_of(file: Path) -> str:
         if not line.startswith("# "):
             break
         lines.append(line[2:])
-    return " ".join(lines).partition(". ")[0].partition(": ")[0].rstrip(".")
+    return first_sentence(" ".join(lines))
 
 
 def _data_sets() -> Iterator[str]:

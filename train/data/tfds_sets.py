@@ -19,12 +19,12 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from train.config import DataConfig
+from train.data import EMBEDDED
 from train.data.plan import Plan
 from train.data.source import Source, check_split, target_of
 from train.data.splits import Indexed, Open, Split, Streamed, by_index, shuffled
 from train.errors import UserError, did_you_mean
 
-EMBEDDED = {"digits": Path(__file__).parent / "digits" / "1.0.0"}
 RANDOM_ACCESS = {tfds.core.FileFormat.ARRAY_RECORD, tfds.core.FileFormat.PARQUET}
 FILES_READ_TOGETHER = 16
 ANSWER_S = 5.0

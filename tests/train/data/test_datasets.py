@@ -10,10 +10,9 @@ import pytest
 
 from tests.train.data.sets import write_imagenet, write_noise, write_numbered
 from train.config import DataConfig
-from train.data import batches, datasets, splits
+from train.data import EMBEDDED, batches, datasets, splits
 from train.data.datasets import DataSet
 from train.data.splits import Indexed, Streamed
-from train.data.tfds_sets import EMBEDDED
 from train.errors import UserError
 
 

@@ -8,9 +8,8 @@ import pytest
 
 from tools.make_digits import SPLIT_SEED, TEST_IMAGES_PER_CLASS, stratified_split
 from train.config import DataConfig
-from train.data import datasets
+from train.data import EMBEDDED, datasets
 from train.data.datasets import DataSet
-from train.data.tfds_sets import EMBEDDED
 
 FOLDER = EMBEDDED["digits"]
 
