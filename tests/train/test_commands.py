@@ -13,6 +13,7 @@ import pytest
 import tfweightmirror as tfwm
 from tools.builder_folder import LabelledImages, write_builder_folder
 from train.__main__ import main
+from train.commands.listing import first_sentence
 from train.commands.trained import normalization_of
 from train.data import datasets
 from train.errors import UserError
@@ -67,7 +68,7 @@ def test_ctrl_c_outside_of_a_training_gets_one_line(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("train.__main__.read_command", interrupt)
+    monkeypatch.setattr("train.parsing.command_line.read_command", interrupt)
     assert main(["list"]) == 130
     assert capsys.readouterr().err == "ended by Ctrl-C\n"
 
@@ -83,6 +84,31 @@ def test_evaluate_says_of_a_run_what_its_last_epoch_said(
     )  # 100 in batches of 64: padding is not counted
     assert f"{'loss':<15} {line['val_loss']:.4f}\n" in shown
     assert f"{'accuracy':<15} {line['val_accuracy']:.4f}\n" in shown
+
+
+def test_unfinished_run_is_seen_at_its_last_checkpoint(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    (run / "model.keras").unlink()
+    assert main(["evaluate", str(run)]) == 0
+    shown = capsys.readouterr()
+    assert f"accuracy        {last_line(run)['val_accuracy']:.4f}\n" in shown.out
+    assert f"{run} has not finished: this is 00000002-step-4, after 1 of 1 epochs\n" in shown.err
+    assert main(["export", str(run), f"--out={tmp_path / 'unfinished.keras'}"]) == 0
+    assert main(["export", str(trained), f"--out={tmp_path / 'finished.keras'}"]) == 0
+    one, other = (
+        keras.models.load_model(tmp_path / f"{name}.keras").get_weights()
+        for name in ("unfinished", "finished")
+    )
+    for mine, expected in zip(one, other, strict=True):
+        np.testing.assert_array_equal(mine, expected)
+    angles = []
+    for path in (run, trained):
+        capsys.readouterr()
+        assert main(["angles", str(path), "--json"]) == 0
+        angles.append(capsys.readouterr().out)
+    assert angles[0] == angles[1]
 
 
 def test_evaluate_takes_a_file_with_a_config_and_other_data(
@@ -193,6 +219,19 @@ def test_run_starts_from_an_exported_model(exported: Path, tmp_path: Path) -> No
     head = keras.models.load_model(tmp_path / "run" / "model.keras").get_layer("head")
     expected = np.load(exported / "chip.npz")["head/W"]
     np.testing.assert_allclose(head.kernel, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Logs of Akrout et al. 2019, fig. 4.", "Logs of Akrout et al. 2019, fig. 4"),
+        ("Eq. 7 of it, e.g. SGD's. `a` is next.", "Eq. 7 of it, e.g. SGD's"),
+        ("One\n    line: 0.1, or 1.5.\n    Another.", "One line: 0.1, or 1.5"),
+        ("No stop at all", "No stop at all"),
+    ],
+)
+def test_first_sentence_is_whole(text: str, expected: str) -> None:
+    assert first_sentence(text) == expected
 
 
 def test_list_names_what_can_be_named(capsys: pytest.CaptureFixture[str]) -> None:

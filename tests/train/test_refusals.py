@@ -121,6 +121,24 @@ def unfinished(scene: Scene) -> Path:
     return run
 
 
+def no_checkpoint(scene: Scene) -> None:
+    shutil.rmtree(unfinished(scene) / "checkpoints")
+
+
+def no_checkpoint_of_its_end(scene: Scene) -> None:
+    shutil.rmtree(scene.run() / "checkpoints")
+
+
+def cosine(scene: Scene) -> None:
+    config = scene.run() / "config.yaml"
+    config.write_text(config.read_text().replace("name: constant", "name: cosine"))
+
+
+def longer(scene: Scene) -> None:
+    config = scene.run() / "config.yaml"
+    config.write_text(config.read_text().replace("epochs: 1,", "epochs: 3,"))
+
+
 def locked(scene: Scene) -> None:
     """Another process trains there."""
     run = unfinished(scene)
@@ -529,6 +547,19 @@ CASES = {
         *("--seed=7", "--optimizer.learning_rate=0.1"),
         prepare=Scene.run,
     ),
+    "run to be trained longer under a cosine": fit(
+        "training.epochs is 1 there and 2 here, but optimizer.schedule is cosine, which ends with",
+        *("--training.epochs=2", "--optimizer.schedule.name=cosine"),
+        prepare=cosine,
+    ),
+    "run to be trained less": fit(
+        "training.epochs is 3 there and 1 here, and no run gets shorter", prepare=longer
+    ),
+    "run to be trained longer without a checkpoint": fit(
+        "{tmp}/run has finished after 1 epochs and has no checkpoint of its end, so it cannot be",
+        "--training.epochs=2",
+        prepare=no_checkpoint_of_its_end,
+    ),
     "run of another process": fit("is in use by another process.", prepare=locked),
     "folder that is no run": fit(
         "run_directory={tmp}/run exists and holds no run. Nothing is overwritten",
@@ -640,10 +671,10 @@ CASES = {
         "evaluate {tmp}/run", "{tmp}/run does not exist. Expected a run directory or a .keras file."
     ),
     "evaluate a folder that is no run": other("evaluate {tmp}", "{tmp} holds no run"),
-    "evaluate an unfinished run": other(
+    "evaluate an unfinished run without a checkpoint": other(
         "evaluate {tmp}/run",
-        "{tmp}/run holds a run that has not finished: it has no model.keras.",
-        prepare=unfinished,
+        "{tmp}/run holds a run that has not finished, and no whole checkpoint.",
+        prepare=no_checkpoint,
     ),
     "evaluate a file without a configuration": other(
         "evaluate {tmp}/run/model.keras", "model.keras needs --config", prepare=Scene.run
@@ -673,8 +704,8 @@ CASES = {
         "notes/a.keras cannot be written: ",
         prepare=lambda scene: (scene.run(), scene.file("notes", "mine")),
     ),
-    "export an unfinished run": other(
-        "export {tmp}/run --out={tmp}/a.keras", "has not finished", prepare=unfinished
+    "export an unfinished run without a checkpoint": other(
+        "export {tmp}/run --out={tmp}/a.keras", "and no whole checkpoint", prepare=no_checkpoint
     ),
     # sweep
     "sweep without a grid": other("sweep", "sweep needs --grid KEY=VALUE,VALUE"),
@@ -750,6 +781,8 @@ def test_mistake_is_told_in_one_sentence_and_nothing_is_lost(
     assert case.expected.replace("{tmp}", str(tmp_path)) in error
     assert error.count("\n") == 1, error
     after = files(tmp_path)
+    if case.trains:  # it says of every start when that was
+        before.pop(tmp_path / "run" / "setup.json", None)
     assert {path: after.get(path) for path in before} == before
     if not case.trains:
         assert after.keys() == before.keys()

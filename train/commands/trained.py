@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
+
+import tensorflow as tf
 
 from train.config import FitConfig
 from train.data import datasets
 from train.data.normalization import LAYER, Normalization
+from train.devices.strategy import Placement
 from train.errors import UserError
 from train.parsing.config_file import built, read_config_file
+from train.parts.feedback import refusals_as_user_errors
 from train.parts.initial_weights import load_model
 from train.parts.named import import_all
+from train.run.build import RunBatches, build_model
+from train.run.checkpoint import Checkpoints, restore_model
 from train.run.directory import RunDirectory
 
 
 def model_file(model_or_run: str) -> Path:
-    """The .keras file that is meant.
+    """The .keras file that is meant; the folder of a run that has not finished.
 
     Raises:
         UserError: If there is none.
@@ -30,16 +38,13 @@ def model_file(model_or_run: str) -> Path:
     directory = RunDirectory(path)
     if not directory.config_file.is_file():
         raise UserError(f"{path} holds no run: it has no {directory.config_file.name}.")
-    if not directory.model_file.exists():
-        raise UserError(
-            f"{path} holds a run that has not finished: it has no {directory.model_file.name}. "
-            f"Start its command again: it goes on from the last checkpoint."
-        )
-    return directory.model_file
+    return directory.model_file if directory.model_file.exists() else path
 
 
 def load_trained(model_or_run: str) -> tuple[Path, Any]:
     """The file and the model in it; what its run names by import paths is imported before.
+
+    Of a run that has not finished: its folder, and the model of its last whole checkpoint, said so.
 
     Raises:
         UserError: If there is none, or it cannot be loaded.
@@ -48,7 +53,33 @@ def load_trained(model_or_run: str) -> tuple[Path, Any]:
     config = _config_beside(file)
     if config is not None:
         import_all(config)
+        if file.is_dir():
+            return file, _of_checkpoint(RunDirectory(file), config)
     return file, load_model(file, "model")
+
+
+def _of_checkpoint(directory: RunDirectory, config: FitConfig) -> Any:
+    def say(sentence: str) -> None:
+        print(sentence, file=sys.stderr)  # the standard output is for results, maybe JSON
+
+    found = next(Checkpoints(directory.checkpoints, keep=1).whole(say), None)
+    if found is None:
+        raise UserError(
+            f"{directory.path} holds a run that has not finished, and no whole checkpoint. Start "
+            f"its command again."
+        )
+    here = Placement("here", tf.distribute.get_strategy())
+    config = dataclasses.replace(config, init_from=None)
+    batches = RunBatches(datasets.load(config.data), config)
+    with refusals_as_user_errors():
+        model, _ = build_model(config, here, batches)
+    restore_model(found, model)
+    done, steps = found.position.epoch, found.position.step_in_epoch
+    say(
+        f"{directory.path} has not finished: this is {found.folder.name}, after {done} of "
+        f"{batches.epochs} epochs{f' and {steps} steps' if steps else ''}"
+    )
+    return model
 
 
 def normalizes(model: Any) -> bool:
@@ -59,7 +90,7 @@ def normalizes(model: Any) -> bool:
 def numbers_beside(file: Path) -> Normalization | None:
     """How a run normalised its inputs, as its `setup.json` beside the model says."""
     try:
-        setup = json.loads(RunDirectory(file.parent).setup_file.read_text())
+        setup = json.loads(_run_of(file).setup_file.read_text())
         return Normalization.of(setup["input_offset"], setup["input_scale"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -80,5 +111,9 @@ def normalization_of(file: Path) -> Normalization | None:
 
 def _config_beside(file: Path) -> FitConfig | None:
     """Of the run whose model this is."""
-    path = RunDirectory(file.parent).config_file
+    path = _run_of(file).config_file
     return built(FitConfig, read_config_file(path, FitConfig)) if path.is_file() else None
+
+
+def _run_of(file: Path) -> RunDirectory:
+    return RunDirectory(file if file.is_dir() else file.parent)

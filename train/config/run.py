@@ -85,10 +85,13 @@ class CheckpointConfig:
         every_steps: A checkpoint after at least so many training steps, beside those at the end of
             every epoch and when the run is asked to end (SIGTERM); null: none.
         keep: Checkpoints kept; the oldest goes first.
+        best: Whether the model of the best epoch is kept as best.keras. It is chosen on the test
+            images, so that its accuracy there is too good.
     """
 
     every_steps: int | None = None
     keep: int = 3
+    best: bool = False
 
     def __post_init__(self) -> None:
         at_least_one("checkpoint.every_steps", self.every_steps)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from train.devices.cluster import is_lost_worker
@@ -175,6 +176,29 @@ def restore(found: Found, state: Mapping[str, tf.Variable]) -> None:
             what = f"{name} is {there[name]} there and {here[name]} here."
         raise OtherModelError(f"Checkpoint {found.folder} is of another model: {what}")
     _tracker(state).read(str(found.folder / "variables")).assert_consumed()
+
+
+def restore_model(found: Found, model: keras.Model) -> None:
+    """Puts the variables of a model alone where they were, whatever trained it.
+
+    Statistics of which every replica had its own are averaged.
+
+    Raises:
+        OtherModelError: If the checkpoint holds those of another model.
+    """
+    reader = tf.train.load_checkpoint(str(found.folder / "variables"))
+    copies: dict[int, list[Any]] = {}
+    for number, name in enumerate(found.contents):
+        group, place, *_ = name.split("/")
+        if group == "model":
+            value = reader.get_tensor(f"v{number}/.ATTRIBUTES/VARIABLE_VALUE")
+            copies.setdefault(int(place), []).append(value)
+    shapes = [tuple(values[0].shape) for values in copies.values()]
+    if shapes != [tuple(variable.shape) for variable in model.variables]:
+        raise OtherModelError(f"Checkpoint {found.folder} is of another model.")
+    for variable, values in zip(model.variables, copies.values(), strict=True):
+        mean = values[0].dtype.kind == "f"
+        variable.assign(np.mean(values, axis=0) if mean else values[0])
 
 
 def state_of(

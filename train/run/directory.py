@@ -25,6 +25,7 @@ from train.errors import UserError
 from train.parsing.config_file import resolved
 from train.parsing.yaml_file import to_yaml
 from train.parts.models import filled
+from train.run.longer import KEY, why_not
 from train.run.origin import start
 
 CONFIG_FILE = "config.yaml"
@@ -39,7 +40,7 @@ class RunDirectory:
     `config.yaml` (every value the run uses), `setup.json` (replicas, learning rate, versions,
     hardware, and of every start date, command and commit),
     `metrics.jsonl` (one line an epoch), `events/` (for TensorBoard), `checkpoints/` and, when the
-    run has finished, `model.keras`.
+    run has finished, `model.keras`; with `checkpoint.best` also `best.keras`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -50,6 +51,7 @@ class RunDirectory:
         self.events = path / "events"
         self.checkpoints = path / "checkpoints"
         self.model_file = path / "model.keras"
+        self.best_file = path / "best.keras"
         self._lock: int | None = None
         self._made: list[Path] = []
 
@@ -168,7 +170,9 @@ class RunDirectory:
                 f"or give another name."
             )
         try:
-            differing = differences(self.config_file, config)
+            # Who names a folder may mean its run, trained longer.
+            longer = config.run_directory is not None
+            differing = differences(self.config_file, config, may_be_longer=longer)
         except UserError as error:
             return str(error)
         if differing:
@@ -176,11 +180,17 @@ class RunDirectory:
                 f"run_directory={path} holds a run of another configuration: "
                 f"{'; '.join(differing)}. Give another name, or the run's own values."
             )
-        return f"run_directory={path} has finished." if self.model_file.exists() else None
+        done = self.model_file.exists() and not differences(self.config_file, config)
+        return f"run_directory={path} has finished." if done else None
 
 
-def differences(config_file: Path, config: FitConfig) -> list[str]:
+def differences(config_file: Path, config: FitConfig, *, may_be_longer: bool = False) -> list[str]:
     """What a run's configuration has otherwise than `config`, key by key.
+
+    Args:
+        config_file: Of the run.
+        config: To compare with.
+        may_be_longer: Whether more epochs are no difference where the run can go on with them.
 
     Raises:
         UserError: If the file is damaged.
@@ -193,11 +203,14 @@ def differences(config_file: Path, config: FitConfig) -> list[str]:
             f"the run was started with: restore it, or give another name."
         ) from error
     here = with_defaults(yaml.safe_load(to_yaml(config)))
-    return [
-        f"{key} is {there.get(key)!r} there and {value!r} here"
+    found = {
+        key: f"{key} is {there.get(key)!r} there and {value!r} here"
         for key, value in here.items()
         if not key.startswith(MAY_DIFFER) and there.get(key, dataclasses.MISSING) != value
-    ]
+    }
+    if may_be_longer and KEY in found:
+        found[KEY] = why_not(there, here)
+    return [sentence for sentence in found.values() if sentence]
 
 
 def with_defaults(tree: dict[str, Any], *, source: str = "") -> dict[str, Any]:

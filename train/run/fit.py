@@ -23,8 +23,10 @@ from train.parts import feedback, models
 from train.parts.callbacks import build_callbacks, forgetful
 from train.parts.named import import_folders
 from train.parts.optimizers import scaled_learning_rate
+from train.run.best import BestModel
 from train.run.build import RunBatches, build_model
 from train.run.directory import RunDirectory, RunFiles, write_model
+from train.run.longer import lengthen
 from train.run.loop import Loop
 from train.run.origin import hardware
 from train.run.resume import Training
@@ -78,6 +80,8 @@ def fit(config: FitConfig, extra_callbacks: Sequence[Any] = ()) -> FinishedRun:
     placement = place(config)
     directory = RunDirectory.of(config, writes=placement.is_chief)
     try:
+        if placement.is_chief:
+            lengthen(directory, config)
         with lost_workers_end_the_run(placement.workers, where=directory.checkpoints):
             return _fit(config, placement, directory, extra_callbacks)
     finally:
@@ -122,6 +126,7 @@ def _fit(
         )
         told = [*callbacks, *own, telemetry, step_lines]
         if placement.is_chief:
+            told += [BestModel(directory)] * config.checkpoint.best
             told += [RunFiles(directory, config, setup), dashboards]
         if verbose:
             told += [EpochLines(loop, run_batches.epochs, bar=training.progress == "bar")]
