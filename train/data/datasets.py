@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from train.config import DataConfig
-from train.data import arrays, image_folder, own_function, splits, tfds_sets
+from train.data import EMBEDDED, arrays, image_folder, own_function, splits, tfds_sets
 from train.data.image_folder import broken_images_are_named
 from train.data.normalization import Normalization, measured
 from train.data.source import Source, Target
@@ -106,7 +106,7 @@ def _opener(config: DataConfig) -> Callable[[DataConfig], Source]:
     path = Path(config.name).expanduser()
     if config.is_function:
         return own_function.function
-    if config.name in tfds_sets.EMBEDDED or (path / "dataset_info.json").is_file():
+    if config.name in EMBEDDED or (path / "dataset_info.json").is_file():
         return tfds_sets.tfds_set
     if path.is_dir():
         has_arrays = any(path.glob("[xy]_*.npy"))
