@@ -62,18 +62,18 @@ def trained(folder: Path) -> Path:
 
 def test_experiment_learns_and_logs_what_its_parts_measure(trained: Path) -> None:
     lines = killing.metrics(trained)
-    assert [line["batches_seen"] for line in lines] == [12, 24, 36]
+    assert [line["batches_seen"] for line in lines] == [24, 48, 72]
     assert all(0.5 <= line["val_confidence"] <= 1 for line in lines)
-    assert lines[-1]["loss"] < lines[0]["loss"]
-    assert lines[-1]["weight_angle/second"] < 60  # B listens to the noise
+    assert lines[-1]["val_accuracy"] > 0.95
+    assert lines[-1]["weight_angle/second"] < 20  # B listens to the noise
 
 
 def test_experiment_stopped_in_mid_epoch_goes_on_to_the_same_bits(
     folder: Path, trained: Path
 ) -> None:
     config, _ = parse(command(folder, "ended"))
-    with pytest.raises(TerminatedError, match="after training step 17"):
-        fit(config, extra_callbacks=[EndAfter(17)])
+    with pytest.raises(TerminatedError, match="after training step 29"):
+        fit(config, extra_callbacks=[EndAfter(29)])
     forget()
     assert main(command(folder, "ended")) == 0
     killing.assert_same_bits(trained, folder.parent / "ended")

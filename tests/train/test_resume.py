@@ -15,7 +15,7 @@ from train.__main__ import main
 from train.errors import TerminatedError, UserError
 from train.parsing.command_line import parse
 from train.run import checkpoint
-from train.run.checkpoint import Checkpoints, restore
+from train.run.checkpoint import Checkpoints, restore, state_of
 from train.run.fit import fit
 from train.run.loop import Position
 
@@ -283,3 +283,23 @@ def test_checkpoint_of_an_earlier_version_is_told(tmp_path: Path) -> None:
     (tmp_path / "step-000000000004").mkdir()
     with pytest.raises(UserError, match="step-000000000004 was written by an earlier version"):
         list(Checkpoints(tmp_path, keep=1).whole())
+
+
+class Counting(keras.callbacks.Callback):
+    """Has state of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = tf.Variable(0)
+
+    def state(self) -> dict[str, tf.Variable]:
+        return {"seen": self.seen}
+
+
+def test_two_callbacks_of_a_kind_both_join_the_checkpoints() -> None:
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    callbacks = [Counting(), Counting()]
+    state = state_of(model, tf.distribute.get_strategy(), callbacks, {})
+    joined = {id(variable) for variable in state.values()}
+    assert all(id(callback.seen) in joined for callback in callbacks)

@@ -237,10 +237,13 @@ def state_of(
                 state |= {f"{name}/replica_{r}": copy for r, copy in enumerate(copies)}
             else:
                 state[name] = variable.value
+    kinds: list[str] = []
     for callback in callbacks:
         if hasattr(callback, "state"):
-            kind = type(callback).__name__
-            state |= {f"callback/{kind}/{name}": v for name, v in callback.state().items()}
+            kinds.append(type(callback).__name__)
+            again = f"_{count}" if (count := kinds.count(kinds[-1])) > 1 else ""
+            of = f"callback/{kinds[-1]}{again}"
+            state |= {f"{of}/{name}": v for name, v in callback.state().items()}
     return state | {f"other/{name}": variable for name, variable in others.items()}
 
 
