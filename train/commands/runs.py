@@ -140,7 +140,7 @@ def train_all(
             print(f"{title} {there.outcome()}: nothing to do", flush=True)
             return True
         print(title, flush=True)
-        child = _start(run.command.keys, several=at_once > 1)
+        child = _start(run, several=at_once > 1)
         at_work.add(child)
         if asked:  # while it was started
             child.send_signal(asked[-1])
@@ -164,17 +164,17 @@ def train_all(
         raise TerminatedError(None, asked[0])
 
 
-def _start(keys: Sequence[str], *, several: bool) -> subprocess.Popen[str]:
+def _start(run: Run, *, several: bool) -> subprocess.Popen[str]:
     """A `fit`, in a process group of its own: Ctrl-C on the terminal reaches us alone."""
     path = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
-    arguments = [*LAUNCHER, "fit", *keys]
+    arguments = [*LAUNCHER, "fit", *run.command.keys]
     pipes: dict[str, Any] = {"stderr": subprocess.PIPE}
     if several:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         environment |= {"PYTHONUNBUFFERED": "1"}
         environment.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # they share its memory
-        if not any(key.startswith("--training.progress=none") for key in keys):
+        if run.config.training.progress != "none":
             arguments.append("--training.progress=epoch")
     return subprocess.Popen(
         arguments, text=True, stdin=subprocess.DEVNULL, env=environment, process_group=0, **pipes
