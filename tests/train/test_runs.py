@@ -175,8 +175,9 @@ def test_mistake_of_a_run_is_told_in_its_own_sentence_and_ends_the_others(
 @pytest.mark.parametrize(
     ("code", "sentence"),
     [
-        ("os.kill(os.getpid(), 9)", "of seed 0 was ended by SIGKILL. SIGKILL mostly means that"),
-        ("sys.exit(5)", "of seed 0 was ended with status 5. The same command goes on."),
+        ("os.kill(os.getpid(), 9)", "of seed 0 ended by SIGKILL. SIGKILL mostly means that"),
+        ("sys.exit(5)", "of seed 0 ended with status 5. The same command goes on."),
+        ("sys.exit(0)", "of seed 0 ended with another configuration: a file has been changed"),
     ],
 )
 def test_run_that_dies_without_a_word_is_told(

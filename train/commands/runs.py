@@ -19,8 +19,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from train.config import FitConfig
+from train.config import DataConfig, FitConfig
 from train.data import datasets
+from train.data.datasets import DataSet
 from train.devices.strategy import Placement, strategy_name
 from train.errors import DivergedError, TerminatedError, UserError
 from train.parsing.command_line import Command, read_command, with_source
@@ -80,14 +81,17 @@ def check(runs: Sequence[Run]) -> None:
     with contextlib.suppress(RuntimeError):  # this process has used them before
         tf.config.set_visible_devices([], "GPU")  # they are the runs' own
     placement = Placement("one_device", tf.distribute.get_strategy())
+    loaded: tuple[DataConfig, DataSet] | None = None
     for run in runs:
         config = run.config
-        config = dataclasses.replace(
-            config, mirror=dataclasses.replace(config.mirror, warm_up_steps=0)
-        )
+        warm_up = min(config.mirror.warm_up_steps, 1)  # may take long, and checks nothing more
+        mirror = dataclasses.replace(config.mirror, warm_up_steps=warm_up)
+        config = dataclasses.replace(config, mirror=mirror)
         try:
             import_folders(config)
-            batches = RunBatches(datasets.load(config.data), config)
+            if loaded is None or loaded[0] != config.data:
+                loaded = config.data, datasets.load(config.data)
+            batches = RunBatches(loaded[1], config)
             with refusals_as_user_errors():
                 model, callbacks = build_model(config, placement, batches)
                 for callback in [*callbacks, *build_callbacks(config.callbacks)]:
@@ -147,7 +151,9 @@ def train_all(
         sentence = _forward(child, f"[{number}] " if at_once > 1 else "")
         status = child.wait()
         at_work.discard(child)
-        if status == 0 or asked:
+        if asked:
+            return True
+        if status == 0 and run.finished():
             return True
         if status == DivergedError.status and diverged is not None:
             print(f"{title} diverged: {sentence}", flush=True)
@@ -199,9 +205,11 @@ def _what_happened(run: Run, status: int) -> str:
     if status < 0:
         reason = f"by {signal.Signals(-status).name}"
         advice = "SIGKILL mostly means that memory ran out. " if -status == signal.SIGKILL else ""
+    elif status == 0:
+        reason, advice = "with another configuration: a file has been changed meanwhile", ""
     else:
         reason, advice = f"with status {status}", ""
-    return f"The run of {run.title} was ended {reason}. {advice}The same command goes on."
+    return f"The run of {run.title} ended {reason}. {advice}The same command goes on."
 
 
 @contextlib.contextmanager

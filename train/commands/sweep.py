@@ -171,13 +171,12 @@ def _folder(config: FitConfig, description: Mapping[str, Any]) -> Path:
         same = [path for path in numbered(stem).values() if not _differences(path, description)]
         return same[-1] if same else next_free(stem)
     folder = Path(config.run_directory)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        differing = _differences(folder, description)
-        if differing:
-            raise UserError(
-                f"run_directory={folder} {'; '.join(differing)}. Nothing is overwritten: give "
-                f"another name, or the sweep's own values."
-            )
+    taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if taken and (differing := _differences(folder, description)):
+        raise UserError(
+            f"run_directory={folder} {'; '.join(differing)}. Nothing is overwritten: give another "
+            f"name, or the sweep's own values."
+        )
     return folder
 
 
