@@ -5,6 +5,7 @@ import os
 import shlex
 import signal
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,10 @@ import yaml
 from train.__main__ import main
 from train.commands import runs
 from train.commands.sweep import cut, scored
-from train.errors import TerminatedError, UserError
+from train.errors import DivergedError, TerminatedError, UserError
 from train.parsing.command_line import parse
 from train.run.directory import RunDirectory
+from train.run.fit import fit
 
 TINY = [
     "--data.train_split=train[:256]",
@@ -32,35 +34,49 @@ def last_line(directory: Path) -> dict[str, float]:
     return RunDirectory(directory).metrics()[-1]
 
 
-def test_seeds_give_the_run_of_each_and_finished_ones_are_skipped(
+def test_seed_is_trained_in_a_process_of_its_own_and_not_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["fit", *TINY, "--seed=3", f"--run_directory={tmp_path / 'run' / 'seed_3'}"]) == 0
-    (tmp_path / "run" / "seed_3").rename(tmp_path / "alone")
+    for folder in ("alone", "run/seed_3"):
+        where = f"--run_directory={tmp_path / folder}"
+        assert main(["fit", *TINY, f"--seed={3 if '3' in folder else 4}", where]) == 0
     command = ["fit", *TINY, f"--run_directory={tmp_path / 'run'}", "--seeds", "3,4", "--jobs=2"]
-    assert main(command) == 0
-    three, four = (last_line(tmp_path / "run" / f"seed_{seed}") for seed in (3, 4))
-    assert three["loss"] == pytest.approx(last_line(tmp_path / "alone")["loss"], rel=1e-5)
-    assert three["loss"] != pytest.approx(four["loss"], rel=1e-5)
-    mean = np.mean([three["val_accuracy"], four["val_accuracy"]])
-    said = f"val_accuracy of 2 seeds: mean {mean:.4f}, standard error "
-    assert said in capsys.readouterr().out
-    written = (tmp_path / "run" / "seed_3" / "model.keras").stat().st_mtime_ns
+    capsys.readouterr()
     assert main(command) == 0
     shown = capsys.readouterr().out
-    assert shown.count(": nothing to do") == 2
-    assert said in shown
-    assert (tmp_path / "run" / "seed_3" / "model.keras").stat().st_mtime_ns == written
+    assert shown.count(": nothing to do") == 1
+    three, four = (last_line(tmp_path / "run" / f"seed_{seed}") for seed in (3, 4))
+    assert four["loss"] == pytest.approx(last_line(tmp_path / "alone")["loss"], rel=1e-5)
+    assert four["loss"] != pytest.approx(three["loss"], rel=1e-5)
+    mean = np.mean([three["val_accuracy"], four["val_accuracy"]])
+    assert f"val_accuracy of 2 seeds: mean {mean:.4f}, standard error " in shown
+    assert main(command) == 0
+    assert capsys.readouterr().out.count(": nothing to do") == 2
 
 
 def sweep_command(folder: Path, rates: str) -> list[str]:
     grid = [f"--grid=optimizer.learning_rate={rates}", "--grid", "model.options.units=[8,8]"]
-    return ["sweep", *TINY, *grid, f"--run_directory={folder}", "--jobs=2"]
+    return ["sweep", *TINY, *grid, f"--run_directory={folder}"]
+
+
+def in_this_process(
+    some: Sequence[runs.Run], *, at_once: int, diverged: Callable[[runs.Run], None]
+) -> None:
+    assert at_once == 1
+    for run in some:
+        if run.finished():
+            print("nothing to do")
+            continue
+        try:
+            fit(run.config)
+        except DivergedError:
+            diverged(run)
 
 
 def test_sweep_chooses_on_training_images_and_goes_on_where_it_was(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr("train.commands.sweep.train_all", in_this_process)
     folder = tmp_path / "sweep"
     assert main(sweep_command(folder, "0.05,1e30")) == 0
     shown = capsys.readouterr().out
@@ -73,7 +89,7 @@ def test_sweep_chooses_on_training_images_and_goes_on_where_it_was(
     assert result["cells"][0] == {"values": values, **score}
     assert result["cells"][1]["mean"] is None
     assert result["chosen"] == values
-    for sentence in ("diverged: The loss of training step 2", "<- chosen", result["command"]):
+    for sentence in ("<- chosen", result["command"]):
         assert sentence in shown
     config, _ = parse(shlex.split(result["command"])[3:])
     assert config.data.train_split == "train[:256]"
@@ -170,6 +186,19 @@ def test_mistake_of_a_run_is_told_in_its_own_sentence_and_ends_the_others(
     with pytest.raises(UserError, match=r"^command line: the disk is full\.$"):
         runs.train_all(some_runs(3), at_once=2)
     assert "[2] by the way" in capfd.readouterr().out
+
+
+def test_run_that_diverges_is_noted_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pretend(monkeypatch, "print('error: not finite.', file=sys.stderr); sys.exit(4)")
+    noted: list[str] = []
+    runs.train_all(some_runs(2), diverged=lambda run: noted.append(run.title))
+    assert noted == ["seed 0", "seed 1"]
+    assert capsys.readouterr().out.count("diverged: not finite.") == 2
+    with pytest.raises(UserError, match=r"^not finite\.$"):
+        runs.train_all(some_runs(2))
 
 
 @pytest.mark.parametrize(
