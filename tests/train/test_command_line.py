@@ -201,6 +201,13 @@ def test_options_are_those_of_the_list() -> None:
     )
 
 
+def test_text_alone_is_the_name_in_a_file_as_on_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("{data: mnist, optimizer: adam, model: mlp, feedback: {rule: fa}}")
+    keys = ["--data=mnist", "--optimizer=adam", "--model=mlp", "--feedback.rule=fa"]
+    assert parse(["fit", f"--config={file}"]) == parse(["fit", *keys])
+
+
 def test_help_names_every_table_and_its_units(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["fit", "--help"])

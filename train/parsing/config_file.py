@@ -90,13 +90,15 @@ def flatten(
         if not dataclasses.is_dataclass(hint):
             flat[name] = checked(value, hint, name=name, source=source)
             continue
-        if hint is Part and (value is None or isinstance(value, str)):
+        keys = typing.get_type_hints(hint).keys()
+        has_name = {"name", "options"} <= keys
+        if has_name and (isinstance(value, str) or (hint is Part and value is None)):
             value = {"name": value}
         if not isinstance(value, dict):
-            a_name = "a name, or " if hint is Part else ""
+            a_name = "a name, or " if has_name else ""
             raise UserError(
                 f"{source}: {name} is {value!r}. Expected {a_name}a table with the keys "
-                f"{', '.join(typing.get_type_hints(hint))}."
+                f"{', '.join(keys)}."
             )
         nested = typing.cast(type, hint)
         flat |= flatten(value, nested, source=source, prefix=f"{name}.")
