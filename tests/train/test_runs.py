@@ -153,9 +153,12 @@ def test_signal_ends_all_runs_at_work_and_starts_no_other(
     at_once: int,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    # Who started the tests in the background may have it ignored.
+    before = signal.signal(number, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(number, before))
     pretend(
         monkeypatch,
         f"signal.signal({number:d}, lambda *_: sys.exit({128 + number:d}))\n"
