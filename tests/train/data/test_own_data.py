@@ -28,7 +28,7 @@ def train(data: DataSet, config: DataConfig, first: int, last: int, **options: A
     return list(made.as_numpy_iterator())
 
 
-def test_rows(data: DataSet) -> tuple[np.ndarray, np.ndarray]:
+def evaluated(data: DataSet) -> tuple[np.ndarray, np.ndarray]:
     """Inputs and targets of the test set, as the model sees them."""
     rows = [
         (x[weight == 1], y[weight == 1])
@@ -36,9 +36,6 @@ def test_rows(data: DataSet) -> tuple[np.ndarray, np.ndarray]:
     ]
     inputs, targets = (np.concatenate(part) for part in zip(*rows, strict=True))
     return inputs, targets
-
-
-test_rows.__test__ = False  # type: ignore[attr-defined]
 
 
 def assert_same(one: list, other: list) -> None:
@@ -75,7 +72,7 @@ def test_folder_of_images_has_classes_in_alphabetical_order(
     assert data.input_shape == (5, 4, 3)
     assert data.output_shape == (2,)
     assert (data.train_count, data.test_count) == (14, 6)
-    inputs, labels = test_rows(data)
+    inputs, labels = evaluated(data)
     by_value = dict(zip(inputs[:, 2, 1, 0].astype(int).tolist(), labels.tolist(), strict=True))
     # 140, 150, 160 are bees, 170, 180, 190 ants.
     assert by_value == {140: 1, 150: 1, 160: 1, 170: 0, 180: 0, 190: 0}
@@ -145,7 +142,7 @@ def test_files_of_arrays_are_read_by_index_and_normalised_by_value(
     assert isinstance(data.train, Indexed)
     assert (data.input_shape, data.output_shape) == ((3,), (3,))
     (x, _), (test_x, test_y) = arrays()
-    inputs, labels = test_rows(data)
+    inputs, labels = evaluated(data)
     np.testing.assert_allclose(inputs, (test_x - x.mean(0)) / x.std(0), atol=1e-5)
     assert labels.tolist() == test_y.tolist()
     replayed = train(data, config, 0, 12)
@@ -191,7 +188,7 @@ def test_array_indexable_and_stream_in_memory_give_the_same_batches(
         config = returning(monkeypatch, sets, storage="memory")
         data = datasets.load(config)
         assert data.remark == ""
-        seen.append([*train(data, config, 2, 9), test_rows(data)])
+        seen.append([*train(data, config, 2, 9), evaluated(data)])
     assert_same(seen[0], seen[1])
     assert_same(seen[0], seen[2])
 
@@ -234,14 +231,14 @@ def test_kinds_of_targets_decide_what_a_model_gives(monkeypatch: pytest.MonkeyPa
 
     values = load(y + 0.5, test_y + 0.5)
     assert (values.target.kind, values.output_shape) == ("values", (1,))
-    assert test_rows(values)[1].tolist() == (test_y + 0.5)[:, None].tolist()
+    assert evaluated(values)[1].tolist() == (test_y + 0.5)[:, None].tolist()
     wide = np.ones((len(y), 2, 5)), np.ones((len(test_y), 2, 5))
     assert load(*wide).output_shape == (2, 5)
     assert load(y, test_y, target="values").output_shape == (1,)
     assert load(y[:, None], test_y[:, None]).target.kind == "classes"
     alone = load(None, None, target="inputs")
     assert alone.output_shape == alone.input_shape == (3,)
-    inputs, targets = test_rows(alone)
+    inputs, targets = evaluated(alone)
     np.testing.assert_array_equal(inputs, targets)
     boxes = [
         {"boxes": np.ones((len(one), 6, 4)), "classes": np.ones((len(one), 6), np.int64)}
