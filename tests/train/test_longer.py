@@ -83,8 +83,9 @@ def test_run_that_stops_early_has_finished_and_keeps_its_best_epoch(
     groups, left_out = gather([str(run)])
     assert (len(groups), left_out) == (1, {})
     best = int(np.argmax(accuracies))
-    said = f"best.keras: epoch {best + 1}, val_accuracy {accuracies[best]:.4f}, chosen on the test"
-    assert said in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"chosen on the test images: {accuracies[best]:.4f} after {best + 1})" in shown
+    assert f"and of the best epoch {run / 'best.keras'}\n" in shown
     config = f"--config={run / 'config.yaml'}"
     assert main(["evaluate", str(run / "best.keras"), config]) == 0
     assert f"accuracy        {accuracies[best]:.4f}" in capsys.readouterr().out

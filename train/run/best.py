@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -25,18 +26,10 @@ class BestModel(keras.callbacks.Callback):
         self.directory = directory
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        earlier = self.directory.metrics(epoch)
         now = _goodness(logs or {})
-        if all(now > _goodness(line) for line in earlier) or not self.directory.best_file.exists():
+        earlier = map(_goodness, self.directory.metrics(epoch))
+        if not math.isnan(now) and not any(value >= now for value in earlier):
             write_model(self.model, self.directory.best_file)
-
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        lines = self.directory.metrics()
-        if lines and self.directory.best_file.exists():
-            best = max(lines, key=_goodness)
-            name = "val_accuracy" if "val_accuracy" in best else "val_loss"
-            what = f"epoch {best['epoch']}, {name} {best[name]:.4f}"
-            print(f"{self.directory.best_file}: {what}, chosen on the test images")
 
 
 def _goodness(line: dict[str, Any]) -> float:

@@ -103,10 +103,11 @@ def last_lines(directory: RunDirectory) -> str:
         key=lambda line: line[name],
         default=lines[-1],
     )
+    kept = f", and of the best epoch {directory.best_file}" * directory.best_file.exists()
     return (
         f"test {name.removeprefix('val_')} {lines[-1][name]:.4f} after epoch {lines[-1]['epoch']} "
         f"(best on test, chosen on the test images: {best[name]:.4f} after {best['epoch']})\n"
-        f"model: {directory.model_file}\n"
+        f"model: {directory.model_file}{kept}\n"
         f"next:  python -m train evaluate {path}\n"
         f"       python -m train report {path} --out {path / 'report'}\n"
         f"       tensorboard --logdir {directory.events}"
