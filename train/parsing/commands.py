@@ -22,6 +22,7 @@ exit status:
   3    a worker of several is lost; the same command on all of them goes on
   4    the loss is no longer finite
   130  ended by Ctrl-C, behind a checkpoint; the same command goes on
+  141  nobody reads what it writes, as behind `| head`
   143  ended by SIGTERM, likewise
 
 --debug, anywhere on the line, shows where in the code a mistake was noticed."""
