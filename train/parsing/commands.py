@@ -23,7 +23,7 @@ exit status:
   4    the loss is no longer finite
   130  ended by Ctrl-C, behind a checkpoint; the same command goes on
   141  nobody reads what it writes, as behind `| head`
-  143  ended by SIGTERM, likewise
+  143  ended by SIGTERM, behind a checkpoint, too
 
 --debug, anywhere on the line, shows where in the code a mistake was noticed."""
 
