@@ -28,8 +28,8 @@ from train.parsing.command_line import Command, read_command, with_source
 from train.parts.callbacks import build_callbacks
 from train.parts.feedback import refusals_as_user_errors
 from train.parts.named import import_folders
-from train.run.build import RunBatches, build_model
 from train.run.directory import RunDirectory
+from train.run.phases import try_out
 
 LAUNCHER = (sys.executable, "-m", "train")
 ERROR = "error: "
@@ -84,22 +84,13 @@ def check(runs: Sequence[Run]) -> None:
     loaded: tuple[DataConfig, DataSet] | None = None
     for run in runs:
         config = run.config
-        warm_up = min(config.mirror.warm_up_steps, 1)  # may take long, and checks nothing more
-        mirror = dataclasses.replace(config.mirror, warm_up_steps=warm_up)
-        config = dataclasses.replace(config, mirror=mirror)
         try:
             import_folders(config)
             if loaded is None or loaded[0] != config.data:
                 loaded = config.data, datasets.load(config.data)
-            batches = RunBatches(loaded[1], config)
             with refusals_as_user_errors():
-                model, callbacks = build_model(config, placement, batches)
-                for callback in [*callbacks, *build_callbacks(config.callbacks)]:
-                    callback.set_model(model)
-                for callback in callbacks:
-                    callback.on_train_begin()
-                for callback in callbacks:
-                    callback.on_train_end()
+                build_callbacks(config.callbacks)
+                try_out(config, placement, loaded[1])
         except UserError as error:
             sentence = with_source(str(error), run.command.sources)
             raise UserError(f"{sentence} This is of {run.title}.") from error

@@ -11,11 +11,13 @@ from typing import Any
 import tensorflow as tf
 
 from train.config import FitConfig
+from train.config.part import InitFrom
 from train.data import datasets
 from train.data.normalization import LAYER, Normalization
 from train.devices.strategy import Placement
 from train.errors import UserError
 from train.parsing.config_file import built, read_config_file
+from train.parsing.phases import phase_configs
 from train.parts.feedback import refusals_as_user_errors
 from train.parts.initial_weights import load_model
 from train.parts.named import import_all
@@ -69,15 +71,18 @@ def _of_checkpoint(directory: RunDirectory, config: FitConfig) -> Any:
             f"its command again."
         )
     here = Placement("here", tf.distribute.get_strategy())
-    config = dataclasses.replace(config, init_from=None)
-    batches = RunBatches(datasets.load(config.data), config)
+    data, phases = datasets.load(config.data), phase_configs(config)
+    epochs = sum(RunBatches(data, phase).epochs for phase in phases)
+    # Its rules say which feedback weights there are; what begins a phase is in the checkpoint.
+    phase = phases[found.position.phase]
+    phase = dataclasses.replace(phase, init_from=InitFrom(), draw_anew=())
     with refusals_as_user_errors():
-        model, _ = build_model(config, here, batches)
+        model, _ = build_model(phase, here, RunBatches(data, phase))
     restore_model(found, model)
     done, steps = found.position.epoch, found.position.step_in_epoch
     say(
         f"{directory.path} has not finished: this is {found.folder.name}, after {done} of "
-        f"{batches.epochs} epochs{f' and {steps} steps' if steps else ''}"
+        f"{epochs} epochs{f' and {steps} steps' if steps else ''}"
     )
     return model
 

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from train.errors import UserError
+
 # Canonical name of a rule to its other names. The library has the same table
 # (`tfweightmirror.rules`), but takes TensorFlow to read.
 RULES: dict[str, tuple[str, ...]] = {
@@ -31,6 +33,26 @@ class Part:
 
     name: str | None = None
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class InitFrom:
+    """A saved model to start from. In a file and on the command line a text alone is the file.
+
+    Args:
+        file: Of a saved model (.keras); null: none.
+        layers: Name patterns of the layers that take its weights, feedback weights and statistics,
+            a backbone for example; the file may have other layers then. None: all layers.
+    """
+
+    file: str | None = None
+    layers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.layers and self.file is None:
+            raise UserError(
+                f"init_from.layers is {list(self.layers)} without init_from.file. Expected both."
+            )
 
 
 def import_paths(value: Any) -> Iterator[str]:

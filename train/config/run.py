@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 from train.config.checks import at_least_one, positive
 from train.config.data import DataConfig
 from train.config.feedback import FeedbackConfig, MirrorConfig, MonitorConfig
 from train.config.optimizer import OptimizerConfig
-from train.config.part import Part
+from train.config.part import InitFrom, Part
 from train.errors import UserError
 
 # A run goes on although these have changed: they do not touch its numbers.
@@ -147,7 +147,14 @@ class FitConfig:
             multi_worker, tpu, or auto: what the machine has.
         replicas: Devices of this machine to train on, of `mirrored` and `multi_worker`; null: all.
             On a machine without accelerators the processor is split into so many.
-        init_from: File of a saved model (.keras) whose weights the run starts from.
+        init_from: A saved model whose weights the run starts from.
+        draw_anew: Name patterns of layers whose weights, feedback weights and statistics are drawn
+            anew after that, with another seed than the model's.
+        freeze: Name patterns of layers (or of what holds them) whose weights and feedback weights
+            no optimizer moves; BatchNorm's statistics still follow the data.
+        phases: Tables that override `training.epochs`, `training.steps`, `optimizer`, `feedback`,
+            `mirror` and `freeze` one after another on the same model; each begins with a new
+            optimizer, and with `init_from` and `draw_anew` of its own. None: one phase.
         on_nan: When the loss is no longer finite: `stop`, or `rollback`: go on from the last
             checkpoint with half the learning rate, at most three times.
         import_from: Folders in which import paths are looked for. The folder of a `--config` file
@@ -176,7 +183,10 @@ class FitConfig:
     run_directory: str | None = None
     strategy: Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"] = "auto"
     replicas: int | None = None
-    init_from: str | None = None
+    init_from: InitFrom = InitFrom()
+    draw_anew: tuple[str, ...] = ()
+    freeze: tuple[str, ...] = ()
+    phases: tuple[dict[str, Any], ...] = ()
     on_nan: Literal["stop", "rollback"] = "stop"
     import_from: tuple[str, ...] = ()
     data: DataConfig = DataConfig()

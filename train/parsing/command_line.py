@@ -23,6 +23,7 @@ from train.parsing.config_file import (
     wrong_type,
 )
 from train.parsing.flags import grid, jobs, seeds, share
+from train.parsing.phases import phase_configs
 from train.parsing.yaml_file import load_yaml
 
 DEBUG = "--debug"
@@ -164,11 +165,12 @@ def configuration(
         values.setdefault("training.epochs", None)  # a default gives way, what is written does not
     try:
         config = built(FitConfig, values)
+        phases = phase_configs(config)
     except UserError as error:
         raise UserError(with_source(str(error), sources)) from error
-    _check_mirror(config, keys)
+    _check_mirror(phases, keys)
     folders = [folder for folder in dict.fromkeys(folders) if folder not in config.import_from]
-    if any(import_paths(config)):
+    if any(import_paths([config, phases])):
         config = dataclasses.replace(config, import_from=(*config.import_from, *folders))
     return config, sources
 
@@ -186,6 +188,8 @@ def value_of(key: str, flags: Sequence[str] = ()) -> dict[str, Any]:
     known = dotted_names(FitConfig)
     if name not in known and {f"{name}.name", f"{name}.options"} <= known.keys():
         name = f"{name}.name"
+    elif name not in known and f"{name}.file" in known:
+        name = f"{name}.file"
     table, _, option = name.rpartition(".")
     if name in known:
         hint: Any = known[name]
@@ -214,9 +218,13 @@ def _checked_text(name: str, text: str, hint: Any) -> Any:
         raise UserError(f"{COMMAND_LINE}: {wrong_type(name, text, hint)}") from error
 
 
-def _check_mirror(config: FitConfig, keys: Sequence[str]) -> None:
+def _check_mirror(phases: Sequence[FitConfig], keys: Sequence[str]) -> None:
     """Raises UserError for mirror keys on the command line where no layer has a mirror."""
-    rules = [config.feedback.rule, config.feedback.last_layer, *config.feedback.layers.values()]
+    rules = [
+        rule
+        for table in (phase.feedback for phase in phases)
+        for rule in (table.rule, table.last_layer, *table.layers.values())
+    ]
     mirrored = any(rule.name == "weight_mirror" or ":" in str(rule.name) for rule in rules)
     given = [key for key in keys if key.startswith("--mirror.")]
     if given and not mirrored:

@@ -14,7 +14,7 @@ import jsonargparse
 
 from train.config import FitConfig
 from train.config.old import modern
-from train.config.part import Part
+from train.config.part import InitFrom, Part
 from train.errors import UserError, did_you_mean
 from train.parsing.yaml_file import plain, read_yaml
 
@@ -91,11 +91,12 @@ def flatten(
             flat[name] = checked(value, hint, name=name, source=source)
             continue
         keys = typing.get_type_hints(hint).keys()
-        has_name = {"name", "options"} <= keys
-        if has_name and (isinstance(value, str) or (hint is Part and value is None)):
-            value = {"name": value}
+        # What a text stands for that is given instead of a table.
+        alone = "name" if {"name", "options"} <= keys else "file" if hint is InitFrom else ""
+        if alone and (isinstance(value, str) or (value is None and hint in (Part, InitFrom))):
+            value = {alone: value}
         if not isinstance(value, dict):
-            a_name = "a name, or " if has_name else ""
+            a_name = f"a {alone}, or " if alone else ""
             raise UserError(
                 f"{source}: {name} is {value!r}. Expected {a_name}a table with the keys "
                 f"{', '.join(keys)}."

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -16,6 +16,7 @@ from tfweightmirror.mirror.noise import NOISES, Noise
 from train.config import FeedbackConfig, MirrorConfig, MonitorConfig, Part
 from train.config.part import RULES, canonical_rule
 from train.errors import UserError
+from train.parts.initial_weights import by_path, matching
 from train.parts.named import checked_options, classes_of, find, imported, options_of
 
 # What the modes of mirror mode set, for `tfweightmirror.mirror.MirrorMode`.
@@ -99,7 +100,7 @@ def convert(
 
     Args:
         model: Built.
-        config: Rules, and what is frozen.
+        config: Rules.
         seed: Of feedback weights.
         measures_backprop: Whether it is converted nevertheless, to be measured.
 
@@ -115,7 +116,6 @@ def convert(
         build_rule(config.last_layer, "feedback.last_layer") if config.last_layer.name else None
     )
     initializer = build_initializer(config.initializer)
-    last = _last_layer_with_weights(model)
     stock = not layers and not last_rule and isinstance(rule, tfwm.rules.Backprop)
     if not stock or measures_backprop:
         tfwm.convert_model(
@@ -125,15 +125,52 @@ def convert(
             feedback_initializer=initializer,
             seed=seed,
         )
-    if config.only_last_layer_learns:
+
+
+def convert_again(
+    model: Any, config: FeedbackConfig, *, seed: int, measures_backprop: bool = False
+) -> None:
+    """Gives a converted model other rules. A layer keeps its B where its rule stays the same.
+
+    Args and raises as `convert`.
+    """
+    before = {
+        p.name: (p.rule, p.feedback_kernel.numpy())
+        for p in tfwm.pathways(model)
+        if p.feedback_kernel is not None
+    }
+    if tfwm.pathways(model):
+        tfwm.strip_feedback(model)
+    convert(model, config, seed=seed, measures_backprop=measures_backprop)
+    for pathway in tfwm.pathways(model):
+        rule, kernel = before.get(pathway.name, (None, None))
+        if pathway.feedback_kernel is not None and rule == pathway.rule:
+            pathway.feedback_kernel.assign(kernel)
+
+
+def freeze(model: Any, patterns: Sequence[str], *, only_last_layer_learns: bool) -> list[Any]:
+    """Keeps optimizers from weights and feedback weights: the variables, not the layers.
+
+    A frozen BatchNorm layer would stop following the data.
+
+    Returns:
+        The variables that trained before.
+
+    Raises:
+        UserError: If a pattern matches nothing, or nothing is left to train.
+    """
+    trained = {id(variable) for variable in model.trainable_variables}
+    paths = {path: v for path, v in by_path(model).items() if id(v) in trained}
+    frozen = list(matching(paths, patterns, "freeze").values())
+    if only_last_layer_learns:
+        last = [layer for layer in model.layers if layer.trainable_variables][-1]
         learn = {id(variable) for variable in last.variables}
-        for variable in model.trainable_variables:
-            # The variables, not the layers: a frozen BatchNorm would stop following the data.
-            variable.trainable = id(variable) in learn
-
-
-def _last_layer_with_weights(model: Any) -> Any:
-    return [layer for layer in model.layers if layer.trainable_variables][-1]
+        frozen += [v for v in model.trainable_variables if id(v) not in learn]
+    if {id(variable) for variable in frozen} == trained:
+        raise UserError(f"freeze={list(patterns)} leaves no weights to train. Expected some.")
+    for variable in frozen:
+        variable.trainable = False
+    return frozen
 
 
 def build_callbacks(

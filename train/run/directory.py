@@ -289,10 +289,11 @@ class RunFiles(keras.callbacks.Callback):
             starts = [one for one in _starts(directory.setup_file) if one != self.start]
             setup = self.setup | {"starts": [*starts, self.start]}
             write_whole(directory.setup_file, to_json(setup, 2) + "\n")
-        self.begin_s = time.perf_counter()
+        self.begin_s = self.begin_s or time.perf_counter()  # of the first phase here
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         line = {"epoch": epoch + 1, "seconds": round(time.perf_counter() - self.begin_s, 3)}
-        line |= {name: float(value) for name, value in (logs or {}).items()}
+        values = (logs or {}).items()
+        line |= {name: v if isinstance(v, int) else float(v) for name, v in values}
         with disk_errors(f"{self.directory.metrics_file} cannot be written", GO_ON):
             append_line(self.directory.metrics_file, to_json(line))

@@ -24,14 +24,11 @@ from train.parts.callbacks import build_callbacks, forgetful
 from train.parts.named import import_folders
 from train.parts.optimizers import scaled_learning_rate
 from train.run.best import BestModel
-from train.run.build import RunBatches, build_model
 from train.run.directory import RunDirectory, RunFiles, write_model
 from train.run.longer import lengthen
-from train.run.loop import Loop
 from train.run.origin import hardware
+from train.run.phases import Company, Phases
 from train.run.resume import Training
-from train.run.step_lines import StepLines
-from train.run.telemetry import Telemetry
 from train.run.tensorboard import Dashboards
 from train.run.terminal import EpochLines
 
@@ -45,7 +42,7 @@ class FinishedRun:
         directory: Its files.
         history: Name of a measure to its values, one an epoch. `val_...` is of the test images.
         images_trained: Training images shown, over all epochs.
-        callbacks: The library's callbacks of this run.
+        callbacks: The library's callbacks of its last phase.
         is_chief: Whether this process wrote the files.
     """
 
@@ -95,60 +92,40 @@ def _fit(
     extra_callbacks: Sequence[Any],
 ) -> FinishedRun:
     training = config.training
-    run_batches = RunBatches(datasets.load(config.data), config)
+    data = datasets.load(config.data)
     with feedback.refusals_as_user_errors(), broken_images_are_named(config.data):
-        model, callbacks = build_model(config, placement, run_batches)
-        loop = Loop(
-            model,
-            placement.strategy,
-            run_batches,
-            seed=config.seed,
-            train_error=run_batches.over_training_examples() if training.train_error else None,
-            steps_per_call=training.steps_per_call,
-            jit_compile=training.jit_compile,
-            times_input=not training.deterministic,
-        )
-        loop.prepare()
-        setup = _setup(config, placement, run_batches) | run_batches.data.facts()
+        phases = Phases(config, placement, data)
+        setup = _setup(config, placement, phases) | data.facts()
+        own = build_callbacks(config.callbacks)
         verbose = training.progress != "none" and placement.is_chief
         if verbose:
-            print(_headline(config, model, run_batches.data, directory, setup))
-            if run_batches.data.remark:
-                print(run_batches.data.remark)
-        telemetry = Telemetry(loop, batch_size=training.batch_size, callbacks=callbacks)
-        own = build_callbacks(config.callbacks)
-        if verbose and (names := forgetful(own)):
-            print(f"{', '.join(names)}: no state() for checkpoints, so after a kill begins anew")
-        dashboards = Dashboards(directory.events, config, run_batches.epochs)
-        folder = directory.path if placement.is_chief else None
-        step_lines = StepLines(
-            loop, run_batches, config, callbacks, folder, show=dashboards.on_step_line
+            print(_headline(config, phases.model, data, directory, setup))
+            if data.remark:
+                print(data.remark)
+            if names := forgetful(own):
+                print(
+                    f"{', '.join(names)}: no state() for checkpoints, so after a kill begins anew"
+                )
+        dashboards = Dashboards(directory.events, config, phases.epochs)
+        files = [BestModel(directory)] * config.checkpoint.best
+        files += [RunFiles(directory, config, setup), dashboards]
+        lines = [EpochLines(phases.epochs, bar=training.progress == "bar")]
+        phases.company = Company(
+            own=own,
+            writers=[*files * placement.is_chief, *lines * verbose, *extra_callbacks],
+            folder=directory.path if placement.is_chief else None,
+            on_step_line=dashboards.on_step_line,
         )
-        told = [*callbacks, *own, telemetry, step_lines]
+        Training(config, placement, directory, phases).train(verbose)
         if placement.is_chief:
-            told += [BestModel(directory)] * config.checkpoint.best
-            told += [RunFiles(directory, config, setup), dashboards]
-        if verbose:
-            told += [EpochLines(loop, run_batches.epochs, bar=training.progress == "bar")]
-        told += extra_callbacks
-        Training(
-            config,
-            placement,
-            directory,
-            loop,
-            told,
-            batches=run_batches,
-            guests=[step_lines],
-        ).train(verbose)
-        if placement.is_chief:
-            write_model(model, directory.model_file)
+            write_model(phases.model, directory.model_file)
         anybody(placement.strategy)(False)  # nobody leaves before the chief has written
     return FinishedRun(
-        model=model,
+        model=phases.model,
         directory=directory,
         history=_history(directory),
-        images_trained=loop.steps_done * training.batch_size,
-        callbacks=callbacks,
+        images_trained=phases.current.loop.steps_done * training.batch_size,
+        callbacks=phases.current.feedback,
         is_chief=placement.is_chief,
     )
 
@@ -163,14 +140,14 @@ def _check_shared_directory(config: FitConfig) -> None:
     RunDirectory.of(config, writes=False)
 
 
-def _setup(config: FitConfig, placement: Placement, run_batches: RunBatches) -> dict[str, Any]:
+def _setup(config: FitConfig, placement: Placement, phases: Phases) -> dict[str, Any]:
     """What a run's numbers depend on beside its configuration."""
     return {
         "strategy": placement.name,
         "replicas": placement.replicas,
         "workers": max(len(placement.workers), 1),
-        "epochs": run_batches.epochs,
-        "steps": run_batches.steps,
+        "epochs": phases.epochs,
+        "steps": phases.steps,
         "global_batch_size": config.training.batch_size,
         "learning_rate": scaled_learning_rate(config.optimizer, config.training.batch_size),
         "learning_rate_scaling": config.optimizer.learning_rate_scaling,

@@ -23,6 +23,11 @@ def why_not(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     before, now = there.get(KEY), here.get(KEY)
     if before is None or now is None or now < before:
         return f"{KEY} is {before} there and {now} here, and no run gets shorter"
+    if there.get("phases"):
+        return (
+            f"{KEY} is {before} there and {now} here, but the run has phases, and those before the "
+            f"last would have been longer, too"
+        )
     if there.get("optimizer.schedule.name") == "cosine":
         return (
             f"{KEY} is {before} there and {now} here, but optimizer.schedule is cosine, which ends "

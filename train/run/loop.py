@@ -41,10 +41,16 @@ class Position:
     Args:
         epoch: Finished epochs, evaluation and callbacks included.
         step_in_epoch: Training steps of the epoch after these.
+        phase: Of the run, from 0.
+        phase_epoch: Epochs before the phase.
+        phase_step: Training steps before the phase.
     """
 
     epoch: int = 0
     step_in_epoch: int = 0
+    phase: int = 0
+    phase_epoch: int = 0
+    phase_step: int = 0
 
 
 class Guest:

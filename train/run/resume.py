@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -16,10 +16,10 @@ from train.devices.cluster import agree, anybody
 from train.devices.strategy import Placement
 from train.errors import DivergedError, TerminatedError, UserError
 from train.parts.schedules import learning_rate_now, rate_variables, reduce_learning_rate
-from train.run.build import RunBatches
 from train.run.checkpoint import Checkpoints, Found, OtherModelError, restore, state_of
 from train.run.directory import RunDirectory
 from train.run.loop import Guest, Loop, NotFiniteError, Position
+from train.run.phases import Phases
 
 MOST_LEARNING_RATE_CUTS = 3
 
@@ -31,10 +31,7 @@ class Training(Guest):
         config: Of the run.
         placement: Where it trains.
         directory: Its files; those of this process alone, if it is the chief.
-        loop: Prepared.
-        callbacks: All of them.
-        batches: The run's, which know its length.
-        guests: Who else looks in between calls; before this one saves.
+        phases: What trains, one after another.
     """
 
     def __init__(
@@ -42,26 +39,25 @@ class Training(Guest):
         config: FitConfig,
         placement: Placement,
         directory: RunDirectory,
-        loop: Loop,
-        callbacks: list[Any],
-        *,
-        batches: RunBatches,
-        guests: Sequence[Guest] = (),
+        phases: Phases,
     ) -> None:
         self.config = config
         self.placement = placement
         self.directory = directory
-        self.loop = loop
-        self.callbacks = callbacks
-        self.batches = batches
-        self.guests = guests
+        self.phases = phases
         self.checkpoints = Checkpoints(
             directory.checkpoints, keep=config.checkpoint.keep, writes=placement.is_chief
         )
+        self._verbose = False
         self._cuts = 0  # how often the learning rate was halved
         self._since = 0  # steps since the last checkpoint
         self._asked = 0  # the signal that came
         self._anybody_asked = anybody(placement.strategy)
+
+    @property
+    def loop(self) -> Loop:
+        """Of the phase that trains."""
+        return self.phases.current.loop
 
     def train(self, verbose: bool) -> None:
         """Trains to the last epoch, from the last checkpoint that is whole and of this model.
@@ -71,6 +67,7 @@ class Training(Guest):
             DivergedError: If the loss is not finite and the learning rate is not to be lowered.
             TerminatedError: After SIGTERM or Ctrl-C, when the checkpoint is written.
         """
+        self._verbose = verbose
         if self.placement.is_chief:
             self.checkpoints.remove_leftovers()
         candidates = self.checkpoints.whole(self._say)
@@ -133,31 +130,45 @@ class Training(Guest):
             raise TerminatedError(self.loop.steps_done, self._asked or signal.SIGTERM)
 
     def _train_from(self, found: Found | None) -> None:
-        """One attempt."""
-        start = found.position if found else Position()
+        """One attempt, through the phases that are left."""
+        position, done = (found.position, found.step) if found else (Position(), 0)
+        with self._listening():
+            while True:
+                self.phases.enter(position, begins=found is None)
+                if self._verbose and len(self.phases.configs) > 1:
+                    print(f"phase {position.phase + 1} of {len(self.phases.configs)}", flush=True)
+                self._train_phase(found, position, done)
+                done, found = self.loop.steps_done, None
+                following = self.phases.after(self.loop.position, done)
+                if following is None:
+                    return
+                position = following
+
+    def _train_phase(self, found: Found | None, start: Position, done: int) -> None:
+        """A phase, from its begin or from what was found."""
+        phase = self.phases.current
 
         def put_back() -> None:
             if found is not None:
                 restore(found, self._state())
             if self.placement.is_chief:
                 self.directory.keep_epochs(start.epoch)
-            if found is None:
-                self._save(start)  # what a rollback has to go back to
-            elif self._cuts > found.learning_rate_cuts:
-                cuts = self._cuts - found.learning_rate_cuts
+            cuts = self._cuts - (found.learning_rate_cuts if found else 0)
+            if cuts:
                 reduce_learning_rate(self.loop.model.optimizer, 0.5**cuts)
-                self._save(start)  # so that a kill does not undo the rollback
+            if cuts or found is None:
+                # What a rollback has to go back to, and a kill must not undo.
+                self._save(start)
 
-        with self._listening():
-            self.loop.run(
-                self.callbacks,
-                epochs=self.batches.epochs,
-                last_epoch_steps=self.batches.last_epoch_steps,
-                guests=[*self.guests, self],
-                restore=put_back,
-                start=start,
-                steps_done=found.step if found else 0,
-            )
+        phase.loop.run(
+            phase.callbacks,
+            epochs=phase.batches.epochs,
+            last_epoch_steps=phase.batches.last_epoch_steps,
+            guests=[*phase.guests, self],
+            restore=put_back,
+            start=start,
+            steps_done=done,
+        )
 
     @contextlib.contextmanager
     def _listening(self) -> Iterator[None]:
@@ -196,7 +207,7 @@ class Training(Guest):
         return state_of(
             model,
             self.placement.strategy,
-            self.callbacks if callbacks else (),
+            self.phases.current.callbacks if callbacks else (),
             {f"rate_{number}": variable for number, variable in enumerate(rates)},
         )
 

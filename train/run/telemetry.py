@@ -24,19 +24,28 @@ class Telemetry(keras.callbacks.Callback):
     inside the compiled step cannot be told from the rest.
 
     What mirror mode would cost where noise takes time, in a brain or on a chip:
-    `mirror_samples_per_image/<layer>` are the noise samples fired on a layer so far, on all
-    replicas and warm-up included, over the training images so far (a balanced sweep after every
-    batch of m: fan-in / m) and `mirror_samples_per_image` their sum, layers firing one after
+    `mirror_samples_per_image/<layer>` are the noise samples fired on a layer so far in the phase,
+    on all replicas and warm-up included, over its training images so far (a balanced sweep after
+    every batch of m: fan-in / m) and `mirror_samples_per_image` their sum, layers firing one after
     another.
 
     Args:
         loop: The loop that trains.
         batch_size: Images in a global batch.
         callbacks: The run's others, among which mirrors are found.
+        several_phases: Whether the logs have `phase`, counted from 1 as epochs are.
     """
 
-    def __init__(self, loop: Loop, *, batch_size: int, callbacks: Sequence[Any]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        *,
+        batch_size: int,
+        callbacks: Sequence[Any],
+        several_phases: bool = False,
+    ) -> None:
         super().__init__()
+        self.several_phases = several_phases
         self.loop = loop
         self.batch_size = batch_size
         self._mirrors = [c for c in callbacks if isinstance(c, tfwm.callbacks.WeightMirror)]
@@ -44,6 +53,8 @@ class Telemetry(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if logs is None:
             return
+        if self.several_phases:
+            logs["phase"] = self.loop.position.phase + 1
         images = self.loop.steps_trained * self.batch_size
         logs["learning_rate"] = learning_rate_now(self.model.optimizer)
         logs["images_per_second"] = _share_of(images, self.loop.training_s)
@@ -53,8 +64,8 @@ class Telemetry(keras.callbacks.Callback):
             logs |= self._samples_per_image()
 
     def _samples_per_image(self) -> dict[str, float]:
-        # Of the whole training: what a resumed epoch saw itself depends on where it was killed.
-        images = self.loop.steps_done * self.batch_size
+        # Of the whole phase: what a resumed epoch saw itself depends on where it was killed.
+        images = (self.loop.steps_done - self.loop.position.phase_step) * self.batch_size
         fired = {
             name: int(mirror.mirror_steps.numpy()) * samples / images
             for mirror in self._mirrors

@@ -10,7 +10,6 @@ from typing import Any
 import keras
 
 from train.run.directory import RunDirectory
-from train.run.loop import Loop
 
 COLUMNS = {
     "epoch": 9,
@@ -39,25 +38,25 @@ class EpochLines(keras.callbacks.Callback):
     the logs.
 
     Args:
-        loop: The loop that trains.
         epochs: Of the whole run.
         bar: Whether the line of an epoch grows while it runs, on a terminal.
     """
 
-    def __init__(self, loop: Loop, epochs: int, *, bar: bool) -> None:
+    def __init__(self, epochs: int, *, bar: bool) -> None:
         super().__init__()
-        self.loop = loop
         self.epochs = epochs
         self.bar = bar and sys.stdout.isatty()
         self._begin_s = 0.0
         self._drawn_s = 0.0
         self._first: int | None = None
+        self._epoch = 0
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._begin_s = time.perf_counter()
         self._first = None
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch = epoch
         if self._first is None:
             self._first = epoch
             print("".join(f"{name.strip():>{width}}" for name, width in COLUMNS.items()))
@@ -66,8 +65,8 @@ class EpochLines(keras.callbacks.Callback):
         now = time.perf_counter()
         if self.bar and now - self._drawn_s > REDRAW_S:
             self._drawn_s = now
-            row = self._row(self.loop.position.epoch, logs or {})
-            steps = f"step {batch + 1} of {self.loop.batches.steps_per_epoch}"
+            row = self._row(self._epoch, logs or {})
+            steps = f"step {batch + 1} of {self.params['steps']}"
             print(f"\r{row}{steps:>{COLUMNS['time left'] + 10}}", end="", flush=True)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
