@@ -95,6 +95,9 @@ def _run(command: Command) -> int:
 
 
 def _do(command: Command) -> None:
+    from train.parts.named import import_folders
+
+    import_folders(command.config)  # what a run is compared with may be named by an import path
     if command.name == "fit":
         from train.commands.seeds import fit_seeds
 

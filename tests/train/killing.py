@@ -43,17 +43,21 @@ RUN = (
 )
 
 
-def run(directory: Path, *arguments: str, trap: Sequence[str] = ()) -> int:
+def run(
+    directory: Path, *arguments: str, trap: Sequence[str] = (), base: Sequence[str] = RUN
+) -> int:
     """Runs the launcher in a process of its own and returns its status; -9 if killed."""
     module = ["tests.train.victim", *trap] if trap else ["train"]
     process = subprocess.run(
-        [sys.executable, "-m", *module, "fit", *RUN, f"--run_directory={directory}", *arguments],
+        [sys.executable, "-m", *module, "fit", *base, f"--run_directory={directory}", *arguments],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
         check=False,
     )
     assert "Traceback" not in process.stderr, process.stderr
+    if process.returncode == 2:
+        print(process.stderr, file=sys.stderr)
     return process.returncode
 
 

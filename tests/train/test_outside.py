@@ -77,6 +77,8 @@ def test_experiment_stopped_in_mid_epoch_goes_on_to_the_same_bits(
     forget()
     assert main(command(folder, "ended")) == 0
     killing.assert_same_bits(trained, folder.parent / "ended")
+    forget()
+    assert main(command(folder, "ended")) == 0  # has finished: nothing to do
     assert killing.variables(trained).keys() >= {"callback/CountExamples/batches"}
 
 

@@ -55,7 +55,8 @@ def arm(point: str, count: int) -> None:
         # From the end of the first call on, so that most attempts come further than the last; one
         # in five while the training begins.
         draw = random.Random(count)
-        delay_s = draw.uniform(0, 1)
+        # Some must live through what takes seconds, such as the tracing of an epoch's end.
+        delay_s = draw.uniform(0, 1 + count % 3)
         begin = (loop.Loop, "run") if draw.random() < 0.2 else (resume.Training, "after_call")
         before(*begin, 1, lambda: threading.Timer(delay_s, kill).start())
         return
