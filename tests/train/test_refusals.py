@@ -219,7 +219,7 @@ def raising(error: Exception) -> Prepare:
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    return lambda scene: scene.patch.setattr("train.run.fit.build_model", fail)
+    return lambda scene: scene.patch.setattr("train.parts.models.build", fail)
 
 
 def other_sweep(scene: Scene) -> None:
