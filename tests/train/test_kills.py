@@ -82,6 +82,7 @@ class TinyLoop:
 
     def __init__(self, diverges: Callable[[int, Position], bool] = lambda *_: False) -> None:
         self.steps_done = 0
+        self.position = Position()
         self.model = SimpleNamespace(optimizer=None, save=lambda path: path.write_bytes(b"model"))
         self.weight = tf.Variable(1, dtype=tf.int64)
         self.diverges = diverges
@@ -137,7 +138,7 @@ def config(**changes: Any) -> FitConfig:
     return FitConfig(**defaults | changes)
 
 
-def differences(file: Path, config: FitConfig) -> list[str]:
+def differences(file: Path, config: FitConfig, **_: Any) -> list[str]:
     there = yaml.safe_load(file.read_text())["training"]["epochs"]
     return [] if there == config.training.epochs else ["training.epochs"]
 
@@ -146,10 +147,13 @@ def run(config: FitConfig, loop: TinyLoop) -> RunDirectory:
     """What `fit` does with the files."""
     directory = RunDirectory.of(config)
     placement = SimpleNamespace(is_chief=True, workers=(), strategy=tf.distribute.get_strategy())
-    telemetry = SimpleNamespace(restart=lambda: None)
     files = RunFiles(directory, config, {})
     length = SimpleNamespace(epochs=config.training.epochs, last_epoch_steps=2)
-    training = Training(config, placement, directory, loop, telemetry, [files], batches=length)  # type: ignore[arg-type]
+    phase = SimpleNamespace(loop=loop, callbacks=[files], guests=[], batches=length)
+    phases = SimpleNamespace(
+        configs=[config], current=phase, enter=lambda *_, **__: None, after=lambda *_: None
+    )
+    training = Training(config, placement, directory, phases)  # type: ignore[arg-type]
     try:
         training.train(verbose=False)
         write_model(loop.model, directory.model_file)  # type: ignore[arg-type]

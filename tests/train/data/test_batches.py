@@ -211,5 +211,6 @@ def test_entering_late_reads_by_index_only_the_steps_asked_for(
     specs = (tf.TensorSpec((6, 5, 3), tf.uint8), tf.TensorSpec((), tf.int64))
     images = dataclasses.replace(images, train=splits.by_index(23, fetch, specs))
     seen = train(images, plain(config), 10**9 + 3, 10**9 + 5)
-    assert [number for batch in seen for number in numbers(batch)] == read
+    # Read in any order: several steps at a time.
+    assert sorted(number for batch in seen for number in numbers(batch)) == sorted(read)
     assert len(read) == 2 * BATCH
