@@ -95,7 +95,7 @@ def test_text_is_the_configuration_in_a_code_block(page: Page) -> None:
     page.open("text")
     (code,) = page.wait_for("code block", lambda: [t for t in page.texts("pre") if t])
     assert code.startswith("seed: 0 run_directory: ")
-    assert "feedback: rule: weight_mirror" in code
+    assert "feedback: rule: name: weight_mirror options: {} " in code
 
 
 def test_images_show_feedback_against_forward_weights(page: Page) -> None:

@@ -23,7 +23,7 @@ def arrays(file: Path) -> dict[str, np.ndarray]:
 
 @pytest.mark.first
 @pytest.mark.parametrize(
-    "rules", [("wm, kp",), pytest.param(tuple(RULES), marks=pytest.mark.slow)], ids="; ".join
+    "rules", [("kp",), pytest.param(tuple(RULES), marks=pytest.mark.slow)], ids="; ".join
 )
 def test_twenty_steps_give_the_same_weights_under_every_strategy(
     tmp_path: Path, rules: tuple[str, ...]
