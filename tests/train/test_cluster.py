@@ -182,8 +182,6 @@ def test_local_cluster_passes_signals_on_to_its_workers(
             worker.stdout.close()
         os.kill(os.getpid(), number)
 
-    # Who starts the tests in the background may have Ctrl-C ignored.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         threading.Thread(target=terminate).start()
         assert local_cluster.main(["--", "fit"]) == 128 + number
