@@ -144,7 +144,7 @@ class Halved(tfwm.rules.FeedbackRule):
         return self.share * kernel
 
 
-class Loud(tfwm.mirror.noise.get("gaussian").__class__):  # type: ignore[misc]
+class Loud(tfwm.mirror.noise.Gaussian):
     """Gaussian noise of a class of one's own."""
 
 

@@ -14,6 +14,7 @@ from train.config import FitConfig
 from train.config.part import RULES
 from train.data import EMBEDDED
 from train.errors import UserError, did_you_mean
+from train.parsing.annotated_yaml import explanations
 from train.parsing.config_file import read_config_file
 from train.parts.callbacks import known_callbacks
 from train.parts.feedback import MODES, OWN_KEYS, known_initializers
@@ -65,21 +66,11 @@ def _summary(part: Any) -> str:
 
 def _options(part: Any) -> Iterator[str]:
     """A line an option: name, default, meaning."""
-    told = explanations(inspect.getdoc(part) or "")
+    told = explanations(part)
     for name, option in options_of(part, NOT_SHOWN).items():
         default = "needed" if option.default is option.empty else repr(option.default)
-        meaning = f": {told[name]}" if name in told else ""
+        meaning = f": {first_sentence(told[name])}" if name in told else ""
         yield f"{name} = {default}{meaning}"
-
-
-def explanations(text: str) -> dict[str, str]:
-    """Argument to its first sentence in a docstring."""
-    arguments = re.split(r"^Args[^\n]*:\n", text, flags=re.MULTILINE)[1:]
-    entries = re.split(r"^    (\w+): ", arguments[0], flags=re.MULTILINE) if arguments else []
-    return {
-        name: first_sentence(words)
-        for name, words in zip(entries[1::2], entries[2::2], strict=True)
-    }
 
 
 def first_sentence(text: str) -> str:

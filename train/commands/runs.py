@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from train.parts.feedback import refusals_as_user_errors
 from train.parts.named import import_folders
 from train.run.directory import RunDirectory
 from train.run.phases import try_out
+from train.signals import heard
 
 LAUNCHER = (sys.executable, "-m", "train")
 ERROR = "error: "
@@ -153,7 +154,7 @@ def train_all(
             raise TerminatedError(None, status - 128)
         raise UserError(sentence or _what_happened(run, status))
 
-    with ThreadPoolExecutor(at_once) as pool, _heard(end_all):
+    with ThreadPoolExecutor(at_once) as pool, heard(ENDED_BY, end_all):
         for run, finite in zip(runs, pool.map(train, enumerate(runs, start=1)), strict=True):
             if not finite and diverged is not None:
                 diverged(run)
@@ -201,17 +202,3 @@ def _what_happened(run: Run, status: int) -> str:
     else:
         reason, advice = f"with status {status}", ""
     return f"The run of {run.title} ended {reason}. {advice}The same command goes on."
-
-
-@contextlib.contextmanager
-def _heard(do: Callable[[int, Any], None]) -> Iterator[None]:
-    """A context in which signals to end are given to `do`."""
-    wanted = [number for number in ENDED_BY if signal.getsignal(number) != signal.SIG_IGN]
-    before = {}
-    with contextlib.suppress(ValueError):  # not in the main thread, where signals do not arrive
-        before = {number: signal.signal(number, do) for number in wanted}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

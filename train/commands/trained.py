@@ -16,7 +16,7 @@ from train.data import datasets
 from train.data.normalization import LAYER, Normalization
 from train.devices.strategy import Placement
 from train.errors import UserError
-from train.parsing.config_file import built, read_config_file
+from train.parsing.config_file import config_of
 from train.parsing.phases import phase_configs
 from train.parts.feedback import refusals_as_user_errors
 from train.parts.initial_weights import load_model
@@ -117,7 +117,7 @@ def normalization_of(file: Path) -> Normalization | None:
 def _config_beside(file: Path) -> FitConfig | None:
     """Of the run whose model this is."""
     path = _run_of(file).config_file
-    return built(FitConfig, read_config_file(path, FitConfig)) if path.is_file() else None
+    return config_of(path) if path.is_file() else None
 
 
 def _run_of(file: Path) -> RunDirectory:

@@ -20,19 +20,19 @@ def to_annotated_yaml(config: Any) -> str:
     return "\n".join(_lines(config, indent="")) + "\n"
 
 
-def explanations(config_class: type) -> dict[str, str]:
-    """Field to what the class' docstring says of it under `Args`."""
-    text = inspect.getdoc(config_class) or ""
-    arguments = text.partition("Args:\n")[2]
-    entries = re.split(r"^    (\w+): ", arguments, flags=re.MULTILINE)[1:]
-    pairs = zip(entries[::2], entries[1::2], strict=True)
-    # A word that the docstring breaks at a hyphen, such as a path, is joined again.
-    return {name: re.sub(r"(?<=-) ", "", " ".join(words.split())) for name, words in pairs}
+def explanations(described: Any) -> dict[str, str]:
+    """Argument to what a docstring says of it under `Args`, in one line."""
+    text = inspect.getdoc(described) or ""
+    arguments = re.split(r"^Args[^\n]*:\n", text, flags=re.MULTILINE)[1:]
+    entries = re.split(r"^    (\w+): ", arguments[0], flags=re.MULTILINE) if arguments else []
+    pairs = zip(entries[1::2], entries[2::2], strict=True)
+    return {name: " ".join(words.split()) for name, words in pairs}
 
 
 def _lines(config: Any, *, indent: str) -> list[str]:
     lines: list[str] = []
-    told = explanations(type(config))
+    # A word that the docstring breaks at a hyphen, such as a path, is joined again.
+    told = {name: re.sub(r"(?<=-) ", "", s) for name, s in explanations(type(config)).items()}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         prefix = f"{indent}# "

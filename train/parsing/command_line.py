@@ -11,7 +11,7 @@ from typing import Any
 from train.config import FitConfig
 from train.config.part import import_paths
 from train.errors import UserError, did_you_mean
-from train.parsing.commands import COMMANDS, FLAGS, PRINT_CONFIG, build_parser
+from train.parsing.commands import COMMANDS, FLAGS, PRINT_CONFIG, SWITCHES, build_parser
 from train.parsing.config_file import (
     built,
     chain,
@@ -245,7 +245,7 @@ def _joined(arguments: Sequence[str]) -> list[str]:
         else:
             joined.append(argument)
             bare = argument.startswith("--") and "=" not in argument
-            takes_value = bare and argument not in ("--json",)
+            takes_value = bare and argument[2:] not in SWITCHES
     return joined
 
 
@@ -260,7 +260,7 @@ def _sorted_out(
         if not argument.startswith("--"):
             operands.append(argument)
         elif flag in own:
-            if not equals and flag != "json":
+            if not equals and flag not in SWITCHES:
                 raise UserError(f"command line: {flag} has no value. Expected {own[flag]}.")
             given.setdefault(flag, []).append(value)
         else:

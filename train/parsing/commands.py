@@ -65,6 +65,8 @@ _SEEDS = {
     "seeds": "numbers with commas between, such as 0,1,2: a run for each, in a process of its own",
     "jobs": "how many runs at a time; default 1",
 }
+SWITCHES = ("json",)
+"""Flags without a value."""
 _JSON = {"json": "nothing: prints JSON"}
 
 COMMANDS = {

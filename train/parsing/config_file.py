@@ -37,6 +37,16 @@ def read_config_file(path: Path, config_class: type) -> dict[str, Any]:
     return values
 
 
+def config_of(path: Path) -> FitConfig:
+    """The configuration that a file describes.
+
+    Raises:
+        UserError: As `read_config_file`; or if a value is refused.
+    """
+    config: FitConfig = built(FitConfig, read_config_file(path, FitConfig))
+    return config
+
+
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Values `above` change those `below`.
 
@@ -194,8 +204,8 @@ def type_name(hint: Any) -> str:
 
 def wrong_type(name: str, value: Any, hint: Any) -> str:
     """The sentence about a value of the wrong type."""
-    plain = str(value).lower().replace("_", "")
-    if name == "strategy" and (plain.startswith("parameterserver") or plain == "ps"):
+    text = str(value).lower().replace("_", "")
+    if name == "strategy" and (text.startswith("parameterserver") or text == "ps"):
         return (
             f"strategy is {value!r}, which is not supported: Keras 3 has no parameter servers "
             f"(keras issue 18624), and feedback weights would meet gradients of other weights. "

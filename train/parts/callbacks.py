@@ -8,7 +8,7 @@ import keras
 
 from train.config import Part
 from train.errors import UserError
-from train.parts.named import checked_options, classes_of, find
+from train.parts.named import classes_of, find, made
 
 
 def known_callbacks() -> dict[str, Any]:
@@ -27,13 +27,7 @@ def build_callbacks(parts: tuple[Part, ...]) -> list[Any]:
     built: list[Any] = []
     for place, part in enumerate(parts):
         key = f"callbacks[{place}]"
-        target = find(key, part.name, known)
-        options = checked_options(f"{key}.options", target, part.options)
-        try:
-            callback = target(**options)
-        except (TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"{key}={part.name} refuses its options: {reason}") from error
+        callback = made(key, part, find(key, part.name, known))
         if not isinstance(callback, base):
             raise UserError(f"{key}={part.name} gave {callback!r}. Expected a Keras callback.")
         built.append(callback)

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -17,7 +17,7 @@ from train.config import FeedbackConfig, MirrorConfig, MonitorConfig, Part
 from train.config.part import RULES, canonical_rule
 from train.errors import UserError
 from train.parts.initial_weights import by_path, matching
-from train.parts.named import checked_options, classes_of, find, imported, options_of
+from train.parts.named import checked_options, classes_of, find, imported, made, options_of
 
 # What the modes of mirror mode set, for `tfweightmirror.mirror.MirrorMode`.
 _PAPER: dict[str, Any] = {
@@ -50,13 +50,13 @@ def build_rule(part: Part, key: str) -> tfwm.rules.FeedbackRule:
     found = registered or find(key, part.name, names, also=f" ({_aliases()})")
     if isinstance(found, tfwm.rules.FeedbackRule) and not part.options:
         return found
-    made = _made(key, part, found)
-    if not isinstance(made, tfwm.rules.FeedbackRule):
+    rule = _made(key, part, found)
+    if not isinstance(rule, tfwm.rules.FeedbackRule):
         raise UserError(
-            f"{key}={part.name} is {made!r}. Expected a subclass of "
+            f"{key}={part.name} is {rule!r}. Expected a subclass of "
             f"tfweightmirror.rules.FeedbackRule."
         )
-    return made
+    return rule
 
 
 def build_noise(part: Part) -> Noise:
@@ -225,13 +225,13 @@ def build_mirror(config: MirrorConfig, *, seed: int) -> tfwm.callbacks.WeightMir
     given = checked_options(
         "mirror.options", tfwm.mirror.MirrorMode, config.options, set_by_us=OWN_KEYS
     )
-    options = {name: value for name, value in {**preset, **given}.items() if name in accepted}
+    options = {**preset, **given}
     if isinstance(options.get("respond"), str):
         options["respond"] = imported("mirror.options.respond", options["respond"])
-    made = build_noise(noise)
+    fired = build_noise(noise)
     try:
         schedule = tfwm.mirror.Schedule(**plan)
-        return tfwm.callbacks.WeightMirror(made, schedule=schedule, seed=seed, **options)
+        return tfwm.callbacks.WeightMirror(fired, schedule=schedule, seed=seed, **options)
     except (TypeError, ValueError) as error:
         sentence = " ".join(str(error).split())
         name = re.split("[ =]", sentence)[0]
@@ -243,12 +243,7 @@ def _made(key: str, part: Part, target: Any) -> Any:
     """An instance of a class (or the class of an instance), or what a function gives."""
     if not callable(target) or (dataclasses.is_dataclass(target) and not inspect.isclass(target)):
         target = type(target)
-    options: Mapping[str, Any] = checked_options(f"{key}.options", target, part.options)
-    try:
-        return target(**options)
-    except (TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{key}={part.name} refuses its options: {reason}") from error
+    return made(key, part, target)
 
 
 def _aliases() -> str:

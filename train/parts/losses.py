@@ -9,7 +9,7 @@ import keras
 
 from train.config import Part
 from train.errors import UserError
-from train.parts.named import checked_options, classes_of, find
+from train.parts.named import checked_options, classes_of, find, made
 
 
 @keras.saving.register_keras_serializable(package="tfweightmirror_train")
@@ -72,7 +72,6 @@ def sigmoid() -> keras.losses.Loss:
 
 
 LOSSES: dict[str, Any] = {"softmax": softmax, "sigmoid": sigmoid}
-_TARGETS_AND_OUTPUTS = ("y_true", "y_pred")
 
 
 def known_losses() -> dict[str, Any]:
@@ -119,12 +118,12 @@ def build_metrics(parts: tuple[Part, ...], kind: str | None = None) -> list[Any]
     return built
 
 
-def _check_kind(key: str, part: Part, made: Any, given: str | None) -> None:
+def _check_kind(key: str, part: Part, built: Any, given: str | None) -> None:
     """Raises UserError if ours or Keras' loss or metric is for other targets than are given.
 
     Keras would compare a class's number with every logit, and say nothing.
     """
-    name, module = type(made).__name__, type(made).__module__
+    name, module = type(built).__name__, type(built).__module__
     of_classes = name.startswith("Sparse") or module == __name__
     of_values = module.startswith("keras.") and (key == "loss" or "regression" in module)
     if given == "classes" and of_values and not of_classes:
@@ -149,16 +148,10 @@ def _made(key: str, part: Part, target: Any, base: type) -> Any:
         raise UserError(f"{key}={part.name} is {target!r}. Expected a Keras {key.rstrip('s')}.")
     takes = list(inspect.signature(target).parameters)
     plain = not inspect.isclass(target) and len(takes) >= 2 and part.name not in LOSSES
-    options = checked_options(
-        f"{key}.options", target, part.options, set_by_us=takes[:2] if plain else ()
-    )
-    if plain:
-        return _with_options(target, options) if options else target
-    try:
-        return target(**options)
-    except (TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{key}={part.name} refuses its options: {reason}") from error
+    if not plain:
+        return made(key, part, target)
+    options = checked_options(f"{key}.options", target, part.options, set_by_us=takes[:2])
+    return _with_options(target, options) if options else target
 
 
 def _with_options(function: Any, options: dict[str, Any]) -> Any:

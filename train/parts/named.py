@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import inspect
 import re
 import sys
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from train.config import FitConfig
+from train.config import FitConfig, Part
 from train.config.part import import_paths
 from train.errors import UserError, did_you_mean
 from train.parsing.config_file import checked
@@ -133,6 +134,30 @@ def checked_options(
     return values
 
 
+@contextlib.contextmanager
+def refusals(sentence: str) -> Iterator[None]:
+    """A context in which what a part says of its arguments becomes `sentence: what it says`.
+
+    Raises:
+        UserError: That.
+    """
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{sentence}: {' '.join(str(error).split())}") from error
+
+
+def made(key: str, part: Part, target: Any) -> Any:
+    """What a class or function gives for the options of `part`.
+
+    Raises:
+        UserError: If an option is not known or refused.
+    """
+    options = checked_options(f"{key}.options", target, part.options)
+    with refusals(f"{key}={part.name} refuses its options"):
+        return target(**options)
+
+
 def options_of(target: Any, set_by_us: Iterable[str] = ()) -> dict[str, inspect.Parameter]:
     """Parameters of `target` that a configuration may set."""
     return {
@@ -155,13 +180,9 @@ def _hints(target: Any) -> dict[str, Any]:
     function = target.__init__ if inspect.isclass(target) else target
     hints: dict[str, Any] = {}
     with contextlib.suppress(Exception):  # annotations of a user's own may name anything
-        hints = typing.get_type_hints(target) if _is_dataclass(target) else {}
+        hints = typing.get_type_hints(target) if dataclasses.is_dataclass(target) else {}
         hints = hints or typing.get_type_hints(function)
     return {name: hint for name, hint in hints.items() if _is_plain(hint)}
-
-
-def _is_dataclass(target: Any) -> bool:
-    return inspect.isclass(target) and hasattr(target, "__dataclass_fields__")
 
 
 def _is_plain(hint: Any) -> bool:

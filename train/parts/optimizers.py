@@ -10,11 +10,11 @@ import tensorflow as tf
 
 from train.config import OptimizerConfig
 from train.errors import UserError, did_you_mean
-from train.parts.named import find
+from train.parts.named import classes_of, find, refusals
 from train.parts.schedules import build_schedule
 
-# The base class, and those that wrap other optimizers: not to be named in a configuration.
-_NOT_BY_NAME = {"optimizer", "lossscaleoptimizer", "multioptimizer"}
+# They wrap other optimizers: not to be named in a configuration.
+_NOT_BY_NAME = {"lossscaleoptimizer", "multioptimizer"}
 _OPTIMIZER: Any = keras.optimizers.Optimizer
 # Decay is decoupled by their definition.
 _ALWAYS_DECOUPLED = {"adamw", "schedulefreeadamw", "muon"}
@@ -25,13 +25,8 @@ _BIASES = "(^|/)(bias|beta|gamma)($|[/:])"
 
 def known_optimizers() -> dict[str, Any]:
     """Name in lower case to class, for every optimizer of the installed Keras."""
-    return {
-        name.lower(): member
-        for name, member in vars(keras.optimizers).items()
-        if inspect.isclass(member)
-        and issubclass(member, keras.optimizers.Optimizer)
-        and name.lower() not in _NOT_BY_NAME
-    }
+    classes = {n.lower(): c for n, c in classes_of(keras.optimizers, _OPTIMIZER).items()}
+    return {name: member for name, member in classes.items() if name not in _NOT_BY_NAME}
 
 
 def scaled_learning_rate(config: OptimizerConfig, batch_size: int) -> float:
@@ -85,7 +80,7 @@ def build_optimizer(
         steps_per_epoch=steps_per_epoch,
         steps=steps,
     )
-    try:
+    with refusals(f"optimizer {name} refuses its options"):
         if ours:
             optimizer_class = EXTENDED.get(name) or _extended(optimizer_class)
         return optimizer_class(
@@ -94,10 +89,6 @@ def build_optimizer(
             **ours,
             **config.options,
         )
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"optimizer {name} refuses its options: {' '.join(str(error).split())}"
-        ) from error
 
 
 def _check_options(config: OptimizerConfig, optimizer_class: Any) -> None:

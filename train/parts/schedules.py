@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from train.config import ScheduleConfig
 from train.errors import UserError
-from train.parts.named import checked_options, classes_of, find, options_of
+from train.parts.named import checked_options, classes_of, find, options_of, refusals
 
 
 @keras.saving.register_keras_serializable(package="tfweightmirror_train")
@@ -123,11 +123,8 @@ def _of_keras(config: ScheduleConfig, learning_rate: float) -> Any:
     given = {rate: learning_rate} if rate in options_of(target) else {}
     key = "optimizer.schedule.options"
     options = checked_options(key, target, config.options, set_by_us=given)
-    try:
+    with refusals(f"optimizer.schedule.name={config.name} refuses"):
         return target(**given, **options)
-    except (TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"optimizer.schedule.name={config.name} refuses: {reason}") from error
 
 
 def learning_rate_now(optimizer: Any) -> float:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from train.config import FitConfig
 from train.disk import GO_ON, disk_errors, write_whole
 from train.errors import UserError
-from train.parsing.config_file import built, read_config_file
+from train.parsing.config_file import config_of
 from train.parsing.yaml_file import to_yaml
 from train.run.checkpoint import Checkpoints
 
@@ -46,8 +46,7 @@ def lengthen(directory: RunDirectory, config: FitConfig) -> None:
     """
     if not directory.config_file.exists():
         return
-    there = built(FitConfig, read_config_file(directory.config_file, FitConfig))
-    epochs = there.training.epochs
+    epochs = config_of(directory.config_file).training.epochs
     if epochs == config.training.epochs:
         return
     done = len(directory.metrics())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -20,6 +20,7 @@ from train.run.checkpoint import Checkpoints, Found, OtherModelError, restore, s
 from train.run.directory import RunDirectory
 from train.run.loop import Guest, Loop, NotFiniteError, Position
 from train.run.phases import Phases
+from train.signals import heard
 
 MOST_LEARNING_RATE_CUTS = 3
 
@@ -170,8 +171,7 @@ class Training(Guest):
             steps_done=done,
         )
 
-    @contextlib.contextmanager
-    def _listening(self) -> Iterator[None]:
+    def _listening(self) -> contextlib.AbstractContextManager[None]:
         """A context in which signals to end wait for a checkpoint; a second Ctrl-C does not."""
 
         def ask(number: int, _: Any) -> None:
@@ -179,17 +179,7 @@ class Training(Guest):
                 raise KeyboardInterrupt
             self._asked = number
 
-        wanted = [
-            n for n in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(n) != signal.SIG_IGN
-        ]
-        before = {}
-        with contextlib.suppress(ValueError):  # not in the main thread, where signals do not arrive
-            before = {number: signal.signal(number, ask) for number in wanted}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        return heard((signal.SIGTERM, signal.SIGINT), ask)
 
     def _save(self, position: Position) -> None:
         """Writes a checkpoint, never one that holds what is no number."""

@@ -18,7 +18,7 @@ from train.parsing.yaml_file import plain
 from train.parts.models.mlp import mlp
 from train.parts.models.resnet import resnet18, resnet50
 from train.parts.models.small_conv import small_conv
-from train.parts.named import checked_options, find, options_of
+from train.parts.named import checked_options, find, options_of, refusals
 
 MODELS: dict[str, Callable[..., Any]] = {
     "small_conv": small_conv,
@@ -41,8 +41,8 @@ def check(part: Part) -> tuple[Callable[..., Any], dict[str, Any]]:
             f"model={part.name} is {function!r}. Expected a callable (input_shape, output_shape, "
             f"**options) that gives a Keras model."
         )
-    set_by_us = [*_first_two(function), *SHAPES]
-    return function, checked_options("model.options", function, part.options, set_by_us=set_by_us)
+    given = _given(function)
+    return function, checked_options("model.options", function, part.options, set_by_us=given)
 
 
 def filled(part: Part) -> Part:
@@ -52,10 +52,9 @@ def filled(part: Part) -> Part:
         UserError: As `check`.
     """
     function, options = check(part)
-    set_by_us = [*_first_two(function), *SHAPES]
     defaults = {
         name: parameter.default
-        for name, parameter in options_of(function, set_by_us).items()
+        for name, parameter in options_of(function, _given(function)).items()
         if parameter.default is not parameter.empty
     }
     return Part(part.name, plain({**defaults, **options}))
@@ -68,11 +67,8 @@ def build(part: Part, input_shape: tuple[int, ...], output_shape: tuple[int, ...
         UserError: As `check`; or if an option's value is refused, or what comes is no such model.
     """
     function, options = check(part)
-    try:
+    with refusals(f"model={part.name} refuses its options"):
         model = function(tuple(input_shape), tuple(output_shape), **options)
-    except (TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"model={part.name} refuses its options: {reason}") from error
     if not isinstance(model, keras.Model):
         raise UserError(f"model={part.name} gave {model!r}. Expected a Keras model.")
     if not model.built:
@@ -86,6 +82,6 @@ def build(part: Part, input_shape: tuple[int, ...], output_shape: tuple[int, ...
     return model
 
 
-def _first_two(function: Callable[..., Any]) -> list[str]:
-    """The arguments that get the shapes, whatever they are called."""
-    return list(inspect.signature(function).parameters)[:2]
+def _given(function: Callable[..., Any]) -> list[str]:
+    """The arguments that get the shapes, whatever they are called: none is an option."""
+    return [*list(inspect.signature(function).parameters)[:2], *SHAPES]
