@@ -99,19 +99,19 @@ def _do(command: Command) -> None:
 
     import_folders(command.config)  # what a run is compared with may be named by an import path
     if command.name == "fit":
-        from train.commands.seeds import fit_seeds
+        from train.commands.runs import fit_seeds
 
         fit_seeds(command)
     elif command.name == "evaluate":
-        from train.commands.evaluate import evaluate
+        from train.commands.trained import evaluate
 
         evaluate(command.operands[0], command.config, as_json="json" in command.flags)
     elif command.name == "export":
-        from train.commands.export import export
+        from train.commands.trained import export
 
         export(command.operands[0], command.flags["out"], command.flags.get("feedback"))
     elif command.name == "angles":
-        from train.commands.angles import angles
+        from train.commands.trained import angles
 
         angles(command.operands[0], as_json="json" in command.flags)
     elif command.name == "list":

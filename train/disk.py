@@ -52,6 +52,23 @@ def _finite(content: Any) -> Any:
 
 
 @contextlib.contextmanager
+def whole_file(path: Path, sentence: str, advice: str = "") -> Iterator[Path]:
+    """Where to write a file that gets its name when it is whole, and goes if it is not.
+
+    Raises:
+        UserError: As `disk_errors`.
+    """
+    aside = path.with_name(f".writing-{path.name}")
+    with disk_errors(sentence, advice):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield aside
+            rename_on_disk(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
 def disk_errors(
     sentence: str, advice: str = "", kinds: tuple[type[Exception], ...] = (OSError,)
 ) -> Iterator[None]:

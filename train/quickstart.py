@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -24,18 +23,25 @@ from train.report.pages import to_text
 from train.report.write import write
 
 CONFIG_FILE = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
-RULES: dict[str, tuple[str, ...]] = {
-    "BP": ("backprop", "--feedback.rule=backprop"),
-    "FA": ("feedback_alignment", "--feedback.rule=feedback_alignment"),
-    "KP": ("kolen_pollack", "--feedback.rule=kolen_pollack"),
-    "WM, paper's mode": (
-        "weight_mirror_akrout2019",
-        "--feedback.rule=weight_mirror",
+RULES = {
+    "backprop": ("BP", "--feedback.rule=bp"),
+    "feedback_alignment": ("FA", "--feedback.rule=fa"),
+    "kolen_pollack": ("KP", "--feedback.rule=kp"),
+    "weight_mirror_akrout2019": (
+        "WM, paper's mode",
+        "--feedback.rule=wm",
         "--mirror.mode=akrout2019",
     ),
-    "WM, balanced": ("weight_mirror_balanced", "--feedback.rule=weight_mirror"),
+    "weight_mirror_balanced": ("WM, balanced", "--feedback.rule=wm"),
 }
-"""Label to the run's folder, in alphabetical order, and what it changes of the configuration."""
+"""The run's folder, in alphabetical order, to its label and what it changes."""
+MEANING = """
+Of the last epoch: test accuracy; angle between W and what carries the error
+back, in degrees, of each layer that an error passes; noise samples fired for
+every training image; time. WM, balanced, is under 0.01 degrees by
+construction, so it trains as backprop does; the other rules show learning
+with imperfect feedback.
+"""
 
 
 def main() -> int:
@@ -46,19 +52,14 @@ def main() -> int:
     folder = next_free(Path("runs") / "quickstart")
     print("Five ways of learning the same digits.\n")
     try:
-        for label, (name, *changes) in RULES.items():
+        for name, (label, *changes) in RULES.items():
             train(label, [*changes, f"--run_directory={folder / name}"])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     groups, left_out = gather([str(folder)])
     write(groups, left_out, folder / "report")
-    print(f"\n{table(groups)}\n")
-    print("Of the last epoch: test accuracy; angle between W and what carries the error")
-    print("back, in degrees, of each layer that an error passes; noise samples fired for")
-    print("every training image; time. WM, balanced, is under 0.01 degrees by")
-    print("construction, so it trains as backprop does; the other rules show learning")
-    print("with imperfect feedback.\n")
+    print(f"\n{table(groups)}\n{MEANING}")
     tensorboard = Path(sys.executable).with_name("tensorboard")
     print(f"All of it took {time.perf_counter() - begin_s:.0f} s.")
     print(f"Angles over epochs: {folder / 'report' / 'weight_angle.png'}")
@@ -68,32 +69,29 @@ def main() -> int:
 
 
 def train(label: str, changes: Sequence[str]) -> None:
-    """One run, with a line on the terminal that follows it."""
+    """One run, with a line that a terminal sees growing; into a file goes its end alone."""
+    import keras
+
     from train.run.fit import fit
 
     config, _ = parse(["fit", f"--config={CONFIG_FILE}", "--training.progress=none", *changes])
-    fit(config, extra_callbacks=[progress_line(label, config.training.epochs)])
+    epochs = config.training.epochs
 
-
-def progress_line(label: str, epochs: int | None) -> Any:
-    """A callback that rewrites one line on a terminal; into a file it writes the last one alone."""
-    import keras
-
-    def show(epoch: int, logs: dict[str, float] | None) -> None:
+    def show(epoch: int, logs: dict[str, float]) -> None:
         last = epoch + 1 == epochs
         if last or sys.stdout.isatty():
-            accuracy = 100 * (logs or {})["val_accuracy"]
-            line = f"{label:<18} epoch {epoch + 1:3d} of {epochs}: {accuracy:5.1f} % on test images"
-            print(f"\r{line}", end="\n" if last else "", flush=True)
+            accuracy = f"{100 * logs['val_accuracy']:5.1f} % on test images"
+            line = f"\r{label:<18} epoch {epoch + 1:3d} of {epochs}: {accuracy}"
+            print(line, end="\n" if last else "", flush=True)
 
-    return keras.callbacks.LambdaCallback(on_epoch_end=show)
+    fit(config, extra_callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=show)])
 
 
 def table(groups: Sequence[Group]) -> str:
     """One line a rule, of at most 80 columns. The layer at the input sends no error back."""
     layers = max((group.layers("weight_angle")[1:] for group in groups), key=len)
     rows = []
-    for label, group in zip(RULES, groups, strict=True):
+    for (label, *_), group in zip(RULES.values(), groups, strict=True):
         last = group.mean.iloc[-1]
         angles = [group.shown(f"weight_angle/{layer}") or "W itself" for layer in layers]
         accuracy, samples = 100 - last[TEST_ERROR], last.get(SAMPLES, 0)

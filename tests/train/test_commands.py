@@ -263,7 +263,7 @@ def test_unexpected_exception_keeps_its_traceback(monkeypatch: pytest.MonkeyPatc
     def fail(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("train.commands.seeds.fit_seeds", fail)
+    monkeypatch.setattr("train.commands.runs.fit_seeds", fail)
     with pytest.raises(ZeroDivisionError):
         main(["fit", *TINY])
 

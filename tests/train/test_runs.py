@@ -5,7 +5,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from train.__main__ import main
 from train.commands import runs
 from train.commands.sweep import cut, scored
 from train.errors import DivergedError, TerminatedError, UserError
-from train.parsing.command_line import parse
+from train.parsing.command_line import Command, parse, read_command
 from train.run.directory import RunDirectory
 from train.run.fit import fit
 
@@ -60,17 +60,17 @@ def sweep_command(folder: Path, rates: str) -> list[str]:
 
 
 def in_this_process(
-    some: Sequence[runs.Run], *, at_once: int, diverged: Callable[[runs.Run], None]
+    some: Mapping[str, Command], *, at_once: int, diverged: Callable[[str], None]
 ) -> None:
     assert at_once == 1
-    for run in some:
-        if run.finished():
+    for title, run in some.items():
+        if RunDirectory.finished(run.config):
             print("nothing to do")
             continue
         try:
             fit(run.config)
         except DivergedError:
-            diverged(run)
+            diverged(title)
 
 
 def test_sweep_chooses_on_training_images_and_goes_on_where_it_was(
@@ -137,8 +137,9 @@ def test_scores_are_means_over_seeds_with_their_standard_error() -> None:
     assert scores.loc[0].tolist() == pytest.approx([0.5, np.nan], nan_ok=True)
 
 
-def some_runs(count: int) -> list[runs.Run]:
-    return [runs.Run.of(f"seed {seed}", [*TINY, f"--seed={seed}"]) for seed in range(count)]
+def some_runs(count: int, *flags: str) -> dict[str, Command]:
+    command = read_command(["fit", *TINY, *flags])
+    return {f"seed {seed}": runs.with_keys(command, f"--seed={seed}") for seed in range(count)}
 
 
 def pretend(patch: pytest.MonkeyPatch, code: str) -> None:
@@ -197,7 +198,7 @@ def test_run_that_diverges_is_noted_and_the_others_go_on(
     monkeypatch.chdir(tmp_path)
     pretend(monkeypatch, "print('error: not finite.', file=sys.stderr); sys.exit(4)")
     noted: list[str] = []
-    runs.train_all(some_runs(2), diverged=lambda run: noted.append(run.title))
+    runs.train_all(some_runs(2), diverged=noted.append)
     assert noted == ["seed 0", "seed 1"]
     assert capsys.readouterr().out.count("diverged: not finite.") == 2
     with pytest.raises(UserError, match=r"^not finite\.$"):
@@ -219,3 +220,14 @@ def test_run_that_dies_without_a_word_is_told(
     pretend(monkeypatch, code)
     with pytest.raises(UserError, match=sentence):
         runs.train_all(some_runs(1))
+
+
+def test_debug_reaches_the_runs_own_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pretend(monkeypatch, "sys.exit('error: ' + ' '.join(sys.argv[2:]))")
+    for flags, expected in ((["--debug"], True), ([], False)):
+        with pytest.raises(UserError) as caught:
+            runs.train_all(some_runs(1, *flags))
+        assert ("--debug" in str(caught.value)) is expected

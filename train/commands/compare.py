@@ -14,28 +14,19 @@ from train.report.pages import to_text
 
 
 def compare(one: str, other: str, *, as_json: bool = False) -> None:
-    """Prints which keys and which set-up differ, and the results at each run's last epoch.
-
-    Args:
-        one: A run directory.
-        other: Another.
-        as_json: Whether to print JSON: title to name to both values, null for what is not there.
-
-    Raises:
-        UserError: If one of them is no run, or damaged.
-    """
-    a, b = _read(one), _read(other)
+    """Prints which keys and which set-up differ, and the results at each run's last epoch."""
+    runs = _read(one), _read(other)
     found = {
-        "configuration": _differing(a.config, b.config),
-        "set-up": _differing(_setup(a), _setup(b)),
-        "results at the last epoch": _both(_last(a), _last(b)),
+        "configuration": _pairs([run.config for run in runs], differing=True),
+        "set-up": _pairs([_setup(run) for run in runs], differing=True),
+        "results at the last epoch": _pairs([_last(run) for run in runs]),
     }
     if as_json:
         print(to_json(found, 1))
         return
     for title, pairs in found.items():
-        count = "" if "results" in title else f"{len(pairs)} differ" if pairs else "no difference"
-        print(f"{title}: {count}".rstrip())
+        count = "" if "results" in title else f" {len(pairs)} differ" if pairs else " no difference"
+        print(f"{title}:{count}")
         if pairs:
             rows = [[name, *map(_shown, pair)] for name, pair in pairs.items()]
             print(to_text(pd.DataFrame(rows, columns=["", one, other])))
@@ -59,20 +50,17 @@ def _setup(run: Run) -> dict[str, Any]:
     return setup | {key: last[key] for key in ("commit", "uncommitted_changes") if key in last}
 
 
-def _last(run: Run) -> dict[str, float]:
+def _last(run: Run) -> dict[str, Any]:
     """Of what every layer has, the mean over the layers."""
-    values = run.epochs.reset_index().iloc[-1]
-    names = [name for name in values.index if "/" not in name or name.startswith(OVER_LAYERS)]
-    return {name: float(values[name]) for name in names}
+    values = run.epochs.reset_index().iloc[-1].to_dict()
+    return {n: v for n, v in values.items() if "/" not in n or n.startswith(OVER_LAYERS)}
 
 
-def _both(one: dict[str, Any], other: dict[str, Any]) -> dict[str, list[Any]]:
-    return {name: [one.get(name), other.get(name)] for name in dict.fromkeys([*one, *other])}
-
-
-def _differing(one: dict[str, Any], other: dict[str, Any]) -> dict[str, list[Any]]:
-    pairs = _both(one, other).items()
-    return {key: both for key, both in pairs if both[0] != both[1] and key != "run_directory"}
+def _pairs(tables: list[dict[str, Any]], *, differing: bool = False) -> dict[str, list[Any]]:
+    """Name to both values, None for what is not there; where asked, of those that differ."""
+    names = [name for name in tables[0] | tables[1] if name != "run_directory"]
+    pairs = {name: [table.get(name) for table in tables] for name in names}
+    return {name: [a, b] for name, (a, b) in pairs.items() if not differing or a != b}
 
 
 def _shown(value: Any) -> str:

@@ -1,22 +1,23 @@
-"""Several runs of one command, each in a process of its own, several at a time if asked.
+"""One run, or several: each in a process of its own, several at a time if asked.
 
-What one run leaves in a process (deterministic operations, split processors, memory) is not there
-in the next.
+What one leaves in a process (deterministic operations, split processors, memory) is not there in
+the next.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import tensorflow as tf
 
 from train.config import DataConfig, FitConfig
@@ -24,44 +25,53 @@ from train.data import datasets
 from train.data.datasets import DataSet
 from train.devices.strategy import Placement, strategy_name
 from train.errors import DivergedError, TerminatedError, UserError
-from train.parsing.command_line import Command, read_command, with_source
+from train.parsing.command_line import DEBUG, Command, read_command, with_source
 from train.parts.callbacks import build_callbacks
 from train.parts.feedback import refusals_as_user_errors
 from train.parts.named import import_folders
 from train.run.directory import RunDirectory
+from train.run.fit import fit
 from train.run.phases import try_out
+from train.run.terminal import last_lines
 from train.signals import heard
 
 LAUNCHER = (sys.executable, "-m", "train")
 ERROR = "error: "
 ENDED_BY = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+REPOSITORY = str(Path(__file__).parents[2])
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """One of several.
+def fit_seeds(command: Command) -> None:
+    """Trains the configuration, or one model for each of `command.seeds`, in a folder `seed_<n>`.
 
-    Args:
-        title: What tells it from the others.
-        command: A `fit`: its keys and what they come to.
+    What has finished is not done again, so that the same command goes on after a kill; but without
+    seeds and a `run_directory` it is another run.
     """
+    config, folder = command.config, command.config.run_directory
+    if not command.seeds:
+        finished = RunDirectory.finished(config) if folder is not None else None
+        if finished is not None:
+            print(f"this run {finished.outcome()}: nothing to do", flush=True)
+        elif (trained := fit(config)).is_chief:
+            print(last_lines(trained.directory), flush=True)
+        return
+    one_process_only(config, "--seeds")
+    runs = {}
+    for seed in command.seeds:
+        own = [] if folder is None else [f"--run_directory={folder}/seed_{seed}"]
+        runs[f"seed {seed}"] = with_keys(command, f"--seed={seed}", *own)
+    train_all(runs, at_once=command.jobs)
+    directories = [RunDirectory.finished(run.config) for run in runs.values()]
+    last = pd.DataFrame([directory.metrics()[-1] for directory in directories if directory])
+    for measure in ("val_accuracy", "val_loss"):
+        if measure in last:
+            mean, error = last[measure].agg(["mean", "sem"])
+            print(f"{measure} of {len(last)} seeds: mean {mean:.4f}, standard error {error:.4f}")
 
-    title: str
-    command: Command
 
-    @classmethod
-    def of(cls, title: str, keys: Sequence[str]) -> Run:
-        """Of keys as on a command line; raises UserError if they are refused."""
-        return cls(title, read_command(["fit", *keys]))
-
-    @property
-    def config(self) -> FitConfig:
-        return self.command.config
-
-    def finished(self) -> RunDirectory | None:
-        """Where it has been trained to its end; None if nowhere."""
-        import_folders(self.config)
-        return RunDirectory.finished(self.config)
+def with_keys(command: Command, *keys: str) -> Command:
+    """The `fit` of a command's keys and more; raises UserError if they are refused."""
+    return read_command(["fit", *command.keys, *keys, *[DEBUG] * command.debug])
 
 
 def one_process_only(config: FitConfig, what: str) -> None:
@@ -73,7 +83,7 @@ def one_process_only(config: FitConfig, what: str) -> None:
         )
 
 
-def check(runs: Sequence[Run]) -> None:
+def check(runs: Mapping[str, Command]) -> None:
     """Builds every run's model and callbacks once, on the processor, and trains nothing.
 
     Raises:
@@ -83,7 +93,7 @@ def check(runs: Sequence[Run]) -> None:
         tf.config.set_visible_devices([], "GPU")  # they are the runs' own
     placement = Placement("one_device", tf.distribute.get_strategy())
     loaded: tuple[DataConfig, DataSet] | None = None
-    for run in runs:
+    for title, run in runs.items():
         config = run.config
         try:
             import_folders(config)
@@ -93,19 +103,20 @@ def check(runs: Sequence[Run]) -> None:
                 build_callbacks(config.callbacks)
                 try_out(config, placement, loaded[1])
         except UserError as error:
-            sentence = with_source(str(error), run.command.sources)
-            raise UserError(f"{sentence} This is of {run.title}.") from error
+            sentence = with_source(str(error), run.sources)
+            raise UserError(f"{sentence} This is of {title}.") from error
 
 
 def train_all(
-    runs: Sequence[Run], *, at_once: int = 1, diverged: Callable[[Run], None] | None = None
+    runs: Mapping[str, Command],
+    *,
+    at_once: int = 1,
+    diverged: Callable[[str], None] | None = None,
 ) -> None:
     """Trains what has not finished. A signal to end, or the first mistake, ends all at work.
 
-    Args:
-        runs: In their order.
-        at_once: Processes at a time. Several write one line an epoch each, behind their title.
-        diverged: Told of a run whose loss is no longer finite; without it that is a mistake.
+    Several `at_once` write one line an epoch each. `diverged` is told the title of a run whose loss
+    is no longer finite; without it that is a mistake.
 
     Raises:
         UserError: The sentence of the run that made the mistake.
@@ -113,6 +124,7 @@ def train_all(
     """
     at_work: set[subprocess.Popen[str]] = set()
     asked: list[int] = []
+    one_by_one = threading.Lock()
 
     def end_all(number: int, _: Any = None) -> None:
         # A run writes its checkpoint when the terminal is closed, too.
@@ -120,53 +132,49 @@ def train_all(
         for child in list(at_work):
             child.send_signal(asked[-1])
 
-    def train(numbered: tuple[int, Run]) -> bool:
-        """Whether the run has a finite end; whatever else happens here ends all."""
+    def train(number: int, title: str, run: Command) -> None:
+        headline = f"[{number}/{len(runs)}] {title}"
+        if there := RunDirectory.finished(run.config):
+            print(f"{headline} {there.outcome()}: nothing to do", flush=True)
+            return
+        print(headline, flush=True)
+        with _start(run, several=at_once > 1) as child:
+            at_work.add(child)
+            if asked:  # while it was started
+                child.send_signal(asked[-1])
+            sentence = _forward(child, f"[{number}] " if at_once > 1 else "")
+        at_work.discard(child)
+        status = child.returncode
+        if asked or (status == 0 and RunDirectory.finished(run.config)):
+            return
+        if status == DivergedError.status and diverged is not None:
+            print(f"{headline} diverged: {sentence}", flush=True)
+            with one_by_one:
+                diverged(title)
+        elif status - 128 in ENDED_BY:
+            raise TerminatedError(None, status - 128)
+        else:
+            raise UserError(sentence or f"The run of {title} {_end(status)}")
+
+    def train_or_end_all(number: int, title: str) -> None:
         try:
-            return train_one(*numbered)
+            if not asked:
+                train(number, title, runs[title])
         except BaseException:
             end_all(signal.SIGTERM)
             raise
 
-    def train_one(number: int, run: Run) -> bool:
-        if asked:
-            return True
-        title = f"[{number}/{len(runs)}] {run.title}"
-        if there := run.finished():
-            print(f"{title} {there.outcome()}: nothing to do", flush=True)
-            return True
-        print(title, flush=True)
-        child = _start(run, several=at_once > 1)
-        at_work.add(child)
-        if asked:  # while it was started
-            child.send_signal(asked[-1])
-        sentence = _forward(child, f"[{number}] " if at_once > 1 else "")
-        status = child.wait()
-        at_work.discard(child)
-        if asked:
-            return True
-        if status == 0 and run.finished():
-            return True
-        if status == DivergedError.status and diverged is not None:
-            print(f"{title} diverged: {sentence}", flush=True)
-            return False
-        if status - 128 in ENDED_BY:
-            raise TerminatedError(None, status - 128)
-        raise UserError(sentence or _what_happened(run, status))
-
     with ThreadPoolExecutor(at_once) as pool, heard(ENDED_BY, end_all):
-        for run, finite in zip(runs, pool.map(train, enumerate(runs, start=1)), strict=True):
-            if not finite and diverged is not None:
-                diverged(run)
+        list(pool.map(train_or_end_all, range(1, len(runs) + 1), runs))
     if asked:
         raise TerminatedError(None, asked[0])
 
 
-def _start(run: Run, *, several: bool) -> subprocess.Popen[str]:
-    """A `fit`, in a process group of its own: Ctrl-C on the terminal reaches us alone."""
-    path = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
-    arguments = [*LAUNCHER, "fit", *run.command.keys]
+def _start(run: Command, *, several: bool) -> subprocess.Popen[str]:
+    """In a process group of its own: Ctrl-C on the terminal reaches us alone."""
+    path = os.pathsep.join(filter(None, [REPOSITORY, os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path}
+    arguments = [*LAUNCHER, "fit", *run.keys, *[DEBUG] * run.debug]
     pipes: dict[str, Any] = {"stderr": subprocess.PIPE}
     if several:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
@@ -182,23 +190,18 @@ def _start(run: Run, *, several: bool) -> subprocess.Popen[str]:
 def _forward(child: subprocess.Popen[str], prefix: str) -> str:
     """Shows what a run writes, but for the sentence about a mistake, which it returns."""
     sentence = ""
-    stream = child.stderr or child.stdout
-    assert stream is not None
-    with stream:
-        for line in stream:
-            if line.startswith(ERROR):
-                sentence = line.removeprefix(ERROR).strip()
-            else:
-                print(f"{prefix}{line}", end="", flush=True, file=None if prefix else sys.stderr)
+    for line in child.stderr or child.stdout or ():
+        if line.startswith(ERROR):
+            sentence = line.removeprefix(ERROR).strip()
+        else:
+            print(f"{prefix}{line}", end="", flush=True, file=None if prefix else sys.stderr)
     return sentence
 
 
-def _what_happened(run: Run, status: int) -> str:
-    if status < 0:
-        reason = f"by {signal.Signals(-status).name}"
-        advice = "SIGKILL mostly means that memory ran out. " if -status == signal.SIGKILL else ""
-    elif status == 0:
-        reason, advice = "with another configuration: a file has been changed meanwhile", ""
+def _end(status: int) -> str:
+    if status == 0:
+        how = "with another configuration: a file has been changed meanwhile"
     else:
-        reason, advice = f"with status {status}", ""
-    return f"The run of {run.title} ended {reason}. {advice}The same command goes on."
+        how = f"with status {status}" if status > 0 else f"by {signal.Signals(-status).name}"
+    memory = "SIGKILL mostly means that memory ran out. " * (-status == signal.SIGKILL)
+    return f"ended {how}. {memory}The same command goes on."

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -18,9 +19,9 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from train.commands.runs import Run, check, one_process_only, train_all
+from train.commands.runs import check, one_process_only, train_all, with_keys
 from train.config import MAY_DIFFER, FitConfig
-from train.disk import disk_errors, write_whole
+from train.disk import disk_errors, to_json, write_whole
 from train.errors import UserError
 from train.parsing.command_line import Command
 from train.parsing.config_file import resolved
@@ -31,15 +32,12 @@ from train.run.directory import RunDirectory, next_free, numbered, stem_of
 RESULT_FILE = "sweep.json"
 
 
-def sweep(command: Command) -> dict[str, Any]:
+def sweep(command: Command) -> None:
     """Trains every point of the grid for every seed, prints a table and the choice.
 
     All points are checked before the first is trained. The same command goes on after a kill, and
     so does one with other values of the same keys: finished runs, and those that diverged, are not
     done again.
-
-    Returns:
-        What `sweep.json` holds.
 
     Raises:
         UserError: If a value is refused, the training split cannot be cut, the folder holds another
@@ -48,64 +46,65 @@ def sweep(command: Command) -> dict[str, Any]:
     """
     one_process_only(command.config, "sweep")
     split, seeds = command.config.data.train_split, command.seeds or (command.config.seed,)
-    train_split, validation_split = cut(split, command.validation)
-    keys = [key for key in command.keys if not key.startswith(("--seed=", "--run_directory="))]
-    parts = [f"--data.train_split={train_split}", f"--data.test_split={validation_split}"]
-    description = {
-        "config": yaml.safe_load(to_yaml(Run.of("all", [*command.keys, *parts]).config)),
+    training_part, validation_part = cut(split, command.validation)
+    parts = [f"--data.train_split={training_part}", f"--data.test_split={validation_part}"]
+    plan = {
+        "config": yaml.safe_load(to_yaml(with_keys(command, *parts).config)),
         "grid": {key: list(values) for key, values in command.grid.items()},
         "seeds": list(seeds),
     }
-    folder = _folder(command.config, description)
-    points = [
-        dict(zip(command.grid, values, strict=True))
-        for values in itertools.product(*command.grid.values())
-    ]
-    runs: dict[str, Run] = {}
-    for point in points:
-        place = re.sub(r"[^\w.,=+\-\[\]]", "_", _words(point, ","))
-        for seed in seeds:
-            name = f"{place}/seed_{seed}"
-            own = [f"--seed={seed}", f"--run_directory={folder / name}"]
-            runs[name] = Run.of(
-                f"{_words(point)}, seed {seed}", [*keys, *_flags(point), *parts, *own]
-            )
-    check(list(runs.values())[:: len(seeds)])
-    diverged = _begun(folder, description)
-    for name in [name for name in runs if name in diverged]:
-        print(f"{runs[name].title} diverged before", flush=True)
-
-    def note(run: Run) -> None:
-        diverged.append(next(name for name in runs if runs[name] is run))
-        _write(folder, description | {"diverged": diverged})
-
-    todo = [run for name, run in runs.items() if name not in diverged]
-    train_all(todo, at_once=command.jobs, diverged=note)
-    lines = [{} if name in diverged else RunDirectory(folder / name).metrics()[-1] for name in runs]
-    measure, scores = scored(lines, len(seeds))
+    folder = _folder(command.config, plan)
+    combined = itertools.product(*command.grid.values())
+    points = [dict(zip(command.grid, values, strict=True)) for values in combined]
+    runs = {}
+    for point, seed in itertools.product(points, seeds):
+        place = folder / re.sub(r"[^\w.,=+\-\[\]]", "_", _words(point, ",")) / f"seed_{seed}"
+        own = [*_flags(point), *parts, f"--seed={seed}", f"--run_directory={place}"]
+        runs[f"{_words(point)}, seed {seed}"] = with_keys(command, *own)
+    check(dict(itertools.islice(runs.items(), 0, None, len(seeds))))
+    measure, scores = scored(_train(folder, plan, runs, command.jobs), len(seeds))
     order = scores["mean"].sort_values(ascending=measure == "val_loss", kind="stable").dropna()
     if order.empty:
         raise UserError("Every point diverged in some seed. Expected lower learning rates.")
     best = points[order.index[0]]
-    numbers = f"--seeds={','.join(map(str, seeds))}"
-    result = description | {
-        "diverged": diverged,
-        "measure": measure,
-        "cells": [
-            {"values": point, **json.loads(score.to_json())}
-            for point, (_, score) in zip(points, scores.iterrows(), strict=True)
-        ],
-        "chosen": best,
-        "command": shlex.join(["python", "-m", "train", "fit", *keys, *_flags(best), numbers]),
-    }
-    _write(folder, result)
-    scores = scores.map("{:.4f}".format).replace("nan", "")
-    table = pd.DataFrame(points).join(scores.assign(mean=scores["mean"].replace("", "diverged")))
+    keys = [key for key in command.keys if not key.startswith(("--seed=", "--run_directory="))]
+    keys += [*_flags(best), f"--seeds={','.join(map(str, seeds))}"]
+    again = shlex.join(["python", "-m", "train", "fit", *keys])
+    rows = zip(points, scores.to_dict("records"), strict=True)
+    cells = [{"values": point, **score} for point, score in rows]
+    result = {"measure": measure, "cells": cells, "chosen": best, "command": again}
+    _write(folder, plan | result)
+    shown = scores.map("{:.4f}".format).replace("nan", "")
+    table = pd.DataFrame(points).join(shown.assign(mean=shown["mean"].replace("", "diverged")))
     table[""] = ["<- chosen" if point is best else "" for point in points]
-    print(f"\n{measure} on {validation_split}, over {len(seeds)} seeds:\n{to_text(table)}\n")
+    print(f"\n{measure} on {validation_part}, over {len(seeds)} seeds:\n{to_text(table)}\n")
     print(f"chosen (in {folder / RESULT_FILE}): {_words(best)}")
-    print(f"to train with it on all of {split}:\n  {result['command']}")
-    return result
+    print(f"to train with it on all of {split}:\n  {again}")
+
+
+def _train(
+    folder: Path, plan: dict[str, Any], runs: Mapping[str, Command], jobs: int
+) -> list[dict[str, float]]:
+    """Trains what has not ended; measures at the last epoch, none of runs that diverged."""
+    names = {t: os.path.relpath(str(run.config.run_directory), folder) for t, run in runs.items()}
+    there = _read(folder)
+    diverged = plan["diverged"] = list(there.get("diverged", []))
+    if not plan.items() <= there.items():
+        _write(folder, plan)
+
+    def note(title: str) -> None:
+        diverged.append(names[title])
+        _write(folder, plan)
+
+    before = [title for title in runs if names[title] in diverged]
+    for title in before:
+        print(f"{title} diverged before", flush=True)
+    todo = {title: run for title, run in runs.items() if title not in before}
+    train_all(todo, at_once=jobs, diverged=note)
+    return [
+        {} if name in diverged else RunDirectory(folder / name).metrics()[-1]
+        for name in names.values()
+    ]
 
 
 def scored(lines: Sequence[Mapping[str, float]], seeds: int) -> tuple[str, pd.DataFrame]:
@@ -118,34 +117,28 @@ def scored(lines: Sequence[Mapping[str, float]], seeds: int) -> tuple[str, pd.Da
     """
     frame = pd.DataFrame(lines)
     measure = "val_accuracy" if "val_accuracy" in frame else "val_loss"
-    values = frame.get(measure, pd.Series(index=frame.index, dtype=float)).to_numpy()
-    rows = pd.DataFrame(values.reshape(-1, seeds))
-    mean, error = rows.mean(axis=1, skipna=False), rows.sem(axis=1, skipna=False)
-    return measure, pd.DataFrame({"mean": mean, "standard_error": error})
+    values = frame.reindex(columns=[measure]).to_numpy(float).reshape(-1, seeds)
+    scores = pd.DataFrame(values).agg(["mean", "sem"], axis=1, skipna=False)
+    return measure, scores.rename(columns={"sem": "standard_error"})
 
 
 def cut(split: str, validation: float) -> tuple[str, str]:
-    """A training split without its last part, and that part.
-
-    Args:
-        split: The name of a split, or a part of one with both ends known: `train[:256]`,
-            `train[10%:50%]`.
-        validation: Share of the last part.
+    """A training split without its last part, and that part: a share of `validation`.
 
     Raises:
-        UserError: If the split cannot be cut there.
+        UserError: If it is no whole split, and no part with both ends known (`train[:256]`,
+            `train[10%:50%]`), or the share leaves nothing on one side.
     """
-    match = re.fullmatch(r"(\w+)(?:\[(\d+%?)?:(\d+%?)?\])?", split)
-    name, first, last = match.groups() if match else ("", None, None)
-    percent = not (first or last) or "%" in f"{first}{last}"
-    ends_agree = all(end is None or end.endswith("%") == percent for end in (first, last))
-    if not name or not ends_agree or (last is None and not percent):
+    percent = re.fullmatch(r"(\w+)(?:\[(?:(\d+)%)?:(?:(\d+)%)?\])?", split)
+    match = percent or re.fullmatch(r"(\w+)\[(\d+)?:(\d+)\]", split)
+    if match is None:
         raise UserError(
             f"data.train_split is {split!r}, a part of a split that sweep cannot cut. Expected the "
             f"name of a whole split, such as train, or a part with both ends in the same unit, "
             f"such as train[:80%] or train[:1000]."
         )
-    begin, end = int((first or "0").rstrip("%")), int((last or "100").rstrip("%"))
+    name, first, last = match.groups()
+    begin, end, unit = int(first or 0), int(last or 100), "%" if percent else ""
     middle = end - round(validation * (end - begin))
     if not begin < middle < end:
         raise UserError(
@@ -153,26 +146,20 @@ def cut(split: str, validation: float) -> tuple[str, str]:
             f"{'percent' if percent else 'image'} of {split!r} on one side of the cut. Expected a "
             f"share nearer to 0.5."
         )
-    unit = "%" if percent else ""
-    head = f"{begin}{unit}" if begin else ""
-    tail = "" if last is None else f"{end}{unit}"
+    head, tail = f"{begin}{unit}" if begin else "", f"{end}{unit}" if last else ""
     return f"{name}[{head}:{middle}{unit}]", f"{name}[{middle}{unit}:{tail}]"
 
 
-def _folder(config: FitConfig, description: Mapping[str, Any]) -> Path:
-    """The sweep's folder, which may not be there yet.
-
-    Raises:
-        UserError: If it holds another sweep or something else.
-    """
+def _folder(config: FitConfig, plan: Mapping[str, Any]) -> Path:
+    """The sweep's folder, which may not be there yet; UserError if it holds something else."""
     if config.run_directory is None:
         stem = stem_of(config)
         stem = stem.with_name(f"{stem.name}-sweep")
-        same = [path for path in numbered(stem).values() if not _differences(path, description)]
+        same = [path for path in numbered(stem).values() if not _differences(path, plan)]
         return same[-1] if same else next_free(stem)
     folder = Path(config.run_directory)
     taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    if taken and (differing := _differences(folder, description)):
+    if taken and (differing := _differences(folder, plan)):
         raise UserError(
             f"run_directory={folder} {'; '.join(differing)}. Nothing is overwritten: give another "
             f"name, or the sweep's own values."
@@ -180,13 +167,13 @@ def _folder(config: FitConfig, description: Mapping[str, Any]) -> Path:
     return folder
 
 
-def _differences(folder: Path, description: Mapping[str, Any]) -> list[str]:
+def _differences(folder: Path, plan: Mapping[str, Any]) -> list[str]:
     """What the sweep in a folder has otherwise than this one, beside values of the grid."""
     try:
-        there = json.loads((folder / RESULT_FILE).read_text())
+        there = _read(folder)
         source = str(folder / RESULT_FILE)
-        old, new = (resolved(one["config"], source=source) for one in (there, description))
-        grid = there["grid"].keys() | description["grid"].keys()
+        old, new = (resolved(one["config"], source=source) for one in (there, plan))
+        grid = there["grid"].keys() | plan["grid"].keys()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError):
         return [f"exists and holds no sweep ({RESULT_FILE})"]
     return [
@@ -196,20 +183,15 @@ def _differences(folder: Path, description: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _begun(folder: Path, description: dict[str, Any]) -> list[str]:
-    """Names of the runs that have diverged; the folder is a sweep's from now on."""
+def _read(folder: Path) -> dict[str, Any]:
     file = folder / RESULT_FILE
-    there = json.loads(file.read_text()) if file.exists() else {}
-    diverged = list(there.get("diverged", []))
-    if any(there.get(key) != value for key, value in description.items()):
-        _write(folder, description | {"diverged": diverged})
-    return diverged
+    return dict(json.loads(file.read_text())) if file.exists() else {}
 
 
 def _write(folder: Path, content: Mapping[str, Any]) -> None:
     with disk_errors(f"{folder / RESULT_FILE} cannot be written"):
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / RESULT_FILE, json.dumps(content, indent=2) + "\n")
+        write_whole(folder / RESULT_FILE, to_json(content, 2) + "\n")
 
 
 def _words(point: Mapping[str, str], between: str = ", ") -> str:

@@ -1,46 +1,133 @@
-"""Trained models: where their file is, and how their inputs are normalised."""
+"""What is done with a trained model: `evaluate`, `export` and `angles`."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
+import keras
+import numpy as np
+import pandas as pd
 import tensorflow as tf
 
+import tfweightmirror as tfwm
 from train.config import FitConfig
 from train.config.part import InitFrom
 from train.data import datasets
+from train.data.datasets import DataSet
+from train.data.image_folder import broken_images_are_named
 from train.data.normalization import LAYER, Normalization
-from train.devices.strategy import Placement
+from train.devices.strategy import Placement, place
+from train.disk import to_json, whole_file
 from train.errors import UserError
 from train.parsing.config_file import config_of
 from train.parsing.phases import phase_configs
 from train.parts.feedback import refusals_as_user_errors
 from train.parts.initial_weights import load_model
+from train.parts.losses import build_loss
 from train.parts.named import import_all
-from train.run.build import RunBatches, build_model
+from train.report.pages import to_text
+from train.run.build import RunBatches, build_measures, build_model
 from train.run.checkpoint import Checkpoints, restore_model
 from train.run.directory import RunDirectory
+from train.run.loop import Loop
 
 
-def model_file(model_or_run: str) -> Path:
-    """The .keras file that is meant; the folder of a run that has not finished.
+def evaluate(model_or_run: str, config: FitConfig, *, as_json: bool = False) -> None:
+    """Prints loss and metrics over every test image, each counted once.
 
-    Raises:
-        UserError: If there is none.
+    `config` names data, loss, batch size and device; the model comes from the file alone.
     """
-    path = Path(model_or_run)
-    if not path.is_dir():
-        if not path.exists():
-            raise UserError(f"{path} does not exist. Expected a run directory or a .keras file.")
-        return path
-    directory = RunDirectory(path)
-    if not directory.config_file.is_file():
-        raise UserError(f"{path} holds no run: it has no {directory.config_file.name}.")
-    return directory.model_file if directory.model_file.exists() else path
+    placement = place(config)
+    import_all(config)
+    data = datasets.load(config.data)
+    with placement.strategy.scope():
+        file, model = load_trained(model_or_run)
+        _check_fits(file, model, data)
+        model.compile(
+            loss=build_loss(config.loss, data.target.kind, axes=len(data.output_shape)),
+            weighted_metrics=build_measures(config, data.target),
+            jit_compile=False,
+        )
+    own, remark = normalization_of(file) or data.normalization, ""
+    if _normalizes(model):
+        own = Normalization.of([0.0], [1.0])
+        remark = "normalises its inputs itself, so data.normalization is not used"
+    elif own != data.normalization:
+        remark = "inputs are normalised by the numbers of the run's own training set"
+    data = dataclasses.replace(data, normalization=own)
+    loop = Loop(model, placement.strategy, RunBatches(data, config), seed=config.seed)
+    loop.prepare()
+    with broken_images_are_named(config.data):
+        results = loop.evaluate()
+    if remark:
+        print(f"{file}: {remark}", file=sys.stderr if as_json else sys.stdout)
+    if as_json:
+        print(to_json(results))
+        return
+    print(f"{file} on {data.name}, {config.data.test_split}: {data.test_count} examples")
+    for name, value in results.items():
+        print(f"{name.replace('_', ' '):<15} {value:.4f}")
+
+
+def export(model_or_run: str, out: str, feedback: str | None = None) -> None:
+    """Writes the model without feedback weights, optimizer and loss; Keras alone loads the file.
+
+    It takes inputs as they are in the data: a layer in front normalises them as the run did.
+
+    `feedback` is a .npz file, for a chip: of every pathway, in its kernel's shape, `<pathway>/W`
+    and, as `<pathway>/B`, what carries the error in W's place.
+    """
+    path = _free("out", out, ".keras", "Keras' own format")
+    arrays_path = _free("feedback", feedback, ".npz", "arrays of NumPy") if feedback else None
+    file, model = load_trained(model_or_run)
+    normalization = normalization_of(file)
+    pathways = tfwm.pathways(model)
+    if arrays_path is not None:
+        if not pathways:
+            raise UserError(f"{file} has no feedback weights: W itself carries every error.")
+        arrays: dict[str, Any] = {f"{p.name}/W": np.asarray(p.kernel) for p in pathways}
+        arrays |= {f"{p.name}/B": np.asarray(p.backward_kernel()) for p in pathways}
+        with whole_file(arrays_path, f"feedback={arrays_path} cannot be written") as aside:
+            np.savez(aside, **arrays)
+        print(f"{arrays_path}: {len(pathways)} pathways, W and B of each")
+    if pathways:
+        tfwm.strip_feedback(model)
+    if normalization is not None and normalization.changes and not _normalizes(model):
+        inputs = keras.Input(model.input_shape[1:], name="input")
+        outputs = model(normalization.layer()(inputs))
+        model = keras.Model(inputs, outputs, name=f"{model.name}_of_raw_inputs")
+    with whole_file(path, f"out={path} cannot be written") as aside:
+        model.save(aside)
+    front = "normalises its inputs itself" if _normalizes(model) else "takes inputs as it was given"
+    print(f"{path}: {model.name}, {model.count_params()} weights, plain Keras; {front}")
+
+
+def angles(model_or_run: str, *, as_json: bool = False) -> None:
+    """Prints the weight angle and the norm ratio of every layer, from input to output."""
+    file, model = load_trained(model_or_run)
+    pathways = tfwm.pathways(model)
+    angle, ratio = tfwm.weight_angles(model), tfwm.norm_ratios(model)
+    names = ["layer", "rule", "weight_angle", "norm_ratio", "sends"]
+    rows = [
+        [p.name, p.rule.name, angle[p.name], ratio[p.name], p.sends_error_back] for p in pathways
+    ]
+    if as_json:
+        print(pd.DataFrame(rows, columns=names).to_json(orient="records"))
+    elif not pathways:
+        print(f"{file} has no feedback layers: W itself carries every error.")
+    else:
+        print(f"{file}: angle between W and what carries the error back, norm of B over norm of W")
+        names = ["layer", "rule", "weight angle, degrees", "norm ratio", "sends error back"]
+        shown = [
+            [*row[:2], *map("{:.4f}".format, row[2:4]), "yes" if row[4] else "no"] for row in rows
+        ]
+        print(to_text(pd.DataFrame(shown, columns=names)))
 
 
 def load_trained(model_or_run: str) -> tuple[Path, Any]:
@@ -51,19 +138,23 @@ def load_trained(model_or_run: str) -> tuple[Path, Any]:
     Raises:
         UserError: If there is none, or it cannot be loaded.
     """
-    file = model_file(model_or_run)
-    config = _config_beside(file)
-    if config is not None:
+    file = Path(model_or_run)
+    if not file.exists():
+        raise UserError(f"{file} does not exist. Expected a run directory or a .keras file.")
+    run = _run_of(file)
+    if file.is_dir() and not run.config_file.is_file():
+        raise UserError(f"{file} holds no run: it has no {run.config_file.name}.")
+    if run.config_file.is_file():
+        config = config_of(run.config_file)
         import_all(config)
-        if file.is_dir():
-            return file, _of_checkpoint(RunDirectory(file), config)
+        if file.is_dir() and not run.model_file.exists():
+            return file, _of_checkpoint(run, config)
+    file = run.model_file if file.is_dir() else file
     return file, load_model(file, "model")
 
 
 def _of_checkpoint(directory: RunDirectory, config: FitConfig) -> Any:
-    def say(sentence: str) -> None:
-        print(sentence, file=sys.stderr)  # the standard output is for results, maybe JSON
-
+    say = functools.partial(print, file=sys.stderr)  # results, maybe JSON, go to the other stream
     found = next(Checkpoints(directory.checkpoints, keep=1).whole(say), None)
     if found is None:
         raise UserError(
@@ -87,38 +178,47 @@ def _of_checkpoint(directory: RunDirectory, config: FitConfig) -> Any:
     return model
 
 
-def normalizes(model: Any) -> bool:
-    """Whether the model was exported, and normalises its inputs itself."""
-    return any(layer.name == LAYER for layer in model.layers)
-
-
-def numbers_beside(file: Path) -> Normalization | None:
-    """How a run normalised its inputs, as its `setup.json` beside the model says."""
-    try:
-        setup = json.loads(_run_of(file).setup_file.read_text())
-        return Normalization.of(setup["input_offset"], setup["input_scale"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
 def normalization_of(file: Path) -> Normalization | None:
     """How inputs of a run's model were normalised; None if the file is of no run.
 
-    Runs of before the numbers were written have to measure them again.
-
-    Raises:
-        UserError: If that needs data which are not there.
+    Runs of before `setup.json` said so have to measure it again, on data that must be there.
     """
-    numbers = numbers_beside(file)
-    config = _config_beside(file) if numbers is None else None
-    return numbers if config is None else datasets.load(config.data).normalization
-
-
-def _config_beside(file: Path) -> FitConfig | None:
-    """Of the run whose model this is."""
-    path = _run_of(file).config_file
-    return config_of(path) if path.is_file() else None
+    run = _run_of(file)
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        setup = json.loads(run.setup_file.read_text())
+        return Normalization.of(setup["input_offset"], setup["input_scale"])
+    if not run.config_file.is_file():
+        return None
+    return datasets.load(config_of(run.config_file).data).normalization
 
 
 def _run_of(file: Path) -> RunDirectory:
     return RunDirectory(file if file.is_dir() else file.parent)
+
+
+def _normalizes(model: Any) -> bool:
+    """Whether the model was exported, and normalises its inputs itself."""
+    return any(layer.name == LAYER for layer in model.layers)
+
+
+def _check_fits(file: Path, model: Any, data: DataSet) -> None:
+    """Raises UserError if the model was made for other inputs or targets."""
+    takes, gives = tuple(model.input_shape[1:]), tuple(model.output_shape[1:])
+    fits = len(takes) == len(data.input_shape) and all(
+        want in (None, have) for want, have in zip(takes, data.input_shape, strict=True)
+    )
+    if not fits or gives != data.output_shape:
+        raise UserError(
+            f"{file} takes inputs {takes} and gives {gives}, but {data.name} has inputs "
+            f"{data.input_shape} and wants {data.output_shape}. Expected the data that the model "
+            f"was trained on."
+        )
+
+
+def _free(key: str, name: str, ending: str, meaning: str) -> Path:
+    path = Path(name)
+    if path.suffix != ending:
+        raise UserError(f"{key}={path} does not end in {ending}, {meaning}. Expected that.")
+    if path.exists():
+        raise UserError(f"{key}={path} exists. Nothing is overwritten: remove it, or give another.")
+    return path

@@ -46,6 +46,7 @@ class Command:
         jobs: Runs at a time, of `fit` and `sweep`.
         grid: Of `sweep`: key to values, as they were written.
         validation: Of `sweep`: the share of the training split to choose on.
+        debug: Whether mistakes show where they were noticed.
     """
 
     name: str
@@ -59,15 +60,16 @@ class Command:
     jobs: int = 1
     grid: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     validation: float = 0.1
+    debug: bool = False
 
 
 def read_command(arguments: Sequence[str]) -> Command:
-    """The command; --debug is for the caller.
+    """The command.
 
     Raises:
         UserError: If a command or key is not known, or a value has the wrong type.
     """
-    only_print = PRINT_CONFIG in arguments
+    only_print, debug = PRINT_CONFIG in arguments, DEBUG in arguments
     arguments = _joined([a for a in arguments if a not in (PRINT_CONFIG, DEBUG)])
     name = next((argument for argument in arguments if not argument.startswith("-")), "")
     if not arguments or {"--help", "-h"} & set(arguments):
@@ -86,7 +88,7 @@ def read_command(arguments: Sequence[str]) -> Command:
     if missing := [flag for flag in kind.needs if flag not in flags]:
         flag = missing[0]
         raise UserError(f"command line: {name} needs --{flag} {kind.flags[flag]}.")
-    options: dict[str, Any] = {"flags": flags, "operands": tuple(operands)}
+    options: dict[str, Any] = {"flags": flags, "operands": tuple(operands), "debug": debug}
     if "seeds" in flags:
         options["seeds"] = seeds(flags["seeds"])
     if "jobs" in flags:

@@ -20,7 +20,7 @@ import yaml
 
 from train.config import MAY_DIFFER, FitConfig, Part
 from train.config.part import short_rule
-from train.disk import GO_ON, append_line, disk_errors, rename_on_disk, to_json, write_whole
+from train.disk import GO_ON, append_line, disk_errors, to_json, whole_file, write_whole
 from train.errors import UserError
 from train.parsing.config_file import resolved
 from train.parsing.yaml_file import to_yaml
@@ -222,10 +222,8 @@ def with_defaults(tree: dict[str, Any], *, source: str = "") -> dict[str, Any]:
 
 def write_model(model: keras.Model, path: Path) -> None:
     """Saves a model aside and renames the file: where it stands, the run has finished."""
-    aside = path.with_name(f".writing-{path.name}")
-    with disk_errors(f"The model cannot be written to {path}", GO_ON):
+    with whole_file(path, f"The model cannot be written to {path}", GO_ON) as aside:
         model.save(aside)
-        rename_on_disk(aside, path)
 
 
 def next_free(stem: Path) -> Path:
