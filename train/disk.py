@@ -51,6 +51,18 @@ def _finite(content: Any) -> Any:
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
+def json_lines(text: str) -> list[Any]:
+    """Of a file whose last line a kill may have cut; ValueError says which other is damaged."""
+    texts, lines = text.splitlines(), []
+    for number, line in enumerate(texts, start=1):
+        try:
+            lines.append(json.loads(line))
+        except ValueError as error:
+            if number < len(texts):
+                raise ValueError(f"is damaged at line {number}") from error
+    return lines
+
+
 @contextlib.contextmanager
 def whole_file(path: Path, sentence: str, advice: str = "") -> Iterator[Path]:
     """Where to write a file that gets its name when it is whole, and goes if it is not.
@@ -91,7 +103,7 @@ def disk_errors(
 def reason_of(error: Exception) -> str:
     """Why a file cannot be read or written, in the system's words, by TensorFlow's errors too."""
     # '{{function_node ...}} /path/of/a/file; No space left on device [Op:SaveV2]'
-    of_tensorflow = re.search(r"; ([^;]+?) \[Op:", str(error))
+    of_tensorflow = re.search(r"; ([^;\n]+?)(?:\n.*)? \[Op:", str(error), re.DOTALL)
     plain = of_tensorflow[1] if of_tensorflow else str(error)
     return getattr(error, "strerror", None) or plain
 

@@ -19,7 +19,7 @@ from train.errors import UserError
 from train.parsing.command_line import parse
 from train.parsing.start_up import load_tensorflow_quietly
 from train.report.frames import SAMPLES, TEST_ERROR, Group, gather
-from train.report.pages import to_text
+from train.report.tables import to_text
 from train.report.write import write
 
 CONFIG_FILE = Path(__file__).parents[1] / "configs" / "quickstart.yaml"

@@ -1,5 +1,7 @@
 """What a run measures of its feedback, and the baseline that it is compared with."""
 
+import contextlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,23 @@ from tests.slow import slow_but
 from tests.train.test_fit import SMALL, run
 from train.__main__ import main
 from train.parsing.command_line import parse
+from train.run.directory import RunDirectory
 from train.run.fit import fit
+from train.run.terminal import last_lines
+
+WATCHED = ["--feedback.rule=fa", "--monitor.delta_angles=true", "--monitor.gradient_angles=true"]
+MEASURES = [
+    "weight_angle",
+    "norm_ratio",
+    "predicted_weight_angle",
+    "sign_angle",
+    "sign_agreement",
+    "correlation",
+    "kurtosis",
+    "magnitude",
+    "sparsity",
+]
+ALL = f"--monitor.measures=[{','.join(MEASURES)}]"
 
 
 def lines(directory: Path) -> list[dict[str, Any]]:
@@ -25,13 +43,23 @@ def keys(line: dict[str, Any], measure: str) -> list[str]:
     return [key for key in line if key.startswith(f"{measure}/")]
 
 
-def test_delta_and_gradient_angles_of_a_run(tmp_path: Path) -> None:
-    options = [
-        "--feedback.rule=fa",
-        "--monitor.delta_angles=true",
-        "--monitor.gradient_angles=true",
-    ]
-    watched, plain = run(tmp_path / "watched", *options), run(tmp_path / "plain", *options[:1])
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("watched") / "run", *WATCHED)
+
+
+@pytest.fixture(scope="module")
+def mirrored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The last line of a run under balanced mirror mode, in batches of 32."""
+    folder = tmp_path_factory.mktemp("mirrored") / "run"
+    return lines(run(folder, "--feedback.rule=wm", "--training.batch_size=32", ALL))[-1]
+
+
+def test_delta_and_gradient_angles_of_a_run(watched: Path, tmp_path: Path) -> None:
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        plain = run(tmp_path / "plain", WATCHED[0])
+    # --training.progress=none
+    assert printed.getvalue() == last_lines(RunDirectory(plain)) + "\n"
     for line in lines(watched):
         assert line["delta_angle/hidden_1"] > 1
         assert line["delta_angle/head"] == 0
@@ -42,41 +70,26 @@ def test_delta_and_gradient_angles_of_a_run(tmp_path: Path) -> None:
     assert not keys(lines(plain)[0], "delta_angle")
 
 
-def test_two_replicas_have_delta_angles(tmp_path: Path) -> None:
-    options = ["--feedback.rule=fa", "--monitor.delta_angles=true"]
-    two = run(tmp_path / "two", *options, "--strategy=mirrored", "--replicas=2")
-    one = run(tmp_path / "one", *options)
-    for line, other in zip(lines(two), lines(one), strict=True):
+@pytest.mark.slow
+def test_two_replicas_have_delta_angles(watched: Path, tmp_path: Path) -> None:
+    two = run(tmp_path / "two", *WATCHED, "--strategy=mirrored", "--replicas=2")
+    for line, other in zip(lines(two), lines(watched), strict=True):
         for key in keys(line, "delta_angle"):
             assert line[key] == pytest.approx(other[key], abs=0.05)
 
 
-def test_every_measure_of_a_rule_and_of_backprop(tmp_path: Path) -> None:
-    measures = [
-        "weight_angle",
-        "norm_ratio",
-        "predicted_weight_angle",
-        "sign_angle",
-        "sign_agreement",
-        "correlation",
-        "kurtosis",
-        "magnitude",
-        "sparsity",
-    ]
-    chosen = f"--monitor.measures=[{','.join(measures)}]"
-    mirror = lines(run(tmp_path / "wm", "--feedback.rule=wm", chosen))[-1]
-    for measure in measures:
-        assert keys(mirror, measure) == [f"{measure}/hidden_1", f"{measure}/head"]
-    assert mirror["predicted_weight_angle/hidden_1"] == 0
-    backprop = lines(run(tmp_path / "bp", chosen, "--monitor.backprop=true"))[-1]
-    assert backprop["weight_angle/hidden_1"] == 0
-    assert 20 < backprop["sign_angle/hidden_1"] < 60
+def test_every_measure_of_a_rule_and_of_backprop(mirrored: dict[str, Any], tmp_path: Path) -> None:
+    for measure in MEASURES:
+        assert keys(mirrored, measure) == [f"{measure}/hidden_1", f"{measure}/head"]
+    assert mirrored["predicted_weight_angle/hidden_1"] == 0
+    backprop = lines(run(tmp_path / "bp", ALL, "--monitor.backprop=true"))
+    assert backprop[-1]["weight_angle/hidden_1"] == 0
+    assert 20 < backprop[-1]["sign_angle/hidden_1"] < 60
     stock = lines(run(tmp_path / "stock"))
     assert not keys(stock[-1], "kurtosis")
     # Measured or not, backprop is backprop.
-    assert [line["loss"] for line in stock] == pytest.approx(
-        [line["loss"] for line in lines(tmp_path / "bp")], rel=1e-6
-    )
+    losses = [line["loss"] for line in stock]
+    assert losses == pytest.approx([line["loss"] for line in backprop], rel=1e-6)
 
 
 def test_a_measure_that_does_not_exist_is_the_users_mistake(
@@ -88,14 +101,15 @@ def test_a_measure_that_does_not_exist_is_the_users_mistake(
     assert not (tmp_path / "run").exists()
 
 
-def test_mirror_cost_is_fan_in_over_batch_for_a_sweep_after_every_batch(tmp_path: Path) -> None:
-    (*_, line) = lines(run(tmp_path / "run", "--feedback.rule=wm", "--training.batch_size=32"))
+def test_mirror_cost_is_fan_in_over_batch_for_a_sweep_after_every_batch(
+    mirrored: dict[str, Any],
+) -> None:
     # Digits have 8x8 pixels; balanced noise fires every input cell of a layer once a sweep: after
     # each of 2 x 8 batches of 32, and once before them.
     expected = {"hidden_1": 64 / 32 * 17 / 16, "head": 16 / 32 * 17 / 16}
     for name, samples in expected.items():
-        assert line[f"mirror_samples_per_image/{name}"] == pytest.approx(samples)
-    assert line["mirror_samples_per_image"] == pytest.approx(sum(expected.values()))
+        assert mirrored[f"mirror_samples_per_image/{name}"] == pytest.approx(samples)
+    assert mirrored["mirror_samples_per_image"] == pytest.approx(sum(expected.values()))
 
 
 @pytest.mark.parametrize(("noise", "fired"), [("gaussian", 2), ("orthogonal", 1)])
@@ -114,19 +128,16 @@ def test_replicas_fire_independent_noise_each_and_balanced_noise_together(
     "rule", slow_but(["kolen_pollack"], ["backprop", "feedback_alignment", "kolen_pollack"])
 )
 def test_the_baseline_trains_the_last_layer_alone(tmp_path: Path, rule: str) -> None:
-    def weights(*arguments: str) -> dict[str, np.ndarray]:
-        config = parse(
-            [
-                *("fit", *SMALL, "--model.name=small_conv", f"--feedback.rule={rule}"),
-                *("--optimizer.weight_decay=0.1", *arguments),
-            ]
-        )[0]
-        model = fit(config).model
-        return {v.path: v.numpy() for v in model.weights}
+    seen: list[dict[str, np.ndarray]] = []
 
-    frozen = "--feedback.only_last_layer_learns=true"
-    first = weights(f"--run_directory={tmp_path / 'a'}", frozen, "--training.epochs=1")
-    last = weights(f"--run_directory={tmp_path / 'b'}", frozen, "--training.epochs=2")
+    class Keep(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            seen.append({v.path: v.numpy() for v in self.model.weights})
+
+    options = ["--model.name=small_conv", f"--feedback.rule={rule}", "--optimizer.weight_decay=0.1"]
+    options += ["--feedback.only_last_layer_learns=true", f"--run_directory={tmp_path / 'run'}"]
+    history = fit(parse(["fit", *SMALL, *options])[0], [Keep()]).history
+    first, last = seen
     moved = {
         name for name in first if not np.array_equal(first[name], last[name]) and "seed" not in name
     }
@@ -135,13 +146,8 @@ def test_the_baseline_trains_the_last_layer_alone(tmp_path: Path, rule: str) -> 
     learnt = {name for name in moved if "moving" not in name}
     assert learnt
     assert all("head" in name for name in learnt), learnt
-
-
-def test_the_baseline_has_pathways_for_its_feedback(tmp_path: Path) -> None:
-    directory = run(
-        tmp_path / "run", "--feedback.rule=fa", "--feedback.only_last_layer_learns=true"
-    )
-    first, last = lines(directory)
-    assert first["weight_angle/hidden_1"] == last["weight_angle/hidden_1"]
-    assert first["weight_angle/head"] != last["weight_angle/head"]
-    assert tfwm.__version__
+    # Feedback has its pathways, but for backprop.
+    angles = {name: a for name, a in history.items() if name.startswith("weight_angle/")}
+    assert bool(angles) == (rule != "backprop")
+    for name, (before, after) in angles.items():
+        assert (before == after) == ("head" not in name)

@@ -197,8 +197,8 @@ def test_pictures_show_what_was_published(
         }
 
     monkeypatch.setattr(figures, "_save", keep)
-    figures.draw_learning_curves(groups, beside.numbers, Path("curves"))
-    for measure in ("weight_angle", "sign_angle"):
+    figures.draw_learning_curves(groups, beside, Path("curves"))
+    for measure in ("weight_angle", "sign_angle", "delta_angle"):
         figures.draw_layers(groups, measure, beside, Path(measure))
     # At their epochs, also behind ours; maxima are stars; of no epoch: lines from side to side.
     wide = "curves, cifar10, mlp 512-512-512"
@@ -219,6 +219,9 @@ def test_pictures_show_what_was_published(
     assert max(x for x, _ in near) == 21
     log = "weight_angle, mnist, mlp 500, updated random feedback"
     assert {(400, 3.62), (400, 19.96)} <= points(log, marker="o")
+    # Also of a measure that our runs do not have.
+    log = log.replace("weight_angle", "delta_angle")
+    assert points(log) == points(log, marker="o") > {(1, 19.41), (400, 3.15)}
     # W to its signs under backprop, and under sign-symmetry, in one panel, with means over layers.
     signs = "sign_angle, imagenet2012, resnet18, backprop"
     assert {y for _, y in points(signs, linestyle="-")} == {37}

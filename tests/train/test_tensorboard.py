@@ -1,7 +1,7 @@
 """What TensorBoard reads from a run's event files."""
 
 import io
-import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import keras
 import matplotlib.image
 import numpy as np
 import pytest
+import tensorflow as tf
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
@@ -19,12 +20,11 @@ import tfweightmirror as tfwm
 from tests.train.test_fit import SMALL
 from tests.train.test_resume import EndAfter
 from train.config import FitConfig
-from train.errors import TerminatedError
+from train.errors import TerminatedError, UserError
 from train.parsing.command_line import parse
 from train.parsing.config_file import read_config_file
 from train.run.fit import FinishedRun, fit
-from train.run.scatter import Panel, scatter_image
-from train.run.tensorboard import hyperparameters, layers_by_measure
+from train.run.tensorboard import Dashboards, hyperparameters, layers_by_measure, scatter_image
 
 LAYERS = ["hidden_1", "hidden_2", "hidden_10", "head"]  # not in the order of the alphabet
 RULE = ["--feedback.rule=wm", "--mirror.mode=akrout2019"]
@@ -35,10 +35,33 @@ def config_of(directory: Path, *arguments: str) -> FitConfig:
 
 
 def events_of(run: FinishedRun) -> EventAccumulator:
+    return loaded(run.directory.events)
+
+
+def loaded(folder: Path) -> EventAccumulator:
     # Nothing is left out.
-    events = EventAccumulator(str(run.directory.events), size_guidance={"tensors": 0})
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
     events.Reload()
     return events
+
+
+def model_of(rule: str, units: int = 16) -> keras.Model:
+    layers = [keras.layers.Dense(units, name="hidden_1"), keras.layers.Dense(10, name="head")]
+    model = keras.Sequential([keras.Input((64,)), *layers], name="net")
+    return model if rule == "backprop" else tfwm.convert_model(model, rule)
+
+
+def written(
+    folder: Path, logs: list[dict[str, float]], *, rule: str = "fa", units: int = 16
+) -> EventAccumulator:
+    """The events of epochs with these logs, without a training."""
+    dashboards = Dashboards(folder / "events", FitConfig(), len(logs))
+    dashboards.set_model(model_of(rule, units))
+    dashboards.on_train_begin()
+    for epoch, line in enumerate(logs):
+        dashboards.on_epoch_end(epoch, line)
+    dashboards.on_train_end()
+    return loaded(folder / "events")
 
 
 def values(events: EventAccumulator, tag: str) -> list[Any]:
@@ -93,26 +116,9 @@ def test_layers_of_a_measure_are_in_the_given_order_whatever_their_names() -> No
     assert layers_by_measure(names, LAYERS) == {"kurtosis": [*LAYERS, "block/conv"]}
 
 
-class Late(keras.callbacks.Callback):
-    """A measure that is known from the second epoch on only."""
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        assert logs is not None
-        if epoch == 1:
-            logs["late/head"] = 0.5
-
-
-def test_measure_that_comes_late_gets_its_chart(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from train.parts import feedback
-
-    build = feedback.build_callbacks
-    monkeypatch.setattr(
-        feedback, "build_callbacks", lambda *args, **options: [*build(*args, **options), Late()]
-    )
-    events = events_of(fit(config_of(tmp_path / "run", "--feedback.rule=fa")))
-    assert layout_of(events)["late"] == ["^late/head$"]
+def test_measure_that_comes_late_gets_its_chart(tmp_path: Path) -> None:
+    events = written(tmp_path, [{"loss": 1.0}, {"late/head": 0.5}])
+    assert layout_of(events) == {"late": ["^late/head$"]}
 
 
 def test_hparams_have_the_configuration_and_name_metrics_that_exist(mirrored: FinishedRun) -> None:
@@ -152,7 +158,7 @@ def test_hparams_of_all_runs_have_the_same_names_and_types(tmp_path: Path) -> No
     assert {name: type(value) for name, value in one.items()} == {
         name: type(value) for name, value in other.items()
     }
-    assert other["optimizer.options"] == "{momentum: 0.9}"
+    assert other["optimizer.options"] == '{"momentum": 0.9}'
     assert other["data.take"] == "100"
 
 
@@ -182,8 +188,7 @@ def test_histograms_count_all_entries_of_both_kernels(mirrored: FinishedRun) -> 
 
 
 def test_histogram_of_a_large_kernel_has_its_most_entries(tmp_path: Path) -> None:
-    large = ["--model.options.units=[2000]", "--training.epochs=1", "--feedback.rule=fa"]
-    events = events_of(fit(config_of(tmp_path / "run", *large)))
+    events = written(tmp_path, [{"loss": 1.0}], units=2000)
     (counts,) = values(events, "W/hidden_1")
     assert counts[:, 2].sum() == 64 * 2000 / 2  # every second of 128,000
 
@@ -199,22 +204,26 @@ def test_image_shows_feedback_against_forward_weights(mirrored: FinishedRun) -> 
     assert all(third.sum() > 20 for third in thirds)
 
 
-def test_image_of_many_layers_has_the_first_and_the_last_and_no_more_than_24_panels() -> None:
-    line = np.linspace(-1.0, 1.0, 5)
-    fifty = scatter_image([Panel(f"layer_{n}", line, line) for n in range(50)])
-    chosen = [f"layer_{n}" for n in np.linspace(0, 49, 24).round().astype(int)]
-    assert (chosen[0], chosen[-1]) == ("layer_0", "layer_49")
-    expected = scatter_image([Panel(name, line, line) for name in chosen])
-    np.testing.assert_array_equal(fifty, expected)
+def test_image_of_many_layers_has_the_first_and_the_last_and_no_more_panels_than_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("train.run.tensorboard.MOST_PANELS", 3)
+
+    def picture(names: list[str]) -> np.ndarray:
+        line = np.linspace(-1.0, 1.0, 5)
+        return scatter_image({f"{kind}/{name}": line for kind in "WB" for name in names})
+
+    nine = picture([f"layer_{n}" for n in range(9)])
+    np.testing.assert_array_equal(nine, picture(["layer_0", "layer_4", "layer_8"]))
 
 
 def test_long_run_draws_few_images(tmp_path: Path) -> None:
-    few = ["--training.epochs=13", "--data.train_split=train[:64]", "--feedback.rule=fa"]
-    events = events_of(fit(config_of(tmp_path / "run", *few)))
+    events = written(tmp_path, [{"loss": 1.0}] * 13)
     assert [event.step for event in events.Tensors("B against W")] == [3, 6, 9, 12, 13]
     assert len(events.Tensors("W/head")) == 13
 
 
+@pytest.mark.slow
 def test_run_that_goes_on_has_every_epoch_and_one_layout(tmp_path: Path) -> None:
     config = config_of(tmp_path / "run", *RULE, "--training.epochs=3")
     with pytest.raises(TerminatedError):
@@ -229,16 +238,33 @@ def test_run_that_goes_on_has_every_epoch_and_one_layout(tmp_path: Path) -> None
 
 
 def test_backprop_alone_has_scalars_and_histograms_and_no_empty_charts(tmp_path: Path) -> None:
-    finished = fit(config_of(tmp_path / "run"))
-    events = events_of(finished)
-    tags = set(events.Tags()["tensors"])
+    events = written(tmp_path, [{"loss": 1.0, "val_loss": 1.0}], rule="backprop")
     hparams = {metadata.SESSION_START_INFO_TAG, metadata.SESSION_END_INFO_TAG}
-    assert tags == {*finished.history, "config", "W/hidden_1", "W/head", *hparams}
-    assert json.loads(finished.directory.setup_file.read_text())["replicas"] == 1
+    tags = {tag.replace("W/net/", "W/") for tag in events.Tags()["tensors"]}
+    assert tags == {"loss", "val_loss", "config", "W/hidden_1", "W/head", *hparams}
 
 
-def test_two_replicas_write_one_run(tmp_path: Path) -> None:
-    finished = fit(config_of(tmp_path / "run", *RULE, "--strategy=mirrored", "--replicas=2"))
-    events = events_of(finished)
-    (_, counts) = values(events, "B/head")
+def test_two_replicas_write_one_run(tmp_path: Path, two_replicas: tf.distribute.Strategy) -> None:
+    with two_replicas.scope():
+        events = written(tmp_path, [{"loss": 1.0}])
+    (counts,) = values(events, "B/head")
     assert counts[:, 2].sum() == 16 * 10
+
+
+def test_what_a_full_disk_does_not_take_is_said(tmp_path: Path) -> None:
+    dashboards = Dashboards(tmp_path / "events", FitConfig(), 2)
+    dashboards.set_model(model_of("backprop"))
+    dashboards.on_train_begin()
+    (file,) = (tmp_path / "events").iterdir()
+    before, reasons = resource.getrlimit(resource.RLIMIT_FSIZE), list[str]()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size, before[1]))
+    try:
+        # What is larger than a buffer is lost in silence, what is smaller is not.
+        for size in (200_000, 1):
+            with pytest.raises(UserError) as said, dashboards._at(step=1):
+                tf.summary.text("text", "x" * size)
+            reasons.append(str(said.value).partition("/events: ")[2])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    lost, refused = (reason.partition(". The checkpoints are kept")[0] for reason in reasons)
+    assert (lost, refused) == ("what was written is not there", "File too large")

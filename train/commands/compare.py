@@ -9,8 +9,8 @@ import pandas as pd
 
 from train.disk import to_json
 from train.errors import UserError
-from train.report.frames import OVER_LAYERS, Run, UnusableError, find, read
-from train.report.pages import to_text
+from train.report.frames import OVER_LAYERS, Run, find, read
+from train.report.tables import to_text
 
 
 def compare(one: str, other: str, *, as_json: bool = False) -> None:
@@ -39,8 +39,8 @@ def _read(path: str) -> Run:
         raise UserError(f"{path} is a folder of runs. Expected one run directory.")
     try:
         return read(directory)
-    except UnusableError as error:
-        raise UserError(f"{path} cannot be compared: {error}.") from error
+    except UserError as error:
+        raise UserError(f"{path} cannot be compared: {str(error).rstrip('.')}.") from error
 
 
 def _setup(run: Run) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from train.errors import UserError
 from train.parsing.command_line import Command
 from train.parsing.config_file import resolved
 from train.parsing.yaml_file import to_yaml
-from train.report.pages import to_text
+from train.report.tables import to_text
 from train.run.directory import RunDirectory, next_free, numbered, stem_of
 
 RESULT_FILE = "sweep.json"

@@ -31,7 +31,7 @@ from train.parts.feedback import refusals_as_user_errors
 from train.parts.initial_weights import load_model
 from train.parts.losses import build_loss
 from train.parts.named import import_all
-from train.report.pages import to_text
+from train.report.tables import to_text
 from train.run.build import RunBatches, build_measures, build_model
 from train.run.checkpoint import Checkpoints, restore_model
 from train.run.directory import RunDirectory

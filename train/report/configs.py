@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,52 +12,49 @@ from train.parsing.config_file import resolved
 
 Flat = dict[str, Any]
 """Dotted key to value, also of each option of a part: `model.options.units`."""
+MAGNITUDE = "feedback.rule.options.magnitude"
 
 
 def flat(tree: Mapping[str, Any], *, source: str) -> Flat:
-    """The table of a nested configuration, old or new; keys that it lacks are at their defaults.
-
-    Raises:
-        UserError: If a key is not known, or a value is refused.
-    """
+    """The table of a nested configuration, old or new; keys that it lacks are at their defaults."""
     table: Flat = {}
     for key, value in resolved(tree, source=source).items():
-        options = value if key.endswith(".options") else None
-        table |= {key: value} if options is None else {f"{key}.{o}": v for o, v in options.items()}
-    if table.get("feedback.rule.options.magnitude") == "uniform":  # the default: `usf` is `ss`
-        del table["feedback.rule.options.magnitude"]
+        if key.endswith(".options"):
+            table |= {f"{key}.{option}": entry for option, entry in value.items()}
+        else:
+            table[key] = value
+    if table.get(MAGNITUDE) == "uniform":  # the default: `usf` is `ss`
+        del table[MAGNITUDE]
     return table
 
 
 def identity(config: Flat) -> Flat:
     """What decides over a run's numbers, but for the seed."""
-    return {
-        key: value
-        for key, value in config.items()
-        if value is not None and not key.startswith((*MAY_DIFFER, "seed"))
-    }
+    outside = (*MAY_DIFFER, "seed")
+    return {k: v for k, v in config.items() if v is not None and not k.startswith(outside)}
 
 
 def labels_of(configs: Sequence[Flat]) -> list[str]:
     """A short name for each of different configurations: the rule, and what else differs."""
-    labels = [_rule_label(config) for config in configs]
-    tasks = [task_of(config) for config in configs]
+    labels, tasks = list(map(_rule_label, configs)), list(map(task_of, configs))
     if len(set(tasks)) > 1:
-        labels = [f"{task}, {label}" for task, label in zip(tasks, labels, strict=True)]
+        labels = list(map("{}, {}".format, tasks, labels))
     named = []
     for config, label in zip(configs, labels, strict=True):
         alike = [identity(c) for c, name in zip(configs, labels, strict=True) if name == label]
-        keys = dict.fromkeys(key for other in alike for key in other)
-        differing = [key for key in keys if any(o.get(key) != config.get(key) for o in alike)]
-        texts = [f"{key.replace('.options', '')}={config.get(key)}" for key in differing]
+        texts = [
+            f"{key.replace('.options', '')}={config.get(key)}"
+            for key in dict.fromkeys(itertools.chain(*alike))
+            if any(other.get(key) != config.get(key) for other in alike)
+        ]
         named.append(", ".join([label, *texts]))
     return named
 
 
 def task_of(config: Flat) -> str:
     """Data and model, in words: `mnist, mlp 500`."""
-    units = config.get("model.options.units") or ()
-    return f"{data_name(config)}, {config['model.name']} {'-'.join(map(str, units))}".strip()
+    units = "-".join(map(str, config.get("model.options.units") or ()))
+    return f"{data_name(config)}, {config['model.name']} {units}".strip()
 
 
 def data_name(config: Flat) -> str:
@@ -77,8 +75,8 @@ def _rule_label(config: Flat) -> str:
     label = names.get(rule, rule.replace("_", " "))
     if rule == "weight_mirror":
         label += f" ({noise_of(config)})"
-    if magnitude := config.get("feedback.rule.options.magnitude"):
+    if magnitude := config.get(MAGNITUDE):
         label += f", {magnitude} magnitudes"
-    if config["feedback.last_layer.name"] is not None:
-        label += f", last layer {config['feedback.last_layer.name']}"
+    if (last := config["feedback.last_layer.name"]) is not None:
+        label += f", last layer {last}"
     return label

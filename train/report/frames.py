@@ -7,13 +7,14 @@ import functools
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
+from train.disk import json_lines
 from train.errors import UserError
 from train.report.configs import Flat, flat, identity, labels_of, task_of
 
@@ -33,40 +34,21 @@ OVER_LAYERS = "mean_over_layers"
 """Of a measure of several layers, `mean_over_layers/<measure>`."""
 
 
-class UnusableError(UserError):
-    """A run that cannot be reported on."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a run directory says.
-
-    Args:
-        path: The run directory.
-        config: Of all keys; those that the run's file lacks are the defaults.
-        setup: Of setup.json; empty where there is none.
-        epochs: Measures by epoch, with errors in per cent and averages over layers; NaN where a
-            measure has no value (an angle of a zero vector).
-        finished: Whether it was trained to its end.
-        planned: Epochs of the whole run; None: not known.
-    """
+    """What a run directory says."""
 
     path: Path
-    config: Flat
-    setup: dict[str, Any]
-    epochs: pd.DataFrame
+    config: Flat  # keys that its file lacks are at their defaults
+    setup: dict[str, Any]  # of setup.json, if there is one
+    epochs: pd.DataFrame  # errors, measures and their means over layers; NaN: without a value
     finished: bool
-    planned: int | None = None
+    planned: int | None = None  # epochs of the whole run; None: not known
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Runs of one configuration.
-
-    Args:
-        label: Rule, and what else tells it from the other groups.
-        runs: One a seed.
-    """
+    """Runs of one configuration, one a seed; the label tells it from the other groups."""
 
     label: str
     runs: Sequence[Run]
@@ -77,7 +59,6 @@ class Group:
 
     @property
     def task(self) -> str:
-        """Data and model."""
         return task_of(self.config)
 
     @property
@@ -86,22 +67,19 @@ class Group:
         return min(int(run.epochs.index[-1]) for run in self.runs)
 
     @functools.cached_property
-    def mean(self) -> pd.DataFrame:
-        """Over the runs, by epoch, of the measures that all of them have.
+    def _by_epoch(self) -> Any:
+        rows = pd.concat([run.epochs for run in self.runs], join="inner")
+        return rows[rows.index <= self.epochs].groupby(level="epoch")
 
-        NaN at epochs where one of them has no value.
-        """
+    @functools.cached_property
+    def mean(self) -> pd.DataFrame:
+        """By epoch, of the measures that all runs have; NaN where one of them has no value."""
         return self._by_epoch.mean().where(self._by_epoch.count() == len(self.runs))
 
     @functools.cached_property
     def error(self) -> pd.DataFrame:
         """The standard error of the mean; NaN for a single run."""
         return self._by_epoch.sem().where(self.mean.notna())
-
-    @functools.cached_property
-    def _by_epoch(self) -> Any:
-        rows = pd.concat([run.epochs for run in self.runs], join="inner")
-        return rows.loc[rows.index <= self.epochs].groupby(level="epoch")
 
     def layers(self, measure: str) -> list[str]:
         """Layers that have a measure, from input to output."""
@@ -115,161 +93,124 @@ class Group:
 
 
 def shown(mean: float, error: float = math.nan) -> str:
-    """`1.65`, or with the standard error `1.65 (0.03)`."""
-    return number(mean) + ("" if math.isnan(error) else f" ({number(error)})")
-
-
-def number(value: float) -> str:
-    """Two decimals; what these would round to nothing is told as such."""
-    if value != 0 and abs(value) < 0.005:
-        return "< 0.01" if value > 0 else "-0.00"
-    return "NaN" if math.isnan(value) else f"{value:.2f}"
+    """`1.65`, or with the standard error `1.65 (0.03)`; what would round to nothing is told so."""
+    if math.isnan(mean):
+        text = "NaN"
+    elif 0 < abs(mean) < 0.005:
+        text = "< 0.01" if mean > 0 else "-0.00"
+    else:
+        text = f"{mean:.2f}"
+    return text if math.isnan(error) else f"{text} ({shown(error)})"
 
 
 def gather(paths: Sequence[str]) -> tuple[list[Group], dict[Path, str]]:
-    """Finished runs at any depth below folders, grouped in the order of their first.
-
-    Returns:
-        The groups, and the runs that are in none with the reason.
-
-    Raises:
-        UserError: If a path is no folder, or holds no run.
-    """
-    grouped: dict[str, list[Run]] = {}
+    """Finished runs at any depth below folders, and those left out with the reason."""
+    grouped: dict[str, dict[int, Run]] = {}
     left_out: dict[Path, str] = {}
     for path in find(paths, left_out):
         try:
             run = read(path)
-        except UnusableError as error:
-            left_out[path] = str(error)
+        except UserError as error:
+            left_out[path] = str(error).rstrip(".")
             continue
         key = json.dumps(identity(run.config), sort_keys=True, default=repr)
-        same = {other.config["seed"]: other.path for other in grouped.get(key, ())}
-        twin = same.get(run.config["seed"])
+        twin = grouped.get(key, {}).get(run.config["seed"])
         if not run.finished:
             left_out[path] = f"unfinished: {run.epochs.index[-1]} of {run.planned} epochs"
         elif twin:
-            left_out[path] = f"configuration and seed are those of {twin}, which is in the report"
+            same = f"configuration and seed are those of {twin.path}"
+            left_out[path] = f"{same}, which is in the report"
         else:
-            grouped.setdefault(key, []).append(run)
-    labels = labels_of([runs[0].config for runs in grouped.values()])
-    return [Group(*pair) for pair in zip(labels, grouped.values(), strict=True)], left_out
+            grouped.setdefault(key, {})[run.config["seed"]] = run
+    members = [list(by_seed.values()) for by_seed in grouped.values()]
+    labels = labels_of([runs[0].config for runs in members])
+    return list(map(Group, labels, members)), left_out
 
 
 def find(paths: Sequence[str], left_out: dict[Path, str]) -> list[Path]:
-    """Run directories: those given, and those at any depth below a folder that is given.
+    """Run directories at any depth below folders; those that cannot be read join `left_out`."""
 
-    Folders that cannot be read are added to `left_out`.
-
-    Raises:
-        UserError: If a path is no folder, or holds no run.
-    """
-    found: dict[Path, Path] = {}
-    for path in map(Path, paths):
-        runs = {run.resolve(): run for run in _runs_below(path, left_out)}
-        if not runs:
-            state = "is no folder" if path.exists() else "does not exist"
-            state = "holds no run" if path.is_dir() else state
-            raise UserError(
-                f"{path} {state}. Expected a run directory, which has a config.yaml, or a folder "
-                f"with several below it."
-            )
-        found |= {place: run for place, run in runs.items() if place not in found}
-    return list(found.values())
-
-
-def _runs_below(path: Path, left_out: dict[Path, str]) -> Iterator[Path]:
     def skip(error: OSError) -> None:
         left_out[Path(error.filename)] = f"cannot be read: {error.strerror}"
 
-    seen = set()
-    for folder, folders, files in os.walk(path, onerror=skip, followlinks=True):
-        seen.add(os.path.realpath(folder))  # a link may lead back
-        folders[:] = sorted(f for f in folders if os.path.realpath(f"{folder}/{f}") not in seen)
-        if {"config.yaml", "metrics.jsonl"} & set(files):
-            yield Path(folder)
+    found: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        seen, runs = set(), []
+        for folder, folders, files in os.walk(path, onerror=skip, followlinks=True):
+            seen.add(os.path.realpath(folder))  # a link may lead back
+            folders[:] = sorted(f for f in folders if os.path.realpath(f"{folder}/{f}") not in seen)
+            if {"config.yaml", "metrics.jsonl"} & set(files):
+                runs.append(Path(folder))
+        if not runs:
+            state = "is no folder" if path.exists() else "does not exist"
+            raise UserError(
+                f"{path} {'holds no run' if path.is_dir() else state}. Expected a run directory, "
+                f"which has a config.yaml, or a folder with several below it."
+            )
+        for run in runs:
+            found.setdefault(run.resolve(), run)
+    return list(found.values())
 
 
 def read(path: Path) -> Run:
-    """A run, finished or not; half a line at the end of its metrics is left out.
-
-    Raises:
-        UnusableError: If it is damaged, or has diverged.
-    """
-    config = _parsed(path / "config.yaml", "YAML", yaml.safe_load)
-    try:
-        config = flat(config, source="config.yaml")
-    except UserError as error:
-        raise UnusableError(str(error).rstrip(".")) from error
+    """A run, finished or not; UserError says why it cannot be used, without its name."""
+    tree = _parsed(path / "config.yaml", yaml.safe_load, "is not YAML")
+    config = flat(tree, source="config.yaml")
     file = path / "setup.json"
-    setup = _parsed(file, "JSON", json.loads) if file.exists() else {}
+    setup = _parsed(file, json.loads, "is not JSON") if file.exists() else {}
     epochs = _epochs(path / "metrics.jsonl")
     # Of a length in steps, or of several phases, only the setup knows the epochs.
     last, planned = epochs.index[-1], setup.get("epochs", config["training.epochs"])
     if planned is not None and last > planned:
-        raise UnusableError(f"{last} epochs, but {planned} were planned")
+        raise UserError(f"{last} epochs, but {planned} were planned")
     # With a callback that stops it, a run may have finished before.
     finished = bool(last == planned) or (path / "model.keras").exists()
     epochs = _with_derived(_with_start(epochs, path / "steps.jsonl"))
     return Run(path, config, setup, epochs, finished, planned)
 
 
-def _parsed(file: Path, language: str, parse: Callable[[str], Any]) -> Any:
+def _parsed(file: Path, parse: Callable[[str], Any], wrong: str = "", kind: type = dict) -> Any:
     try:
-        table = parse(_text(file))
-    except (ValueError, yaml.YAMLError) as error:
-        raise UnusableError(f"{file.name} is not {language}") from error
-    if not isinstance(table, dict):
-        raise UnusableError(f"{file.name} holds no table of keys and values")
-    return table
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
+        content = parse(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UnusableError(f"{file.name} cannot be read: {error.strerror}") from error
+        raise UserError(f"{file.name} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise UnusableError(f"{file.name} is not a text in UTF-8") from error
+        raise UserError(f"{file.name} is not a text in UTF-8") from error
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{file.name} {wrong or error}") from error
+    if not isinstance(content, kind):
+        raise UserError(f"{file.name} holds no table of keys and values")
+    return content
 
 
 def _epochs(file: Path) -> pd.DataFrame:
-    lines: list[dict[str, Any]] = []
-    texts = _text(file).splitlines()
-    for number, text in enumerate(texts, 1):
-        try:
-            line = json.loads(text)
-        except ValueError as error:
-            if number == len(texts):
-                break  # killed while it was written: an unfinished run
-            raise UnusableError(f"{file.name} is damaged at line {number}") from error
+    lines = _parsed(file, json_lines, kind=list)
+    if not lines:
+        raise UserError(f"unfinished: {file.name} has no epoch")
+    for number, line in enumerate(lines, 1):
         if not (isinstance(line, dict) and line.get("epoch") == number and "loss" in line):
-            raise UnusableError(
+            raise UserError(
                 f"{file.name} has at line {number} no table with epoch {number} and a loss"
             )
-        lines.append(line)
-    if not lines:
-        raise UnusableError(f"unfinished: {file.name} has no epoch")
     try:
         epochs = pd.DataFrame(lines).set_index("epoch").astype(float)
     except (TypeError, ValueError) as error:
-        raise UnusableError(f"{file.name} holds a value that is no number: {error}") from error
+        raise UserError(f"{file.name} holds a value that is no number: {error}") from error
     diverged = epochs.index[~epochs["loss"].abs().lt(math.inf)]
     if len(diverged):
-        raise UnusableError(f"loss is {epochs.at[diverged[0], 'loss']} at epoch {diverged[0]}")
+        raise UserError(f"loss is {epochs.at[diverged[0], 'loss']} at epoch {diverged[0]}")
     return epochs
 
 
 def _with_start(epochs: pd.DataFrame, file: Path) -> pd.DataFrame:
     """What was measured before the first step becomes epoch 0."""
+    lines = _parsed(file, json_lines, kind=list) if file.exists() else []
     try:
-        line = json.loads(_text(file).partition("\n")[0]) if file.exists() else {}
-        if not line or line["step"] != 0:
-            return epochs
-        start = pd.DataFrame([line | {"epoch": 0}]).set_index("epoch").astype(float)
+        start = [line | {"epoch": 0} for line in lines[:1] if line["step"] == 0]
+        row = pd.DataFrame(start, columns=["epoch", *epochs]).set_index("epoch").astype(float)
     except (TypeError, ValueError, KeyError) as error:
-        raise UnusableError(f"{file.name} is damaged at line 1") from error
-    return pd.concat([start, epochs]).reindex(columns=epochs.columns)
+        raise UserError(f"{file.name} is damaged at line 1") from error
+    return pd.concat([row, epochs]) if start else epochs
 
 
 def _with_derived(epochs: pd.DataFrame) -> pd.DataFrame:
@@ -277,7 +218,6 @@ def _with_derived(epochs: pd.DataFrame) -> pd.DataFrame:
     errors = pd.DataFrame({e: 100 * (1 - epochs[a]) for e, a in _ACCURACIES if a in epochs})
     if TEST_ERROR in errors:
         errors[BEST_ERROR] = errors[TEST_ERROR].cummin()
-    of_layers = epochs.loc[:, epochs.columns.str.contains("/")].T
-    measures = of_layers.groupby(lambda name: name.partition("/")[0], sort=False)
+    measures = epochs.filter(like="/").T.groupby(lambda name: name.partition("/")[0], sort=False)
     means = measures.mean(skipna=False).T.add_prefix(f"{OVER_LAYERS}/")
     return pd.concat([errors, epochs, means], axis=1)

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import pandas as pd
 import yaml
 
-from train.report.configs import Flat, data_name
+from train.report.configs import MAGNITUDE, Flat, data_name
 from train.report.frames import BEST_ERROR, TEST_ERROR, TOP_5_ERROR, TRAIN_ERROR, Group
 
 FOLDER = Path(__file__).parents[1] / "published"
@@ -30,7 +30,7 @@ UNMODIFIED: dict[str, list[Any]] = {
     "feedback.last_layer.name": [None],
     "feedback.layers": [{}],
     "feedback.only_last_layer_learns": [False],
-    "feedback.rule.options.magnitude": [None],
+    MAGNITUDE: [None],
     "feedback.rule.options.epsilon": [None, 1],
 }
 NUMBERS = ["group", "source", "place", "cell", "differences", "measure", "epoch", "theirs"]
@@ -40,22 +40,13 @@ BOUNDS = ["group", "measure", "says", "below", "above", "from_epoch", "ours", "h
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-    """What a paper says of the layers' angles in a figure.
+    """What a paper says of the layers' angles in a figure."""
 
-    Args:
-        measure: As in the logs, before the slash, in degrees.
-        says: In words.
-        layers: Which layers it is said of.
-        below: Largest value; None if no such number is given.
-        above: Smallest value in most layers; None if no such number is given.
-        from_epoch: First epoch that it is said of.
-    """
-
-    measure: str
+    measure: str  # as in the logs, before the slash, in degrees
     says: str
     layers: Literal["all", "all but the last", "most"]
-    below: float | None = None
-    above: float | None = None
+    below: float | None = None  # the largest value, if such a number is given
+    above: float | None = None  # the smallest value in most layers, likewise
     from_epoch: int | Literal["last"] = 1
 
     def beside(self, group: Group) -> tuple[int, str, str]:
@@ -81,36 +72,25 @@ class Bound:
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """One published cell.
-
-    Args:
-        label: What was trained.
-        source: Paper or programme.
-        place: Where the numbers stand.
-        match: Dotted key to the values a run must have one of; None: no configuration is that cell.
-        settings: Dotted key to the value behind the numbers; a run may differ, and it is said.
-        epochs: How long was trained; None where the source does not say.
-        measures: Measure to epoch to mean and standard error (or NaN), in per cent and degrees;
-            the last epoch is `epochs`, or 0 if that is not known.
-        bounds: What is said of a figure whose numbers are not printed.
-        notes: What else differs, or is not known.
-    """
+    """One published cell: what was trained, by whom, and where its numbers stand."""
 
     label: str
     source: str
     place: str
-    match: dict[str, list[Any]] | None
-    settings: dict[str, Any]
-    epochs: int | None
+    match: dict[str, list[Any]] | None  # key to values a run must have; None: no run is that cell
+    settings: dict[str, Any]  # key to the value behind the numbers; where ours differs, it is said
+    epochs: int | None  # None where the source does not say
+    # Measure to epoch (0: not said) to mean and standard error or NaN, in per cent and degrees.
     measures: dict[str, dict[int, tuple[float, float]]]
     bounds: tuple[Bound, ...]
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  # what else differs, or is not known
 
     def is_beside(self, config: Flat) -> bool:
         """Whether a run of this configuration is a run of the same cell."""
+        if self.match is None:
+            return False
         named = config | {"data.name": data_name(config)}
-        match = None if self.match is None else (UNMODIFIED | self.match).items()
-        return match is not None and all(named.get(key) in values for key, values in match)
+        return all(named.get(key) in values for key, values in (UNMODIFIED | self.match).items())
 
     def differences(self, group: Group) -> str:
         """Differences of scale and setting between a group and the published runs."""
@@ -128,12 +108,10 @@ class Published:
 
 
 class Beside(NamedTuple):
-    """What was published beside some groups.
+    """What was published beside some groups, a row a number and a row a bound.
 
-    Args:
-        numbers: A row a number, with ours (`NUMBERS` are the columns). Behind our last epoch, the
-            last of theirs stands beside the last of ours, and the others beside nothing.
-        bounds: A row a bound (`BOUNDS`).
+    Behind our last epoch, the last number of theirs stands beside the last of ours, and the others
+    beside nothing.
     """
 
     numbers: pd.DataFrame
@@ -161,10 +139,10 @@ def beside(groups: Sequence[Group], cells: Sequence[Published]) -> Beside:
 
 
 def _our_name(group: Group, measure: str) -> str:
-    """The name in our logs of a published measure."""
-    ours, place = ANGLES.get(measure, ("", 0))
-    layers = group.layers(ours)
-    return f"{ours}/{layers[place]}" if layers else measure
+    """The name in our logs; of an angle that was not measured, the name that it would have."""
+    ours, place = ANGLES.get(measure, (measure, 0))
+    layers = group.layers(ours) or group.layers("weight_angle")
+    return f"{ours}/{layers[place]}" if measure in ANGLES and layers else measure
 
 
 def read_all(folder: Path = FOLDER) -> list[Published]:
@@ -180,7 +158,7 @@ def read_all(folder: Path = FOLDER) -> list[Published]:
 def _cell(entry: dict[str, Any], table: dict[str, Any]) -> Published:
     both = table | entry
     measures: dict[str, dict[int, tuple[float, float]]] = {}
-    for name, ours in [*ERRORS.items(), *ACCURACIES.items(), *zip(ANGLES, ANGLES, strict=True)]:
+    for name, ours in (ERRORS | ACCURACIES | {angle: angle for angle in ANGLES}).items():
         # A number alone, or with its standard error, is that of the last epoch.
         values = entry.get(name, {})
         values = values if isinstance(values, dict) else {both.get("epochs", 0): values}

@@ -1,8 +1,9 @@
-"""The report's tables: data frames of text, and one of numbers."""
+"""The report's tables: data frames of text, and one of numbers; tables as text."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,18 +41,44 @@ TITLES = {
 """Published measure to the title of its table over epochs."""
 
 
+def to_text(table: pd.DataFrame) -> str:
+    """Columns for the terminal."""
+    return table.to_markdown(index=False, tablefmt="simple", disable_numparse=True, maxcolwidths=36)
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    """GitHub's; what has a meaning there is escaped."""
+    escaped = table.map(lambda cell: re.sub(r"([|*`\[])", r"\\\1", cell).replace("<", "&lt;"))
+    return escaped.to_markdown(index=False, tablefmt="github", disable_numparse=True)
+
+
 def results(groups: Sequence[Group], numbers: pd.DataFrame) -> pd.DataFrame:
     """A row a group: errors at the last epoch, beside the published ones."""
-    rows = [
+    table = pd.DataFrame(
         {"group": group.label, "runs": str(len(group.runs)), "epochs": str(group.epochs)}
         | {title: group.shown(measure) for measure, title in COLUMNS.items()}
         | {COLUMNS["published"]: _published(group, numbers[numbers["group"] == group.label])}
         for group in groups
-    ]
-    table = pd.DataFrame(rows)
+    )
     if any(table[COLUMNS[TEST_ERROR]]):
         table = table.drop(columns=COLUMNS["val_loss"])
     return table.loc[:, (table != "").any()]
+
+
+def _published(group: Group, numbers: pd.DataFrame) -> str:
+    """The last published number of each cell, and that it is a maximum where it is one."""
+    errors = numbers[numbers["measure"].isin([BEST_ERROR, TEST_ERROR])]
+    errors = errors.sort_values(["measure", "epoch"])
+    texts = []
+    for row in errors.drop_duplicates(["place", "cell"], keep="last").sort_index().itertuples():
+        notes = [row.source]
+        if row.measure == BEST_ERROR:
+            notes.append("the smallest of all epochs")
+        elif row.epoch != group.epochs:
+            notes.append(f"epoch {row.epoch}" if row.epoch else "epochs not said")
+        notes += ["differs: see below"] if row.differences else []
+        texts.append(f"{shown(row.theirs, row.theirs_error)} ({', '.join(notes)})")
+    return "; ".join(texts)
 
 
 def over_epochs(numbers: pd.DataFrame, measure: str) -> pd.DataFrame:
@@ -61,23 +88,28 @@ def over_epochs(numbers: pd.DataFrame, measure: str) -> pd.DataFrame:
         rows = rows[rows.duplicated(["group", "source", "place"], keep=False)]
     if rows.empty:
         return rows
-    texts = rows.assign(text=rows.apply(_pair, axis=1))
+    texts = rows.assign(text=list(map(_pair, rows.itertuples())))
     table = texts.groupby(["group", "source", "epoch"], sort=False)["text"].agg("; ".join).unstack()
     table = table[sorted(table, key=lambda epoch: epoch or math.inf)].fillna("")
     table.columns = [f"epoch {epoch}" if epoch else "last epoch" for epoch in table]
     return table.reset_index()
 
 
+def _pair(row: Any) -> str:
+    at = "" if row.epoch in (0, row.our_epoch) else f" (epoch {row.our_epoch})"
+    ours = "-" if math.isnan(row.ours) else shown(row.ours, row.ours_error) + at
+    return f"{ours} / {shown(row.theirs, row.theirs_error)}"
+
+
 def layers(groups: Sequence[Group], measure: str) -> pd.DataFrame:
     """A measure at the last epoch: a row a layer, from input to output, a column a group."""
-    columns = []
-    for group in groups:
-        texts = {name: group.shown(f"{measure}/{name}") for name in group.layers(measure)}
-        texts |= {"mean over layers": group.shown(f"{OVER_LAYERS}/{measure}")}
-        columns.append(pd.Series(texts, name=group.label))
-    table = pd.concat(columns, axis=1, sort=False).fillna("")
-    mean = table.index == "mean over layers"
-    return pd.concat([table[~mean], table[mean]]).reset_index(names="layer")
+    columns = {
+        group.label: {name: group.shown(f"{measure}/{name}") for name in group.layers(measure)}
+        for group in groups
+    }
+    table = pd.DataFrame(columns).fillna("")
+    table.loc["mean over layers"] = [group.shown(f"{OVER_LAYERS}/{measure}") for group in groups]
+    return table.reset_index(names="layer")
 
 
 def runs(groups: Sequence[Group]) -> pd.DataFrame:
@@ -98,34 +130,10 @@ def runs(groups: Sequence[Group]) -> pd.DataFrame:
 
 def curves(groups: Sequence[Group]) -> pd.DataFrame:
     """Numbers, a row a group and epoch: means, and standard errors as `(s.e.)`."""
-    frames = []
-    for group in groups:
-        frame = pd.concat([group.mean, group.error.add_suffix(" (s.e.)")], axis=1).reset_index()
-        seeds = " ".join(str(run.config["seed"]) for run in group.runs)
-        head = {"group": group.label, "runs": len(group.runs), "seeds": seeds}
-        frames.append(pd.concat([pd.DataFrame(head, index=frame.index), frame], axis=1))
-    return pd.concat(frames)
-
-
-def _published(group: Group, numbers: pd.DataFrame) -> str:
-    """The last published number of each cell, and that it is a maximum where it is one."""
-    errors = numbers[numbers["measure"].isin([BEST_ERROR, TEST_ERROR])]
-    errors = errors.sort_values(["measure", "epoch"]).drop_duplicates(
-        ["place", "cell"], keep="last"
-    )
-    texts = []
-    for _, row in errors.sort_index().iterrows():
-        notes = [row["source"]]
-        if row["measure"] == BEST_ERROR:
-            notes.append("the smallest of all epochs")
-        elif row["epoch"] != group.epochs:
-            notes.append(f"epoch {row['epoch']}" if row["epoch"] else "epochs not said")
-        notes += ["differs: see below"] if row["differences"] else []
-        texts.append(f"{shown(row['theirs'], row['theirs_error'])} ({', '.join(notes)})")
-    return "; ".join(texts)
-
-
-def _pair(row: Any) -> str:
-    at = "" if row["epoch"] in (0, row["our_epoch"]) else f" (epoch {row['our_epoch']})"
-    ours = "-" if math.isnan(row["ours"]) else shown(row["ours"], row["ours_error"]) + at
-    return f"{ours} / {shown(row['theirs'], row['theirs_error'])}"
+    frames = {
+        (group.label, len(group.runs), " ".join(str(run.config["seed"]) for run in group.runs)): (
+            group.mean.join(group.error.add_suffix(" (s.e.)"))
+        )
+        for group in groups
+    }
+    return pd.concat(frames, names=["group", "runs", "seeds"]).reset_index()

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import markdown
 import pandas as pd
 
 from train.errors import UserError
 from train.report import figures, tables
 from train.report.configs import noise_of
 from train.report.frames import Group, gather
-from train.report.pages import to_html, to_markdown, to_text
 from train.report.published import Beside, beside, read_all
+from train.report.tables import to_markdown, to_text
 
 HOW = (
     "Every number is that of the last epoch unless its column says otherwise. Runs whose "
@@ -21,24 +24,33 @@ HOW = (
     "error. Errors are in per cent of the images; those of training images are an epoch's running "
     "mean, unless the run measured them at its end. Published numbers have their standard errors "
     "in brackets where these were published. NaN: measured, without a value (a zero vector has no "
-    "angle)."
+    "angle). -: not measured."
 )
 BALANCED = (
     "Under balanced noise (orthogonal, impulse) the weight angle is 0 by construction: a sweep "
     "identifies W exactly, so training equals backprop up to rounding, and its accuracy says "
     "nothing about learning with imperfect feedback."
 )
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<title>Report on runs</title>
+<style>
+body { font-family: sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em }
+table { border-collapse: collapse; margin: 1em 0; font-size: 90%% }
+td, th { border: 1px solid #bbb; padding: 0.25em 0.6em; text-align: left; vertical-align: top }
+img { max-width: 100%% }
+</style>
+%s
+</html>
+"""
 
 
 def report(paths: Sequence[str], out: str) -> None:
-    """Writes a report on the runs into a new folder, and its main table to the terminal.
-
-    Args:
-        paths: Run directories, or folders that hold some at any depth.
-        out: The folder to write: new, or empty.
+    """Writes a report on runs, at any depth below `paths`, and its main table to the terminal.
 
     Raises:
-        UserError: If there is no run to report on, or `out` is not free.
+        UserError: If there is no run to report on, or `out` is not a new or empty folder.
     """
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -67,16 +79,16 @@ def report(paths: Sequence[str], out: str) -> None:
 
 def write(groups: Sequence[Group], left_out: Mapping[Path, str], folder: Path) -> None:
     """Tables, pictures and pages, into a folder."""
-    published = beside(groups, read_all())
-    runs, without = tables.runs(groups), pd.DataFrame(left_out.items(), columns=["run", "why"])
-    without = without.astype(str)
     folder.mkdir(parents=True, exist_ok=True)
+    published = beside(groups, read_all())
+    runs = tables.runs(groups)
+    without = pd.DataFrame(left_out.items(), columns=["run", "why"]).astype(str)
     parts = ["# Report on runs", HOW, *results(groups, published)]
     parts += [*_pictures(groups, published, folder), "## Runs", to_markdown(runs)]
     parts += ["## Left out", to_markdown(without)] if left_out else []
     page = "\n\n".join(parts) + "\n"
     (folder / "report.md").write_text(page, encoding="utf-8")
-    (folder / "report.html").write_text(to_html(page, folder), encoding="utf-8")
+    (folder / "report.html").write_text(_to_html(page, folder), encoding="utf-8")
     curves = tables.curves(groups)
     last = curves.groupby("group", sort=False).tail(1)
     curves.to_csv(folder / "curves.csv", index=False, float_format="%.6g")
@@ -110,13 +122,24 @@ def results(groups: Sequence[Group], published: Beside) -> list[str]:
 
 
 def _pictures(groups: Sequence[Group], published: Beside, folder: Path) -> list[str]:
-    figures.draw_learning_curves(groups, published.numbers, folder / "learning_curves")
+    figures.draw_learning_curves(groups, published, folder / "learning_curves")
     text = figures.CURVES
     parts = ["## Learning curves", f"![{text}](learning_curves.png)", f"*{text}*"]
     for measure, (_, text) in figures.LAYER_MEASURES.items():
-        shown = figures.draw_layers(groups, measure, published, folder / measure)
-        if shown:
-            title = measure.replace("_", " ").capitalize()
+        title = measure.replace("_", " ").capitalize()
+        if figures.draw_layers(groups, measure, published, folder / measure):
             parts += [f"## {title}", f"![{text}]({measure}.png)", f"*{text}*"]
-            parts += [f"{title} at the last epoch:", to_markdown(tables.layers(shown, measure))]
+        if measured := [group for group in groups if group.layers(measure)]:
+            parts += [f"{title} at the last epoch:", to_markdown(tables.layers(measured, measure))]
     return parts
+
+
+def _to_html(page: str, folder: Path) -> str:
+    """One file that needs no other: the pictures are inside."""
+
+    def inside(match: re.Match[str]) -> str:
+        content = base64.b64encode((folder / match[1]).read_bytes()).decode()
+        return f'src="data:image/png;base64,{content}"'
+
+    body = markdown.markdown(page, extensions=["tables"])
+    return PAGE % re.sub(r'src="([\w.]+)"', inside, body)

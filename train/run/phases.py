@@ -15,8 +15,7 @@ from train.parsing.phases import phase_configs
 from train.parts.feedback import refusals_as_user_errors
 from train.run.build import RunBatches, RunModel
 from train.run.loop import Guest, Loop, Position
-from train.run.step_lines import StepLines
-from train.run.telemetry import Telemetry
+from train.run.telemetry import StepLines, Telemetry
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,15 +1,22 @@
-"""What a run says about its own speed, in the logs of every epoch."""
+"""What a run measures beside Keras: its speed, what mirror mode costs, and looks between epochs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 import tfweightmirror as tfwm
+from train.config import FitConfig
+from train.disk import GO_ON, append_line, disk_errors, json_lines, to_json, write_whole
+from train.errors import UserError
 from train.parts.schedules import learning_rate_now
-from train.run.loop import Loop
+from train.run.build import RunBatches
+from train.run.compiled import floats
+from train.run.loop import Guest, Loop, Position
 
 MEASURES = ("images_per_second", "input_wait_share")
 """Names of what differs between two runs of equal numbers; so does `seconds`."""
@@ -18,63 +25,174 @@ MEASURES = ("images_per_second", "input_wait_share")
 class Telemetry(keras.callbacks.Callback):
     """Adds learning rate and speed to the logs; must stand behind `WeightMirror`.
 
-    `learning_rate`: at the end of the epoch. `images_per_second`: training images over the time in
-    training calls (their first one compiles). `input_wait_share`: the share of that time in which
-    the next batch was waited for; left out under deterministic operations. The time of mirror mode
-    inside the compiled step cannot be told from the rest.
+    `phase`, counted from 1, where there are several. `learning_rate`: at the end of the epoch.
+    `images_per_second`: training images over the time in training calls (their first one compiles).
+    `input_wait_share`: the share of that time in which the next batch was waited for; left out
+    under deterministic operations. The time of mirror mode inside the compiled step cannot be told
+    from the rest.
 
     What mirror mode would cost where noise takes time, in a brain or on a chip:
     `mirror_samples_per_image/<layer>` are the noise samples fired on a layer so far in the phase,
     on all replicas and warm-up included, over its training images so far (a balanced sweep after
     every batch of m: fan-in / m) and `mirror_samples_per_image` their sum, layers firing one after
     another.
-
-    Args:
-        loop: The loop that trains.
-        batch_size: Images in a global batch.
-        callbacks: The run's others, among which mirrors are found.
-        several_phases: Whether the logs have `phase`, counted from 1 as epochs are.
     """
 
     def __init__(
-        self,
-        loop: Loop,
-        *,
-        batch_size: int,
-        callbacks: Sequence[Any],
-        several_phases: bool = False,
+        self, loop: Loop, *, batch_size: int, callbacks: Sequence[Any], several_phases: bool
     ) -> None:
         super().__init__()
-        self.several_phases = several_phases
         self.loop = loop
         self.batch_size = batch_size
+        self.several_phases = several_phases
         self._mirrors = [c for c in callbacks if isinstance(c, tfwm.callbacks.WeightMirror)]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if logs is None:
             return
+        loop, whole_s = self.loop, self.loop.training_s or float("inf")  # no step was trained
         if self.several_phases:
-            logs["phase"] = self.loop.position.phase + 1
-        images = self.loop.steps_trained * self.batch_size
+            logs["phase"] = loop.position.phase + 1
         logs["learning_rate"] = learning_rate_now(self.model.optimizer)
-        logs["images_per_second"] = _share_of(images, self.loop.training_s)
-        if self.loop.times_input:
-            logs["input_wait_share"] = _share_of(self.loop.waiting_s, self.loop.training_s)
-        if self._mirrors:
-            logs |= self._samples_per_image()
-
-    def _samples_per_image(self) -> dict[str, float]:
+        logs["images_per_second"] = loop.steps_trained * self.batch_size / whole_s
+        if loop.times_input:
+            logs["input_wait_share"] = loop.waiting_s / whole_s
         # Of the whole phase: what a resumed epoch saw itself depends on where it was killed.
-        images = (self.loop.steps_done - self.loop.position.phase_step) * self.batch_size
+        images = (loop.steps_done - loop.position.phase_step) * self.batch_size
         fired = {
-            name: int(mirror.mirror_steps.numpy()) * samples / images
+            f"mirror_samples_per_image/{name}": int(mirror.mirror_steps.numpy()) * samples / images
             for mirror in self._mirrors
             for name, samples in mirror.samples_per_step(self.model).items()
         }
-        total = {"mirror_samples_per_image": sum(fired.values())}
-        return {f"mirror_samples_per_image/{name}": n for name, n in fired.items()} | total
+        logs |= fired
+        if self._mirrors:
+            logs["mirror_samples_per_image"] = sum(fired.values())
 
 
-def _share_of(part: float, whole_s: float) -> float:
-    """0 where there is no whole: no step was trained."""
-    return part / whole_s if whole_s > 0 else 0.0
+class StepLines(keras.callbacks.Callback, Guest):
+    """Writes `steps.jsonl`, if the configuration asks for anything that stands there.
+
+    A line has `step` (training steps done), `epoch` (the one it belongs to, counted from 1; 0
+    before the first step), the results on test images as `val_...`, and what the monitor reads as
+    `<measure>/<layer>`. There is one for step 0 (`training.evaluate_at_start`), for every
+    `training.evaluate_every` steps, for each of `monitor.last_epoch_measures` (without `val_...`),
+    and for every end of an epoch. Over those of the last epoch, mean and standard deviation (of a
+    sample) join the logs. Training goes on as if nobody had looked.
+
+    Must stand behind the monitor and before what writes logs, and as a guest before who saves.
+    Without a folder (workers beside the chief) it takes part and writes nothing; `show` is told
+    step and values of every line that is written.
+
+    Raises:
+        UserError: If the last epoch has fewer steps than measures, or nothing is measured.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        batches: RunBatches,
+        config: FitConfig,
+        callbacks: Sequence[Any],
+        folder: Path | None,
+        show: Callable[[int, dict[str, float]], None],
+    ) -> None:
+        super().__init__()
+        self.loop = loop
+        self.batches = batches
+        self.every = config.training.evaluate_every
+        self.at_start = config.training.evaluate_at_start
+        self.file = None if folder is None else folder / "steps.jsonl"
+        monitors = [c for c in callbacks if isinstance(c, tfwm.callbacks.FeedbackMonitor)]
+        self._show = show
+        self._monitor = monitors[0] if monitors else None
+        times, steps = config.monitor.last_epoch_measures, batches.last_epoch_steps
+        if times and not (self._monitor and times <= steps):
+            raise UserError(
+                f"monitor.last_epoch_measures is {times}, but "
+                + (f"the last epoch has {steps} steps" if self._monitor else "nothing is measured")
+                + ". Expected 0, or a step for each of them and layers with feedback weights (or "
+                "monitor.backprop)."
+            )
+        # Steps of the last epoch; its end, the last of them, is measured anyway.
+        self._last = [round(n * steps / times) for n in range(1, times + 1)]
+
+    def before_first(self, position: Position) -> None:
+        """Drops the lines of what will be done again, and writes that of step 0."""
+        done = self.loop.steps_done
+        if self.file is not None and self.file.exists():
+            redone = not done or position.step_in_epoch == self._length(position.epoch)
+            kept = [line for line in self._lines() if line["step"] < done + (not redone)]
+            with disk_errors(f"{self.file} cannot be written", GO_ON):
+                write_whole(self.file, "".join(to_json(line) + "\n" for line in kept))
+        if self.at_start and not done:
+            self._look(0, evaluates=True)
+
+    def due_in(self, position: Position) -> int | None:
+        """Steps to the next look."""
+        due = [self.every - self.loop.steps_done % self.every] if self.every else []
+        if self._is_last(position.epoch):
+            due += [s - position.step_in_epoch for s in self._last if s > position.step_in_epoch]
+        return min(due, default=None)
+
+    def after_call(self, position: Position, steps: int) -> None:
+        """Looks, if it is time and no epoch's end, which has its own line."""
+        epoch, here = position.epoch, position.step_in_epoch
+        measures = self._is_last(epoch) and here in self._last
+        evaluates = self.every is not None and self.loop.steps_done % self.every == 0
+        if here < self._length(epoch) and (measures or evaluates):
+            self._look(epoch + 1, evaluates=evaluates)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Writes the line of the epoch's end; adds what the last epoch's lines say together."""
+        is_last = bool(self._last) and self._is_last(epoch)
+        if logs is None or not (self.every or self.at_start or is_last):
+            return
+        shown = {name: v for name, v in logs.items() if name.startswith("val_") or "/" in name}
+        self._write(epoch + 1, shown)
+        if is_last and self.file is not None:
+            begin = self.loop.steps_done - self._last[-1]
+            wanted = {begin + step for step in self._last}
+            logs |= _mean_and_std([line for line in self._lines() if line["step"] in wanted])
+
+    def _is_last(self, epoch: int) -> bool:
+        return epoch + 1 == self.batches.epochs
+
+    def _length(self, epoch: int) -> int:
+        """Steps of an epoch."""
+        batches = self.batches
+        return batches.last_epoch_steps if self._is_last(epoch) else batches.steps_per_epoch
+
+    def _look(self, epoch: int, *, evaluates: bool) -> None:
+        results = self.loop.test_images.in_between() if evaluates else {}
+        readings = self._monitor.readings() if self._monitor else {}
+        self._write(epoch, {f"val_{name}": v for name, v in results.items()} | readings)
+
+    def _write(self, epoch: int, values: dict[str, Any]) -> None:
+        if self.file is not None:
+            step, values = self.loop.steps_done, floats(values)
+            with disk_errors(f"{self.file} cannot be written", GO_ON):
+                append_line(self.file, to_json({"step": step, "epoch": epoch} | values))
+            self._show(step, values)
+
+    def _lines(self) -> list[dict[str, Any]]:
+        assert self.file is not None
+        try:
+            with disk_errors(f"{self.file} cannot be read"):
+                return json_lines(self.file.read_text())
+        except ValueError as error:
+            raise UserError(
+                f"{self.file} {error}. Restore it, or remove it: the run goes on with the steps to "
+                f"come."
+            ) from error
+
+
+def _mean_and_std(lines: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Of what all lines have of layers, as `<measure>_mean/<layer>` and `<measure>_std/<layer>`."""
+    names = [name for name in lines[-1] if "/" in name and all(name in line for line in lines)]
+    found: dict[str, float] = {}
+    for name in names:
+        measure, _, layer = name.partition("/")
+        values = np.array([line[name] for line in lines], float)  # NaN where a line has null
+        found[f"{measure}_mean/{layer}"] = float(values.mean())
+        found[f"{measure}_std/{layer}"] = float(values.std(ddof=1))
+    return found
