@@ -34,35 +34,9 @@ def last_line(directory: Path) -> dict[str, float]:
     return RunDirectory(directory).metrics()[-1]
 
 
-def test_seed_is_trained_in_a_process_of_its_own_and_not_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for folder in ("alone", "run/seed_3"):
-        where = f"--run_directory={tmp_path / folder}"
-        assert main(["fit", *TINY, f"--seed={3 if '3' in folder else 4}", where]) == 0
-    command = ["fit", *TINY, f"--run_directory={tmp_path / 'run'}", "--seeds", "3,4", "--jobs=2"]
-    capsys.readouterr()
-    assert main(command) == 0
-    shown = capsys.readouterr().out
-    assert shown.count(": nothing to do") == 1
-    three, four = (last_line(tmp_path / "run" / f"seed_{seed}") for seed in (3, 4))
-    assert four["loss"] == pytest.approx(last_line(tmp_path / "alone")["loss"], rel=1e-5)
-    assert four["loss"] != pytest.approx(three["loss"], rel=1e-5)
-    mean = np.mean([three["val_accuracy"], four["val_accuracy"]])
-    assert f"val_accuracy of 2 seeds: mean {mean:.4f}, standard error " in shown
-    assert main(command) == 0
-    assert capsys.readouterr().out.count(": nothing to do") == 2
-
-
-def sweep_command(folder: Path, rates: str) -> list[str]:
-    grid = [f"--grid=optimizer.learning_rate={rates}", "--grid", "model.options.units=[8,8]"]
-    return ["sweep", *TINY, *grid, f"--run_directory={folder}"]
-
-
 def in_this_process(
-    some: Mapping[str, Command], *, at_once: int, diverged: Callable[[str], None]
+    some: Mapping[str, Command], *, at_once: int, diverged: Callable[[str], None] | None = None
 ) -> None:
-    assert at_once == 1
     for title, run in some.items():
         if RunDirectory.finished(run.config):
             print("nothing to do")
@@ -70,7 +44,53 @@ def in_this_process(
         try:
             fit(run.config)
         except DivergedError:
+            assert diverged is not None
             diverged(title)
+
+
+def test_every_seed_is_trained_once_and_told_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(runs, "train_all", in_this_process)
+    command = ["fit", *TINY, f"--run_directory={tmp_path}", "--seeds"]
+    assert main([*command, "3"]) == 0
+    capsys.readouterr()
+    assert main([*command, "3,4"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("nothing to do") == 1
+    three, four = (last_line(tmp_path / f"seed_{seed}") for seed in (3, 4))
+    assert four["loss"] != pytest.approx(three["loss"], rel=1e-5)
+    mean = np.mean([three["val_accuracy"], four["val_accuracy"]])
+    assert f"val_accuracy of 2 seeds: mean {mean:.4f}, standard error " in shown
+
+
+@pytest.mark.slow
+def test_seed_is_trained_in_a_process_of_its_own_and_not_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", *TINY, "--seed=4", f"--run_directory={tmp_path / 'alone'}"]) == 0
+    command = ["fit", *TINY, f"--run_directory={tmp_path / 'run'}", "--seeds", "3,4", "--jobs=2"]
+    for finished in (0, 2):
+        capsys.readouterr()
+        assert main(command) == 0
+        assert capsys.readouterr().out.count(": nothing to do") == finished
+    four = last_line(tmp_path / "run" / "seed_4")
+    assert four["loss"] == pytest.approx(last_line(tmp_path / "alone")["loss"], rel=1e-5)
+
+
+def test_run_is_the_launcher_wherever_it_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    unknown = Command("fit", keys=("--sed=1",), config=parse(["fit", *TINY])[0])
+    with pytest.raises(UserError, match=r"^command line: sed is not a known key\."):
+        runs.train_all({"wrong": unknown})
+
+
+def sweep_command(folder: Path, rates: str) -> list[str]:
+    grid = [f"--grid=optimizer.learning_rate={rates}", "--grid", "model.options.units=[8,8]"]
+    return ["sweep", *TINY, *grid, f"--run_directory={folder}"]
 
 
 def test_sweep_chooses_on_training_images_and_goes_on_where_it_was(
