@@ -57,7 +57,7 @@ def test_yaml_blocks_are_configurations() -> None:
     from train.parsing.yaml_file import load_yaml
 
     for _, text in blocks("yaml"):
-        config = built(FitConfig, flatten(load_yaml(text), FitConfig, source="README"))
+        config = built(flatten(load_yaml(text), source="README"))
         assert config != FitConfig()
 
 

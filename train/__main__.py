@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import re
 import signal
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from train.errors import TerminatedError, UserError
 
@@ -17,6 +18,30 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 128 + signal.SIGINT
 NOBODY_READS = 128 + signal.SIGPIPE
+# Where each command is, imported when it is asked for, and what it takes of the command line.
+RUNS: Mapping[str, tuple[str, Callable[[Any, Command], object]]] = {
+    "fit": ("train.commands.runs:fit_seeds", lambda run, c: run(c)),
+    "sweep": ("train.commands.sweep:sweep", lambda run, c: run(c)),
+    "evaluate": (
+        "train.commands.trained:evaluate",
+        lambda run, c: run(c.operands[0], c.config, as_json=c.json),
+    ),
+    "export": (
+        "train.commands.trained:export",
+        lambda run, c: run(c.operands[0], c.out, c.feedback),
+    ),
+    "angles": (
+        "train.commands.trained:angles",
+        lambda run, c: run(c.operands[0], as_json=c.json),
+    ),
+    "compare": (
+        "train.commands.compare:compare",
+        lambda run, c: run(*c.operands, as_json=c.json),
+    ),
+    "list": ("train.commands.listing:print_all", lambda run, c: run(*c.operands)),
+    "report": ("train.report.write:report", lambda run, c: run(c.operands, c.out)),
+}
+NEED_NO_TENSORFLOW = ("compare", "list", "report")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         try:
-            status = _with_sentences(arguments)
+            return _with_sentences(arguments)
         finally:
             sys.stdout.flush()
     except UserError as error:
@@ -40,7 +65,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("ended by Ctrl-C", file=sys.stderr)
         return INTERRUPTED
-    return status
 
 
 def _with_sentences(arguments: Sequence[str]) -> int:
@@ -66,62 +90,40 @@ def _with_sentences(arguments: Sequence[str]) -> int:
 
 
 def _run(command: Command) -> int:
+    where, call = RUNS[command.name]
     if command.only_print:
-        from train.parsing.annotated_yaml import to_annotated_yaml
-
-        print(to_annotated_yaml(command.config), end="")
+        where, call = "train.parsing.yaml_file:to_annotated_yaml", _print_config
+    if command.only_print or command.name in NEED_NO_TENSORFLOW:
+        call(pkgutil.resolve_name(where), command)
         return 0
-    if command.name == "report":
-        from train.report.write import report
-
-        report(command.operands, command.flags["out"])
-        return 0
-    if command.name == "compare":
-        from train.commands.compare import compare
-
-        compare(*command.operands, as_json="json" in command.flags)
-        return 0
-    # TensorFlow takes seconds to load: not before the configuration is known to be right.
-    from train.parsing.start_up import load_tensorflow_quietly, memory_errors
+    # It takes seconds to load: not before the configuration is known to be right.
+    from train.parsing.start_up import load_tensorflow_quietly
 
     load_tensorflow_quietly()
-    try:
-        with memory_errors():
-            _do(command)
-    except TerminatedError as end:
-        print(f"{end}: the same command goes on from there", file=sys.stderr)
-        return end.status
-    return 0
+    import tensorflow as tf
 
-
-def _do(command: Command) -> None:
+    from train.disk import reason_of
     from train.parts.named import import_folders
 
     import_folders(command.config)  # what a run is compared with may be named by an import path
-    if command.name == "fit":
-        from train.commands.runs import fit_seeds
+    try:
+        call(pkgutil.resolve_name(where), command)
+    except TerminatedError as end:
+        print(f"{end}: the same command goes on from there", file=sys.stderr)
+        return end.status
+    except (MemoryError, tf.errors.ResourceExhaustedError) as error:
+        if "No space left" in str(error):
+            raise UserError(f"The disk is full: {reason_of(error)}. Expected room.") from error
+        what = " ".join(str(error).split())[:120]
+        raise UserError(
+            f"Memory ran out{f' ({what})' if what else ''}. Expected less at a time: a smaller "
+            f"training.batch_size or test_batch_size, data.storage=disk, or fewer --jobs."
+        ) from error
+    return 0
 
-        fit_seeds(command)
-    elif command.name == "evaluate":
-        from train.commands.trained import evaluate
 
-        evaluate(command.operands[0], command.config, as_json="json" in command.flags)
-    elif command.name == "export":
-        from train.commands.trained import export
-
-        export(command.operands[0], command.flags["out"], command.flags.get("feedback"))
-    elif command.name == "angles":
-        from train.commands.trained import angles
-
-        angles(command.operands[0], as_json="json" in command.flags)
-    elif command.name == "list":
-        from train.commands.listing import print_all
-
-        print_all(*command.operands)
-    else:
-        from train.commands.sweep import sweep
-
-        sweep(command)
+def _print_config(to_yaml: Callable[..., str], command: Command) -> None:
+    print(to_yaml(command.config), end="")
 
 
 if __name__ == "__main__":

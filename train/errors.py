@@ -20,12 +20,7 @@ class DivergedError(UserError):
 
 
 class TerminatedError(Exception):
-    """A signal asked the training, or several, to end; the checkpoint is written.
-
-    Args:
-        step: Training steps done; None: of several trainings.
-        number: Of the signal.
-    """
+    """A signal asked the training, or several (`step` None), to end; the checkpoint is written."""
 
     def __init__(self, step: int | None, number: int = signal.SIGTERM) -> None:
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from train.config import FitConfig
-from train.parsing.config_file import dotted_names, type_name
+from train.parsing.config_file import dotted_names
+from train.parsing.values import type_name
 
 FILE = Path(__file__).with_name("option_list.txt")
 
@@ -12,8 +13,7 @@ FILE = Path(__file__).with_name("option_list.txt")
 def text() -> str:
     """A line an option: dotted key, type, default."""
     lines = [
-        f"{name}: {type_name(hint)} = {_default(name)!r}\n"
-        for name, hint in dotted_names(FitConfig).items()
+        f"{name}: {type_name(hint)} = {_default(name)!r}\n" for name, hint in dotted_names().items()
     ]
     return "".join(lines)
 

@@ -87,7 +87,7 @@ def test_mistake_in_a_file_is_told_with_the_files_name(
             "training.epoch is not a known key. Did you mean 'training.epochs'?",
         ),
         (["--epochs", "3"], "epochs is not a known key. Did you mean 'training.epochs'?"),
-        (["--training=3"], "training is not a known key."),
+        (["--training=3"], "training is '3'. Expected a table with the keys epochs, steps,"),
         (["--training.epochs=x"], "training.epochs is 'x'. Expected a whole number or null."),
         (["--training.epochs", "x"], "training.epochs is 'x'. Expected a whole number or null."),
         (["--seed=null"], "seed is 'null'. Expected a whole number."),
@@ -181,7 +181,7 @@ def test_printed_config_explains_every_value(capsys: pytest.CaptureFixture[str])
     lines = capsys.readouterr().out.splitlines()
     assert all(len(line) <= 100 for line in lines)
     keys = [number for number, line in enumerate(lines) if not line.lstrip().startswith("#")]
-    assert len(keys) == len(dotted_names(FitConfig)) + len(tables(FitConfig))
+    assert len(keys) == len(dotted_names()) + len(tables(FitConfig))
     assert all(lines[number - 1].lstrip().startswith("# ") for number in keys)
     assert "  # Images in a training batch, over all replicas of all workers." in lines
     assert yaml.safe_load("\n".join(lines))["optimizer"]["weight_decay"] == 1e-5
@@ -273,5 +273,5 @@ def test_launcher_chooses_keras_own_backend_for_tensorflow(monkeypatch: pytest.M
 
 @pytest.mark.parametrize("file", sorted((REPOSITORY / "configs").rglob("*.yaml")), ids=str)
 def test_every_config_of_the_repository_is_read(file: Path) -> None:
-    assert read_config_file(file, FitConfig)
+    assert read_config_file(file)
     assert file.read_text().startswith("#"), "a config's head says what it produces"

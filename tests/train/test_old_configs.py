@@ -6,11 +6,11 @@ import pytest
 
 from train.config import FitConfig, MirrorConfig, Part
 from train.config.old import modern
-from train.parsing.config_file import built, flatten
+from train.parsing.phases import config_from, differences, leaves
 
 
 def config(**tree: Any) -> FitConfig:
-    return built(FitConfig, flatten(modern(tree), FitConfig, source="old"))
+    return config_from(tree, source="old")
 
 
 def test_model_keeps_the_options_of_its_own_kind_alone() -> None:
@@ -62,3 +62,36 @@ def test_mirror_is_what_trained(old: dict[str, Any], expected: MirrorConfig) -> 
 def test_what_is_of_today_stays() -> None:
     tree = {"model": {"name": "mlp", "options": {"units": [3]}}, "mirror": {"noise": "impulse"}}
     assert modern(tree) == tree
+
+
+@pytest.mark.parametrize(
+    ("phases", "same"),
+    [
+        # An alias, what the phase has from outside anyway, a number in another form.
+        ([{"feedback": {"rule": "kp"}}, {"optimizer": {"learning_rate": 1}}], True),
+        (
+            [
+                {"feedback": {"rule": "kp"}, "mirror": {"steps": 1}},
+                {"optimizer": {"learning_rate": 1.0}},
+            ],
+            True,
+        ),
+        ([{"feedback": {"rule": "fa"}}, {"optimizer": {"learning_rate": 1}}], False),
+        ([{"feedback": {"rule": "kp"}}], False),
+        ([], False),
+    ],
+)
+def test_phases_are_compared_under_one_spelling(phases: list[Any], same: bool) -> None:
+    rule = {"name": "kolen_pollack", "options": {}}
+    kept = config(phases=[{"feedback": {"rule": rule}}, {"optimizer": {"learning_rate": 1.0}}])
+    assert (leaves(config(phases=phases)) == leaves(kept)) == same
+
+
+def test_what_differs_is_told_key_by_key() -> None:
+    there = config(phases=[{"feedback": {"rule": "fa"}}], optimizer={"options": {"momentum": 0.9}})
+    here = config(phases=[{"feedback": {"rule": "kp"}}], feedback={"layers": {"head": "bp"}})
+    assert list(differences(leaves(there), leaves(here)).values()) == [
+        "feedback.layers is {} there and {'head': 'backprop'} here",
+        "phases[0].feedback.rule.name is 'feedback_alignment' there and 'kolen_pollack' here",
+        "optimizer.options.momentum is 0.9 there and not given here",
+    ]

@@ -10,12 +10,11 @@ from typing import Any
 
 import tfweightmirror as tfwm
 from tfweightmirror.mirror.noise import NOISES
-from train.config import FitConfig
 from train.config.part import RULES
 from train.data import EMBEDDED
 from train.errors import UserError, did_you_mean
-from train.parsing.annotated_yaml import explanations
 from train.parsing.config_file import read_config_file
+from train.parsing.yaml_file import explanations
 from train.parts.callbacks import known_callbacks
 from train.parts.feedback import MODES, OWN_KEYS, known_initializers
 from train.parts.losses import known_losses, known_metrics
@@ -92,7 +91,7 @@ def head_of(file: Path) -> str:
 
 
 def _data_sets() -> Iterator[str]:
-    configs = [read_config_file(file, FitConfig) for file in sorted(CONFIGS.rglob("*.yaml"))]
+    configs = [read_config_file(file) for file in sorted(CONFIGS.rglob("*.yaml"))]
     named = {str(values["data.name"]) for values in configs if "data.name" in values}
     yield from (f"{name}: embedded" for name in EMBEDDED)
     yield from sorted(named - set(EMBEDDED))

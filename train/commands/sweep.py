@@ -20,11 +20,11 @@ import pandas as pd
 import yaml
 
 from train.commands.runs import check, one_process_only, train_all, with_keys
-from train.config import MAY_DIFFER, FitConfig
+from train.config import FitConfig
 from train.disk import disk_errors, to_json, write_whole
 from train.errors import UserError
 from train.parsing.command_line import Command
-from train.parsing.config_file import resolved
+from train.parsing.phases import config_from, differences, leaves
 from train.parsing.yaml_file import to_yaml
 from train.report.tables import to_text
 from train.run.directory import RunDirectory, next_free, numbered, stem_of
@@ -172,14 +172,14 @@ def _differences(folder: Path, plan: Mapping[str, Any]) -> list[str]:
     try:
         there = _read(folder)
         source = str(folder / RESULT_FILE)
-        old, new = (resolved(one["config"], source=source) for one in (there, plan))
+        old, new = (leaves(config_from(one["config"], source=source)) for one in (there, plan))
         grid = there["grid"].keys() | plan["grid"].keys()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError):
         return [f"exists and holds no sweep ({RESULT_FILE})"]
     return [
-        f"holds another sweep: {key} is {old.get(key)!r} there and {value!r} here"
-        for key, value in new.items()
-        if not key.startswith((*MAY_DIFFER, "seed")) and key not in grid and old.get(key) != value
+        f"holds another sweep: {sentence}"
+        for key, sentence in differences(old, new).items()
+        if key != "seed" and key not in grid
     ]
 
 

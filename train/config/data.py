@@ -6,7 +6,7 @@ import dataclasses
 import re
 from typing import Any, Literal
 
-from train.config.checks import at_least_one
+from train.config.ranges import Count
 from train.errors import UserError
 
 
@@ -56,18 +56,15 @@ class DataConfig:
     data_dir: str | None = None
     train_split: str = "train"
     test_split: str = "test"
-    take: int | None = None
+    take: Count | None = None
     shuffle: bool = True
     normalization: Literal["standard", "unit", "none", "imagenet"] = "standard"
     augmentation: Literal["none", "pad_crop_flip", "random_resized_crop"] = "none"
-    pad: int = 4
-    image_size: int | None = None
+    pad: Count = 4
+    image_size: Count | None = None
     storage: Literal["auto", "memory", "disk"] = "auto"
 
     def __post_init__(self) -> None:
-        at_least_one("data.take", self.take)
-        at_least_one("data.pad", self.pad)
-        at_least_one("data.image_size", self.image_size)
         if self.augmentation == "random_resized_crop" and self.image_size is None:
             raise UserError(
                 "data.augmentation=random_resized_crop needs data.image_size, the height and width "

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any, Literal
 
 from train.config.part import Part, canonical_rule
-from train.errors import UserError
+from train.config.ranges import ZeroOrSeveral
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,14 +69,7 @@ class MonitorConfig:
     delta_angles: bool = False
     gradient_angles: bool = False
     backprop: bool = False
-    last_epoch_measures: int = 0
-
-    def __post_init__(self) -> None:
-        if self.last_epoch_measures < 0 or self.last_epoch_measures == 1:
-            raise UserError(
-                f"monitor.last_epoch_measures is {self.last_epoch_measures}. Expected 0, or 2 or "
-                f"more, which have a standard deviation."
-            )
+    last_epoch_measures: ZeroOrSeveral = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 _OF_MODEL = {"small_conv": "small_conv", "mlp": "mlp", "resnet18": "resnet", "resnet50": "resnet"}
+# Key of the mirror to the modes that used it, and to what they have without it.
+_OF_MODE: dict[str, tuple[tuple[str, ...], Any]] = {
+    "eta": (("akrout2019_code",), 0.01),
+    "activations": (("akrout2019", "akrout2019_code"), {"head": "linear"}),
+}
 
 
 def modern(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -15,46 +20,36 @@ def modern(tree: Mapping[str, Any]) -> dict[str, Any]:
     loss, and `mirror` had `noise_options`, `eta` and `activations`, of which a mode used some.
     """
     tree = dict(tree)
-    if isinstance(tree.get("training"), Mapping) and "loss" in tree["training"]:
-        tree["training"] = dict(tree["training"])
+    training = tree.get("training")
+    if isinstance(training, Mapping) and "loss" in training:
+        tree["training"] = dict(training)
         tree["loss"] = tree["training"].pop("loss")
-    if isinstance(tree.get("model"), Mapping):
-        tree["model"] = _model(tree["model"])
-    if isinstance(tree.get("mirror"), Mapping):
-        tree["mirror"] = _mirror(tree["mirror"])
+    for key, change in (("model", _model), ("mirror", _mirror)):
+        if isinstance(tree.get(key), Mapping):
+            tree[key] = change(dict(tree[key]))
     return tree
 
 
-def _model(model: Mapping[str, Any]) -> dict[str, Any]:
-    tables = {key: model[key] for key in set(_OF_MODEL.values()) if key in model}
-    if not tables:
-        return dict(model)
-    kept = {key: value for key, value in model.items() if key not in tables}
+def _model(model: dict[str, Any]) -> dict[str, Any]:
+    tables = {key: model.pop(key) for key in dict.fromkeys(_OF_MODEL.values()) if key in model}
     mine = _OF_MODEL.get(str(model.get("name")))
     # A file that changes its base need not name the model.
-    options = tables.get(mine) if mine else next(iter(tables.values()))
-    return kept | ({"options": dict(options)} if options else {})
+    options = tables.get(mine) if mine else next(iter(tables.values()), None)
+    return model | ({"options": dict(options)} if options else {})
 
 
-def _mirror(mirror: Mapping[str, Any]) -> dict[str, Any]:
-    if not mirror.keys() & {"noise_options", "eta", "activations"}:
-        return dict(mirror)
-    kept = dict(mirror)
+def _mirror(mirror: dict[str, Any]) -> dict[str, Any]:
+    if not mirror.keys() & {"noise_options", *_OF_MODE}:
+        return mirror
     mode = mirror.get("mode")
-    noise: dict[str, Any] = {}
-    if (options := kept.pop("noise_options", None)) is not None:
-        noise["options"] = options
-    if (name := kept.pop("noise", None)) is not None and mode in (None, "linear"):
+    name, options = mirror.pop("noise", None), mirror.pop("noise_options", None)
+    noise: dict[str, Any] = {} if options is None else {"options": options}
+    if name is not None and mode in (None, "linear"):
         noise["name"] = name
     if noise:
-        kept["noise"] = noise
-    # Which modes used a key, and what they have without it.
-    of_mode = {
-        "eta": (("akrout2019_code",), 0.01),
-        "activations": (("akrout2019", "akrout2019_code"), {"head": "linear"}),
-    }
-    for key, (modes, default) in of_mode.items():
-        value = kept.pop(key, default)
+        mirror["noise"] = noise
+    for key, (modes, default) in _OF_MODE.items():
+        value = mirror.pop(key, default)
         if value != default and (mode is None or mode in modes):
-            kept.setdefault("options", {})[key] = value
-    return kept
+            mirror.setdefault("options", {})[key] = value
+    return mirror

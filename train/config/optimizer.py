@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
-from train.config.checks import at_least_one, not_negative, positive
+from train.config.ranges import Count, NotNegative, Positive, WholeNotNegative
 from train.errors import UserError
 
 
@@ -15,16 +15,16 @@ class ScheduleConfig:
 
     Args:
         name: `constant`, `piecewise` (times `factor` at each boundary), `cosine` (to
-            `final_factor` at the last epoch), the name of a Keras schedule, such as
-            PolynomialDecay, or the import path of one; it counts in steps.
-        options: Arguments of a Keras schedule or one of your own. Of them
-            `initial_learning_rate` is set from `learning_rate`.
+            `final_factor` at the last epoch), a Keras schedule, such as PolynomialDecay, or the
+            import path of one; it counts in steps.
+        options: Arguments of a Keras schedule or one of your own; its `initial_learning_rate` is
+            set from `learning_rate`.
         boundaries_epochs: Epochs after which `piecewise` drops the rate, counted with the warm-up.
         boundaries_steps: The same in training steps, instead.
         factor: Of each drop of `piecewise`.
         final_factor: Of `cosine`: the last rate over the first.
-        warm_up_epochs: Epochs over which the rate first rises linearly from 0 (as in Keras); may be
-            a fraction.
+        warm_up_epochs: Epochs, or a fraction of one, over which the rate first rises linearly from
+            0 (as in Keras).
         warm_up_steps: The same in training steps, instead.
     """
 
@@ -32,16 +32,12 @@ class ScheduleConfig:
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     boundaries_epochs: tuple[float, ...] = ()
     boundaries_steps: tuple[int, ...] = ()
-    factor: float = 0.1
-    final_factor: float = 0.0
-    warm_up_epochs: float = 0.0
-    warm_up_steps: int = 0
+    factor: Positive = 0.1
+    final_factor: NotNegative = 0.0
+    warm_up_epochs: NotNegative = 0.0
+    warm_up_steps: WholeNotNegative = 0
 
     def __post_init__(self) -> None:
-        positive("optimizer.schedule.factor", self.factor)
-        not_negative("optimizer.schedule.final_factor", self.final_factor)
-        not_negative("optimizer.schedule.warm_up_epochs", self.warm_up_epochs)
-        not_negative("optimizer.schedule.warm_up_steps", self.warm_up_steps)
         for unit in ("epochs", "steps"):
             given = getattr(self, f"boundaries_{unit}")
             if list(given) != sorted(set(given)) or any(b <= 0 for b in given):
@@ -55,12 +51,12 @@ class ScheduleConfig:
                     f"optimizer.schedule.{key}_epochs and {key}_steps are both given. Expected one "
                     f"of them."
                 )
-        boundaries = self.boundaries_epochs or self.boundaries_steps
         if self.options and self.name in ("constant", "piecewise", "cosine"):
             raise UserError(
                 f"optimizer.schedule.options is {self.options}, which {self.name} does not have: "
                 f"it has keys of its own. Expected options of a Keras schedule, or none."
             )
+        boundaries = self.boundaries_epochs or self.boundaries_steps
         if (self.name == "piecewise") != bool(boundaries):
             raise UserError(
                 f"optimizer.schedule.name is {self.name} and "
@@ -87,7 +83,7 @@ class OptimizerConfig:
             gradient, behind clipping and before momentum; under momentum m that is about decoupled
             `weight_decay / (1 - m)`. `per_step` (Akrout et al. 2019, eq. 16 and 17): a step takes
             `weight_decay` of each weight, whatever the learning rate; below 1.
-        decay_biases: Whether weight decay takes of biases and of BatchNorm's scale and offset too.
+        decay_biases: Whether biases and BatchNorm's scale and offset decay, too.
         bias_learning_rate_factor: The step size of biases over that of weights. Decay that is not
             coupled takes of both alike.
         options: The optimizer's other arguments by their Keras names, such as momentum, nesterov,
@@ -95,24 +91,20 @@ class OptimizerConfig:
     """
 
     name: str = "sgd"
-    learning_rate: float = 0.05
+    learning_rate: Positive = 0.05
     learning_rate_scaling: Literal["none", "linear", "sqrt"] = "none"
-    reference_batch_size: int = 256
+    reference_batch_size: Count = 256
     schedule: ScheduleConfig = ScheduleConfig()
-    weight_decay: float | None = None
+    weight_decay: NotNegative | None = None
     decay: Literal["decoupled", "coupled", "per_step"] = "decoupled"
     decay_biases: bool = True
-    bias_learning_rate_factor: float = 1.0
+    bias_learning_rate_factor: Positive = 1.0
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        positive("optimizer.learning_rate", self.learning_rate)
-        at_least_one("optimizer.reference_batch_size", self.reference_batch_size)
-        not_negative("optimizer.weight_decay", self.weight_decay)
         if self.decay == "per_step" and (self.weight_decay or 0.0) >= 1:
             raise UserError(
                 f"optimizer.decay is per_step and optimizer.weight_decay {self.weight_decay}, "
                 f"which would leave nothing of the weights after a step. Expected a share below "
                 f"1: the learning rate times the weight_decay of decoupled decay."
             )
-        positive("optimizer.bias_learning_rate_factor", self.bias_learning_rate_factor)

@@ -18,7 +18,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "kolen_pollack": ("kp",),
     "updated_random_feedback": ("urfb",),
 }
-_VARIANTS = {"usf": "uniform", "frsf": "fixed", "brsf": "batch"}
+_MAGNITUDES = {"usf": "uniform", "frsf": "fixed", "brsf": "batch"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,14 +73,14 @@ def canonical_rule(part: Part) -> Part:
     given = (part.name or "").lower()
     for name, aliases in RULES.items():
         if given == name or given in aliases:
-            magnitude = {"magnitude": _VARIANTS[given]} if given in _VARIANTS else {}
+            magnitude = {"magnitude": _MAGNITUDES[given]} if given in _MAGNITUDES else {}
             return Part(name, {**magnitude, **part.options})
     return part
 
 
 def short_rule(part: Part) -> str:
     """A rule in one word, for names of folders and headlines."""
-    variants = {magnitude: name for name, magnitude in _VARIANTS.items()}
-    if part.name == "sign_symmetry" and "magnitude" in part.options:
-        return variants.get(str(part.options["magnitude"]), part.name)
+    for alias, magnitude in _MAGNITUDES.items():
+        if part.name == "sign_symmetry" and part.options.get("magnitude") == magnitude:
+            return alias
     return str(part.name).rpartition(":")[2]

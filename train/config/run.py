@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
-from train.config.checks import at_least_one, positive
 from train.config.data import DataConfig
 from train.config.feedback import FeedbackConfig, MirrorConfig, MonitorConfig
 from train.config.optimizer import OptimizerConfig
 from train.config.part import InitFrom, Part
+from train.config.ranges import Count, Port, Positive, Seed
 from train.errors import UserError
 
 # A run goes on although these have changed: they do not touch its numbers.
@@ -48,23 +48,20 @@ class TrainingConfig:
             or `none`.
     """
 
-    epochs: int | None = 20
-    steps: int | None = None
-    batch_size: int = 64
-    test_batch_size: int = 512
-    evaluate_every: int | None = None
+    epochs: Count | None = 20
+    steps: Count | None = None
+    batch_size: Count = 64
+    test_batch_size: Count = 512
+    evaluate_every: Count | None = None
     evaluate_at_start: bool = False
     train_error: bool = False
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     jit_compile: bool = False
-    steps_per_call: int = 1
+    steps_per_call: Count = 1
     deterministic: bool = False
     progress: Literal["bar", "epoch", "none"] = "bar"
 
     def __post_init__(self) -> None:
-        counts = ("epochs", "steps", "batch_size", "test_batch_size", "evaluate_every")
-        for name in (*counts, "steps_per_call"):
-            at_least_one(f"training.{name}", getattr(self, name))
         if (self.epochs is None) == (self.steps is None):
             raise UserError(
                 f"training.epochs is {self.epochs} and training.steps {self.steps}. Expected one "
@@ -89,13 +86,9 @@ class CheckpointConfig:
             images, so that its accuracy there is too good.
     """
 
-    every_steps: int | None = None
-    keep: int = 3
+    every_steps: Count | None = None
+    keep: Count = 3
     best: bool = False
-
-    def __post_init__(self) -> None:
-        at_least_one("checkpoint.every_steps", self.every_steps)
-        at_least_one("checkpoint.keep", self.keep)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,15 +111,12 @@ class ClusterConfig:
     source: Literal["auto", "tf_config", "slurm", "kubernetes", "workers"] = "auto"
     workers: tuple[str, ...] = ()
     index: int | None = None
-    port: int = 8888
+    port: Port = 8888
     kubernetes_selector: str | None = None
     tpu: str | None = None
-    timeout_s: float = 600.0
+    timeout_s: Positive = 600.0
 
     def __post_init__(self) -> None:
-        positive("cluster.timeout_s", self.timeout_s)
-        if not 0 < self.port < 2**16:
-            raise UserError(f"cluster.port is {self.port}. Expected 1 to 65535.")
         if self.index is not None and not self.workers:
             raise UserError(
                 "cluster.index is given without cluster.workers, the list that it counts in. "
@@ -179,10 +169,10 @@ class FitConfig:
         cluster: Several processes that train one model.
     """
 
-    seed: int = 0
+    seed: Seed = 0
     run_directory: str | None = None
     strategy: Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"] = "auto"
-    replicas: int | None = None
+    replicas: Count | None = None
     init_from: InitFrom = InitFrom()
     draw_anew: tuple[str, ...] = ()
     freeze: tuple[str, ...] = ()
@@ -201,8 +191,3 @@ class FitConfig:
     checkpoint: CheckpointConfig = CheckpointConfig()
     callbacks: tuple[Part, ...] = ()
     cluster: ClusterConfig = ClusterConfig()
-
-    def __post_init__(self) -> None:
-        at_least_one("replicas", self.replicas)
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"seed is {self.seed}. Expected 0 to {2**32 - 1}.")

@@ -11,20 +11,10 @@ from typing import Any
 from train.config import FitConfig
 from train.config.part import import_paths
 from train.errors import UserError, did_you_mean
-from train.parsing.commands import COMMANDS, FLAGS, PRINT_CONFIG, SWITCHES, build_parser
-from train.parsing.config_file import (
-    built,
-    chain,
-    checked,
-    dotted_names,
-    merged,
-    type_name,
-    unknown_key,
-    wrong_type,
-)
-from train.parsing.flags import grid, jobs, seeds, share
+from train.parsing.commands import COMMANDS, PRINT_CONFIG, READERS, SWITCHES, Kind, print_help
+from train.parsing.config_file import DEFAULT, Flat, built, chain, dotted_names, flatten, merged
 from train.parsing.phases import phase_configs
-from train.parsing.yaml_file import load_yaml
+from train.parsing.values import NO_TEXT, Text
 
 DEBUG = "--debug"
 COMMAND_LINE = "command line"
@@ -35,13 +25,15 @@ class Command:
     """What the command line asks for.
 
     Args:
-        name: fit, evaluate, export, list, sweep, report, compare or angles.
+        name: Of COMMANDS.
         config: The configuration, of `fit`, `evaluate` and `sweep`.
         keys: The part of the line that makes the configuration: `--config=...`, `--key=value`.
         sources: Key to where it was set: a file, or `command line`.
         only_print: Whether the configuration is only to be printed.
-        flags: The command's own flags, by name, as they were written; the last of several.
         operands: Run directories, files, or what is to be listed.
+        json: Whether to print JSON.
+        out: What to write, of `export` and `report`.
+        feedback: What to write, of `export`.
         seeds: Of `fit` and `sweep`; empty: that of the configuration.
         jobs: Runs at a time, of `fit` and `sweep`.
         grid: Of `sweep`: key to values, as they were written.
@@ -50,12 +42,14 @@ class Command:
     """
 
     name: str
-    config: FitConfig = dataclasses.field(default_factory=FitConfig)
+    config: FitConfig = DEFAULT
     keys: tuple[str, ...] = ()
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
     only_print: bool = False
-    flags: Mapping[str, str] = dataclasses.field(default_factory=dict)
     operands: tuple[str, ...] = ()
+    json: bool = False
+    out: str = ""
+    feedback: str | None = None
     seeds: tuple[int, ...] = ()
     jobs: int = 1
     grid: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
@@ -67,64 +61,45 @@ def read_command(arguments: Sequence[str]) -> Command:
     """The command.
 
     Raises:
-        UserError: If a command or key is not known, or a value has the wrong type.
+        UserError: If a command or key is not known, or a value has the wrong type or is refused.
     """
-    only_print, debug = PRINT_CONFIG in arguments, DEBUG in arguments
-    arguments = _joined([a for a in arguments if a not in (PRINT_CONFIG, DEBUG)])
-    name = next((argument for argument in arguments if not argument.startswith("-")), "")
-    if not arguments or {"--help", "-h"} & set(arguments):
-        build_parser().parse_args([name, "--help"] if name in COMMANDS else ["--help"])
+    words = [word for word in arguments if word not in (PRINT_CONFIG, DEBUG)]
+    name = next((word for word in words if not word.startswith("-")), "")
+    if not words or {"--help", "-h"} & set(words):
+        print_help(name)
     if name not in COMMANDS:
         raise UserError(
-            f"command line: {name or arguments[0]!r} is not a command. Expected one of "
+            f"command line: {name or words[0]!r} is not a command. Expected one of "
             f"{', '.join(map(repr, COMMANDS))}.{did_you_mean(name, COMMANDS)}"
         )
-    if arguments[0] != name:
-        raise UserError(f"command line: {arguments[0]} stands before {name}. Expected it behind.")
+    if words[0] != name:
+        raise UserError(f"command line: {words[0]} stands before {name}. Expected it behind.")
     kind = COMMANDS[name]
-    given, keys, operands = _sorted_out(arguments[1:], kind.flags)
-    kind.check_operands(name, operands)
-    flags = {flag: values[-1] for flag, values in given.items()}
-    if missing := [flag for flag in kind.needs if flag not in flags]:
-        flag = missing[0]
-        raise UserError(f"command line: {name} needs --{flag} {kind.flags[flag]}.")
-    options: dict[str, Any] = {"flags": flags, "operands": tuple(operands), "debug": debug}
-    if "seeds" in flags:
-        options["seeds"] = seeds(flags["seeds"])
-    if "jobs" in flags:
-        options["jobs"] = jobs(flags["jobs"])
-        if name == "fit" and "seeds" not in flags:
-            raise UserError("command line: jobs is given without seeds. Expected both, or none.")
-    if "validation" in flags:
-        options["validation"] = share(flags["validation"])
-    if name == "sweep":
-        options["grid"] = grid(given["grid"])
-        for key, values in options["grid"].items():
-            for value in values:  # told before anything is trained
-                value_of(f"--{key}={value}")
+    flags, keys, operands = _sorted_out(words[1:], name, kind)
+    if "jobs" in flags and name == "fit" and "seeds" not in flags:
+        raise UserError("command line: jobs is given without seeds. Expected both, or none.")
+    for key, values in flags.get("grid", {}).items():
+        for value in values:  # told before anything is trained
+            value_of(f"--{key}={value}")
+    command = Command(name, operands=tuple(operands), debug=DEBUG in arguments, **flags)
     if not kind.has_config:
-        for key in keys:
-            flag = key[2:].partition("=")[0]
-            raise UserError(
-                f"command line: {flag} is not a known key.{did_you_mean(flag, kind.flags)}"
-            )
-        return Command(name, **options)
+        return command
     if name == "evaluate":
         keys = _with_config_of_run(operands[0], keys)
-    config, sources = configuration(keys, flags=(*FLAGS, *kind.flags))
-    if "seeds" in options and sources.get("seed") == COMMAND_LINE:
+    config, sources = configuration(keys)
+    if command.seeds and sources.get("seed") == COMMAND_LINE:
         raise UserError("command line: seed and seeds are both given. Expected one of them.")
-    return Command(
-        name, **options, config=config, keys=tuple(keys), sources=sources, only_print=only_print
+    return dataclasses.replace(
+        command,
+        config=config,
+        keys=tuple(keys),
+        sources=sources,
+        only_print=PRINT_CONFIG in arguments,
     )
 
 
 def parse(arguments: Sequence[str]) -> tuple[FitConfig, bool]:
-    """The configuration of `fit`, and whether only to print it.
-
-    Raises:
-        UserError: As `read_command`.
-    """
+    """The configuration of `fit`, and whether only to print it; raises as `read_command`."""
     command = read_command(arguments)
     return command.config, command.only_print
 
@@ -138,9 +113,7 @@ def with_source(sentence: str, sources: Mapping[str, str]) -> str:
     return sentence
 
 
-def configuration(
-    keys: Sequence[str], flags: Sequence[str] = FLAGS
-) -> tuple[FitConfig, dict[str, str]]:
+def configuration(keys: Sequence[str]) -> tuple[FitConfig, dict[str, str]]:
     """The configuration that `--config=...` and `--key=value` make, and where each was set.
 
     Files are merged in their order, below the keys, wherever they stand.
@@ -148,85 +121,46 @@ def configuration(
     Raises:
         UserError: If a key is not known, or a value has the wrong type or is refused.
     """
-    values: dict[str, Any] = {}
+    files = [Path(key.partition("=")[2]) for key in keys if key.startswith("--config=")]
+    layers = [layer for file in files for layer in chain(file)]
+    folders = dict.fromkeys(str(Path(source).parent.resolve()) for source, _ in layers)
+    own = [key for key in keys if not key.startswith("--config=")]
+    layers += [(COMMAND_LINE, value_of(key)) for key in own]
+    values: Flat = {}
     sources: dict[str, str] = {}
-    folders: list[str] = []
-    for key in keys:
-        if key.startswith("--config="):
-            file = Path(key.partition("=")[2])
-            for source, layer in chain(file, FitConfig):
-                values = merged(values, layer)
-                sources |= dict.fromkeys(_with_options(layer), source)
-                folders.append(str(Path(source).parent.resolve()))
-    for key in keys:
-        if not key.startswith("--config="):
-            layer = value_of(key, flags)
-            values = merged(values, layer)
-            sources |= dict.fromkeys(_with_options(layer), COMMAND_LINE)
+    for source, layer in layers:
+        values = merged(values, layer)
+        for name, value in layer.items():
+            inside = value if isinstance(value, dict) else {}
+            sources |= dict.fromkeys([*(f"{name}.{key}" for key in inside), name], source)
     if values.get("training.steps") is not None:
         values.setdefault("training.epochs", None)  # a default gives way, what is written does not
     try:
-        config = built(FitConfig, values)
+        config = built(values)
         phases = phase_configs(config)
     except UserError as error:
         raise UserError(with_source(str(error), sources)) from error
-    _check_mirror(phases, keys)
-    folders = [folder for folder in dict.fromkeys(folders) if folder not in config.import_from]
+    _check_mirror(phases, own)
     if any(import_paths([config, phases])):
-        config = dataclasses.replace(config, import_from=(*config.import_from, *folders))
+        config = dataclasses.replace(
+            config, import_from=tuple(dict.fromkeys((*config.import_from, *folders)))
+        )
     return config, sources
 
 
-def _with_options(layer: Mapping[str, Any]) -> list[str]:
-    """Keys, and those of the tables with free keys."""
-    tables = {name: value for name, value in layer.items() if isinstance(value, dict)}
-    inside = [f"{name}.{key}" for name, table in tables.items() for key in table]
-    return [*inside, *layer]
-
-
-def value_of(key: str, flags: Sequence[str] = ()) -> dict[str, Any]:
+def value_of(key: str) -> Flat:
     """Of `--key=value`: dotted name to checked value."""
-    name, equals, text = key[2:].partition("=")
-    known = dotted_names(FitConfig)
-    if name not in known and {f"{name}.name", f"{name}.options"} <= known.keys():
-        name = f"{name}.name"
-    elif name not in known and f"{name}.file" in known:
-        name = f"{name}.file"
-    table, _, option = name.rpartition(".")
-    if name in known:
-        hint: Any = known[name]
-    elif str(known.get(table, "")).startswith("dict"):
-        hint = known[table].__args__[1]
-    else:
-        near = did_you_mean(name, [*known, *flags])
-        sentence = f"{name} is not a known key.{near}" if near else unknown_key(name, FitConfig)
-        raise UserError(f"command line: {sentence}")
-    if not equals:
-        raise UserError(f"command line: {name} has no value. Expected {type_name(hint)}.")
-    value = _checked_text(name, text, hint)
-    return {name: value} if name in known else {table: {option: value}}
-
-
-def _checked_text(name: str, text: str, hint: Any) -> Any:
-    try:
-        value = text if hint is str else load_yaml(text)
-    except Exception:  # of a YAML parser; a text may hold anything
-        value = text
-    if isinstance(value, (int, float)) and hint == (str | None):
-        value = text  # --data.data_dir=5 names a folder
-    try:
-        return checked(value, hint, name=name, source=COMMAND_LINE)
-    except UserError as error:
-        raise UserError(f"{COMMAND_LINE}: {wrong_type(name, text, hint)}") from error
+    name, equals, text = key.removeprefix("--").partition("=")
+    tree: Any = Text(text) if equals else NO_TEXT
+    for part in reversed(name.split(".")):
+        tree = {part: tree}
+    return flatten(tree, source=COMMAND_LINE)
 
 
 def _check_mirror(phases: Sequence[FitConfig], keys: Sequence[str]) -> None:
     """Raises UserError for mirror keys on the command line where no layer has a mirror."""
-    rules = [
-        rule
-        for table in (phase.feedback for phase in phases)
-        for rule in (table.rule, table.last_layer, *table.layers.values())
-    ]
+    tables = [phase.feedback for phase in phases]
+    rules = [rule for t in tables for rule in (t.rule, t.last_layer, *t.layers.values())]
     mirrored = any(rule.name == "weight_mirror" or ":" in str(rule.name) for rule in rules)
     given = [key for key in keys if key.startswith("--mirror.")]
     if given and not mirrored:
@@ -236,38 +170,43 @@ def _check_mirror(phases: Sequence[FitConfig], keys: Sequence[str]) -> None:
         )
 
 
-def _joined(arguments: Sequence[str]) -> list[str]:
-    """`--key value` written as `--key=value`."""
-    joined: list[str] = []
-    takes_value = False
-    for argument in arguments:
-        if takes_value and not argument.startswith("--"):
-            joined[-1] += f"={argument}"
-            takes_value = False
-        else:
-            joined.append(argument)
-            bare = argument.startswith("--") and "=" not in argument
-            takes_value = bare and argument[2:] not in SWITCHES
-    return joined
-
-
 def _sorted_out(
-    arguments: Sequence[str], own: Mapping[str, str]
-) -> tuple[dict[str, list[str]], list[str], list[str]]:
-    """The command's own flags with their values, the configuration's keys, and the rest."""
-    given: dict[str, list[str]] = {}
+    words: list[str], name: str, kind: Kind
+) -> tuple[dict[str, Any], list[str], list[str]]:
+    """The command's own flags as they are read, the configuration's keys, and the operands."""
+    texts: dict[str, list[str]] = {}
     keys, operands = [], []
-    for argument in arguments:
-        flag, equals, value = argument.removeprefix("--").partition("=")
-        if not argument.startswith("--"):
-            operands.append(argument)
-        elif flag in own:
+    known = [*kind.flags, *(("config", "print_config", *dotted_names()) if kind.has_config else ())]
+    while words:
+        word = words.pop(0)
+        flag, equals, text = word.removeprefix("--").partition("=")
+        if not word.startswith("--"):
+            operands.append(word)
+            continue
+        if not equals and flag not in SWITCHES and words and not words[0].startswith("--"):
+            equals, text = "=", words.pop(0)
+        near = did_you_mean(flag, known)
+        if flag in kind.flags:
             if not equals and flag not in SWITCHES:
-                raise UserError(f"command line: {flag} has no value. Expected {own[flag]}.")
-            given.setdefault(flag, []).append(value)
+                raise UserError(f"command line: {flag} has no value. Expected {kind.flags[flag]}.")
+            texts.setdefault(flag, []).append(text)
+        elif flag != "config" and (
+            not kind.has_config or (near and not hasattr(DEFAULT, flag.partition(".")[0]))
+        ):
+            raise UserError(f"command line: {flag} is not a known key.{near}")
         else:
-            keys.append(argument)
-    return given, keys, operands
+            keys.append(f"--{flag}{equals}{text}")
+    _, expected, least, most = kind.operands
+    if operands[most:]:
+        raise UserError(
+            f"command line: unrecognized arguments: {' '.join(operands[most:])}. A key is written "
+            f"--key=value."
+        )
+    if len(operands) < least:
+        raise UserError(f"command line: {name} needs {expected}.")
+    if missing := [flag for flag in kind.needs if flag not in texts]:
+        raise UserError(f"command line: {name} needs --{missing[0]} {kind.flags[missing[0]]}.")
+    return {flag: READERS[flag](given) for flag, given in texts.items()}, keys, operands
 
 
 def _with_config_of_run(model: str, keys: Sequence[str]) -> list[str]:

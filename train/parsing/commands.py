@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jsonargparse
@@ -14,7 +16,6 @@ from train.errors import UserError
 from train.parsing.config_file import dotted_names
 
 PRINT_CONFIG = "--print_config"
-FLAGS = ("help", "config", "print_config")
 STATUSES = """\
 exit status:
   0    finished
@@ -26,6 +27,13 @@ exit status:
   143  ended by SIGTERM, behind a checkpoint, too
 
 --debug, anywhere on the line, shows where in the code a mistake was noticed."""
+# Keys that a sweep sets itself, and how to set them instead.
+NOT_IN_A_GRID = {
+    "seed": "Expected --seeds, such as --seeds 0,1",
+    "run_directory": "A sweep gives every run a folder of its own",
+    "data.train_split": "A sweep cuts it, see --validation",
+    "data.test_split": "A sweep never looks at test images",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,39 +43,26 @@ class Kind:
     Args:
         summary: What it does.
         example: One.
-        operands: (name, explanation, at least, at most) of what has no key; None: nothing.
-        flags: Flag to what it takes, beside the configuration's keys.
+        operands: (name, explanation, at least, at most) of what has no key.
+        flags: Flag to what it takes, beside the keys of the configuration.
         needs: Flags that must be given.
         has_config: Whether it takes the keys of the configuration.
     """
 
     summary: str
     example: str
-    operands: tuple[str, str, int, int] | None = None
+    operands: tuple[str, str, int, int] = ("", "", 0, 0)
     flags: Mapping[str, str] = dataclasses.field(default_factory=dict)
     needs: tuple[str, ...] = ()
     has_config: bool = False
 
-    def check_operands(self, name: str, operands: Sequence[str]) -> None:
-        """Raises UserError unless there are as many as the command takes."""
-        _, text, least, most = self.operands or ("", "", 0, 0)
-        if operands[most:]:
-            raise UserError(
-                f"command line: unrecognized arguments: {' '.join(operands[most:])}. A key is "
-                f"written --key=value."
-            )
-        if len(operands) < least:
-            raise UserError(f"command line: {name} needs {text}.")
-
 
 _MODEL = ("model_or_run", "a run directory or a .keras file", 1, 1)
+_JSON = {"json": "nothing: prints JSON"}
 _SEEDS = {
     "seeds": "numbers with commas between, such as 0,1,2: a run for each, in a process of its own",
     "jobs": "how many runs at a time; default 1",
 }
-SWITCHES = ("json",)
-"""Flags without a value."""
-_JSON = {"json": "nothing: prints JSON"}
 
 COMMANDS = {
     "fit": Kind(
@@ -133,53 +128,108 @@ COMMANDS = {
 }
 
 
-def build_parser() -> jsonargparse.ArgumentParser:
-    """The parser of every command, as --help shows it."""
-    parser = jsonargparse.ArgumentParser(
-        prog="python -m train",
-        description="Trains Keras models without weight transport.",
-        epilog=STATUSES,
-        formatter_class=_Formatter,
-        exit_on_error=False,
-        allow_abbrev=False,
+def read_seeds(texts: Sequence[str]) -> tuple[int, ...]:
+    """Of `--seeds 0,1,2`; the last of several, as of all flags but --grid."""
+    parts = [part.strip() for part in texts[-1].strip("[]").split(",")]
+    numbers = [int(part) for part in parts if re.fullmatch("[0-9]+", part)]
+    if len(set(numbers)) != len(parts) or any(number >= 2**32 for number in numbers):
+        raise UserError(
+            f"command line: seeds is {texts[-1]!r}. Expected different whole numbers from 0 to "
+            f"{2**32 - 1} with commas between, such as 0,1,2."
+        )
+    return tuple(numbers)
+
+
+def read_jobs(texts: Sequence[str]) -> int:
+    """Of `--jobs 2`."""
+    if not re.fullmatch("0*[1-9][0-9]*", texts[-1]):
+        raise UserError(f"command line: jobs is {texts[-1]!r}. Expected 1 or more runs at a time.")
+    return int(texts[-1])
+
+
+def read_validation(texts: Sequence[str]) -> float:
+    """Of `--validation 0.1`."""
+    with contextlib.suppress(ValueError):
+        if 0 < float(texts[-1]) < 1:
+            return float(texts[-1])
+    raise UserError(
+        f"command line: validation is {texts[-1]!r}. Expected a share between 0 and 1, such as 0.1."
     )
+
+
+def read_grid(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """`KEY=a,b` several times, as key to values."""
+    found: dict[str, tuple[str, ...]] = {}
+    for text in texts:
+        key, _, values = text.partition("=")
+        # A comma inside brackets belongs to a value: model.options.units=[16],[16,16].
+        split = tuple(value.strip() for value in re.split(r",(?![^\[{]*[\]}])", values))
+        if not all(split):
+            raise UserError(
+                f"command line: grid is {text!r}. Expected KEY=VALUE,VALUE,..., such as "
+                f"optimizer.learning_rate=0.1,0.05."
+            )
+        if key in NOT_IN_A_GRID:
+            raise UserError(f"command line: grid has the key {key}. {NOT_IN_A_GRID[key]}.")
+        if key in found or len(set(split)) != len(split):
+            raise UserError(f"command line: grid gives {key} or one of its values twice.")
+        found[key] = split
+    return found
+
+
+SWITCHES = ("json",)
+"""Flags without a value."""
+# How the texts that were given for a flag are read.
+READERS: Mapping[str, Callable[[Sequence[str]], Any]] = {
+    "seeds": read_seeds,
+    "jobs": read_jobs,
+    "validation": read_validation,
+    "grid": read_grid,
+    "json": lambda texts: True,
+    "out": lambda texts: texts[-1],
+    "feedback": lambda texts: texts[-1],
+}
+
+
+def print_help(name: str) -> None:
+    """Prints the help of a command, or of all, and exits."""
+    parser = _parser("Trains Keras models without weight transport.", prog="python -m train")
     commands = parser.add_subcommands()
-    for name, kind in COMMANDS.items():
-        commands.add_subcommand(name, _parser_of(kind), help=kind.summary)
-    return parser
+    for command, kind in COMMANDS.items():
+        commands.add_subcommand(command, _parser_of(kind), help=kind.summary)
+    parser.parse_args([name, "--help"] if name in COMMANDS else ["--help"])
+
+
+class _Formatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of examples and statuses."""
+
+
+def _parser(description: str, **options: Any) -> jsonargparse.ArgumentParser:
+    return jsonargparse.ArgumentParser(
+        description=description, epilog=STATUSES, formatter_class=_Formatter, **options
+    )
 
 
 def _parser_of(kind: Kind) -> jsonargparse.ArgumentParser:
     overrides = (
         "Every value below can stand in a configuration file, and the command line overrides it."
     )
-    parser = jsonargparse.ArgumentParser(
-        description=f"{kind.summary} {overrides if kind.has_config else ''}\n\n  {kind.example}",
-        epilog=STATUSES,
-        formatter_class=_Formatter,
-        exit_on_error=False,
-        allow_abbrev=False,
-    )
-    if kind.operands:
-        operand, text, least, most = kind.operands
+    summary = f"{kind.summary} {overrides if kind.has_config else ''}"
+    parser = _parser(f"{summary}\n\n  {kind.example}")
+    operand, text, least, most = kind.operands
+    if most:
         nargs: Any = {(1, 1): None, (0, 1): "?", (2, 2): 2}.get((least, most), "+")
         parser.add_argument(operand, type=str, help=text, nargs=nargs)
     for flag, text in kind.flags.items():
         parser.add_argument(f"--{flag}", type=str, help=text)
     if kind.has_config:
-        parser.add_argument(
-            "--config", type=str, help="YAML file; its key `base` names one it changes"
-        )
-        parser.add_argument(
-            PRINT_CONFIG, action="store_true", help="print every value as YAML and stop"
-        )
+        base = "YAML file; its key `base` names one it changes"
+        parser.add_argument("--config", type=str, help=base)
+        whole = "print every value as YAML and stop"
+        parser.add_argument(PRINT_CONFIG, action="store_true", help=whole)
         parser.add_class_arguments(FitConfig)
-        offered = (*dotted_names(FitConfig), *FLAGS, *kind.flags, "model_or_run")
+        offered = {*dotted_names(), *kind.flags, operand, "help", "config", "print_config"}
         for action in parser._actions:
             if action.dest not in offered:
                 action.help = jsonargparse.SUPPRESS  # a whole table at once: not offered
     return parser
-
-
-class _Formatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of examples and statuses."""

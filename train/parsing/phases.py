@@ -1,10 +1,15 @@
-"""The phases of a run, each as a whole configuration."""
+"""The phases of a run, each as a whole configuration, and configurations that are compared."""
 
 from __future__ import annotations
 
-from train.config import FitConfig
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING
+from typing import Any
+
+from train.config import MAY_DIFFER, FitConfig, Part
+from train.config.old import modern
 from train.errors import UserError, did_you_mean
-from train.parsing.config_file import built, flatten, merged
+from train.parsing.config_file import Flat, built, flatten, merged
 from train.parsing.yaml_file import plain
 
 # What a phase may change, and what is done once, at the begin of the phase that asks for it.
@@ -24,34 +29,84 @@ def phase_configs(config: FitConfig) -> list[FitConfig]:
     found = []
     for number, table in enumerate(config.phases):
         source = f"phases[{number}]"
-        below = flatten(plain(config) | {"phases": []}, FitConfig, source=source)
+        below = _values(config)
         if number:
             below = {key: v for key, v in below.items() if not key.startswith(DONE_ONCE)}
         if number + 1 < len(config.phases):
             below["monitor.last_epoch_measures"] = 0  # of the last epoch of the run
-        own = flatten(_known_keys(table, source), FitConfig, source=source)
+        _check_keys(table, source)
+        own = flatten(table, source=source)
         for one, other in (("epochs", "steps"), ("steps", "epochs")):
             if own.get(f"training.{one}") is not None:
                 own.setdefault(f"training.{other}", None)
         try:
-            found.append(built(FitConfig, merged(below, own)))
+            found.append(built(merged(below, own)))
         except UserError as error:
             raise UserError(f"{source}: {error}") from error
     return found or [config]
 
 
-def _known_keys(table: dict[str, object], source: str) -> dict[str, object]:
-    """The table of a phase; raises UserError for a key that is none of a phase."""
+def config_from(tree: Mapping[str, Any], *, source: str) -> FitConfig:
+    """The configuration, old or new, that a run wrote.
+
+    Raises:
+        UserError: If a key is not known, or a value has the wrong type or is refused.
+    """
+    config: FitConfig = built(flatten(modern(tree), source=source))
+    return config
+
+
+def leaves(config: FitConfig) -> Flat:
+    """Dotted key to value under its one spelling, down to each option: `model.options.units`.
+
+    `phases` is their number; `phases[0].training.epochs` and so on are what a phase has otherwise.
+    """
+    outer = _values(config)
+    found = dict(_each_option(outer | {"phases": len(config.phases)}))
+    for number, phase in enumerate(phase_configs(config)):
+        own = {key: v for key, v in _values(phase).items() if v != outer[key]}
+        found |= {f"phases[{number}].{key}": value for key, value in _each_option(own)}
+    return found
+
+
+def differences(there: Flat, here: Flat) -> dict[str, str]:
+    """Of leaves: key to the sentence about what differs, where it decides over a run's numbers."""
+    found = {}
+    for key in {**here, **there}:
+        if not key.startswith(MAY_DIFFER) and there.get(key, MISSING) != here.get(key, MISSING):
+            old, new = (repr(flat[key]) if key in flat else "not given" for flat in (there, here))
+            found[key] = f"{key} is {old} there and {new} here"
+    return found
+
+
+def _values(config: FitConfig) -> Flat:
+    return flatten(plain(config) | {"phases": []}, source="")
+
+
+def _each_option(flat: Flat) -> Iterator[tuple[str, Any]]:
+    for key, value in flat.items():
+        if key.endswith(".options"):
+            yield from ((f"{key}.{option}", plain(given)) for option, given in value.items())
+        else:
+            yield key, _short(value)
+
+
+def _short(value: Any) -> Any:
+    """As people write it: a part without options is its name."""
+    if isinstance(value, Part) and not value.options:
+        return value.name
+    if isinstance(value, dict):
+        return {key: _short(entry) for key, entry in value.items()}
+    return [_short(entry) for entry in value] if isinstance(value, tuple) else plain(value)
+
+
+def _check_keys(table: Mapping[str, Any], source: str) -> None:
     known = (*CHANGED, *DONE_ONCE)
-    for key, value in table.items():
-        inside = (
-            [f"{key}.{k}" for k in value] if key == "training" and isinstance(value, dict) else []
-        )
-        for name in inside or [key]:
-            if name not in known:
-                near = did_you_mean(name, known)
-                raise UserError(
-                    f"{source}: {name} is not a key of a phase.{near} Expected some of "
-                    f"{', '.join(known)}."
-                )
-    return table
+    training = table.get("training")
+    inside = [f"training.{key}" for key in training] if isinstance(training, dict) else []
+    for name in [*(key for key in table if key != "training"), *inside]:
+        if name not in known:
+            raise UserError(
+                f"{source}: {name} is not a key of a phase.{did_you_mean(name, known)} Expected "
+                f"some of {', '.join(known)}."
+            )

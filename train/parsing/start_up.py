@@ -1,13 +1,8 @@
-"""Loads TensorFlow without its start-up lines, and says where memory ends."""
+"""Loads TensorFlow without its start-up lines."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
-
-from train.disk import reason_of
-from train.errors import UserError
 
 
 def load_tensorflow_quietly() -> None:
@@ -19,8 +14,7 @@ def load_tensorflow_quietly() -> None:
     Keras is on TensorFlow then, whatever the environment or its own file says.
     """
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    level = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    if level in ("0", "1"):
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") in ("0", "1"):
         return
     standard_error = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -35,24 +29,3 @@ def load_tensorflow_quietly() -> None:
         os.dup2(standard_error, 2)
         os.close(standard_error)
         os.close(nowhere)
-
-
-@contextlib.contextmanager
-def memory_errors() -> Iterator[None]:
-    """A context in which the end of memory is one sentence.
-
-    Raises:
-        UserError: That.
-    """
-    import tensorflow as tf
-
-    try:
-        yield
-    except (MemoryError, tf.errors.ResourceExhaustedError) as error:
-        if "No space left" in str(error):
-            raise UserError(f"The disk is full: {reason_of(error)}. Expected room.") from error
-        what = " ".join(str(error).split())[:120]
-        raise UserError(
-            f"Memory ran out{f' ({what})' if what else ''}. Expected less at a time: a smaller "
-            f"training.batch_size or test_batch_size, data.storage=disk, or fewer --jobs."
-        ) from error

@@ -1,9 +1,12 @@
-"""YAML files as people mean them."""
+"""YAML as people mean it, and configurations as YAML."""
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +14,48 @@ import yaml
 
 from train.errors import UserError
 
+WIDTH = 100
+
 
 def to_yaml(config: Any) -> str:
     """Every value of a configuration, as a file that `read_config_file` reads back."""
-    return yaml.safe_dump(plain(config), sort_keys=False, default_flow_style=None, width=100)
+    return yaml.safe_dump(plain(config), sort_keys=False, default_flow_style=None, width=WIDTH)
+
+
+def to_annotated_yaml(config: Any) -> str:
+    """The same, above every key what the dataclasses' docstrings say of it."""
+    return "\n".join(_annotated(config, indent="")) + "\n"
+
+
+def one_line(value: Any) -> str:
+    """A value in YAML, in one line."""
+    # A scalar at the top of a document ends in a line of three dots.
+    text = yaml.safe_dump(plain(value), default_flow_style=True, sort_keys=False, width=10**6)
+    return text.removesuffix("...\n").strip()
+
+
+def explanations(described: Any) -> dict[str, str]:
+    """Argument to what a docstring says of it under `Args`, in one line."""
+    text = inspect.getdoc(described) or ""
+    arguments = re.split(r"^Args[^\n]*:\n", text, flags=re.MULTILINE)[1:]
+    entries = re.split(r"^    (\w+): ", arguments[0], flags=re.MULTILINE) if arguments else []
+    pairs = zip(entries[1::2], entries[2::2], strict=True)
+    return {name: " ".join(words.split()) for name, words in pairs}
+
+
+def _annotated(config: Any, *, indent: str) -> Iterator[str]:
+    told = explanations(type(config))
+    for key, value in vars(config).items():
+        # A word that the docstring breaks at a hyphen, such as a path, is joined again.
+        words, begin = re.sub(r"(?<=-) ", "", told[key]), f"{indent}# "
+        yield from textwrap.wrap(
+            words, WIDTH, initial_indent=begin, subsequent_indent=begin, break_on_hyphens=False
+        )
+        if dataclasses.is_dataclass(value):
+            yield f"{indent}{key}:"
+            yield from _annotated(value, indent=f"{indent}  ")
+        else:
+            yield f"{indent}{key}: {one_line(value)}"
 
 
 class _Loader(yaml.SafeLoader):
@@ -24,23 +65,16 @@ class _Loader(yaml.SafeLoader):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for place, key in enumerate(keys):
             if key in keys[:place]:
-                mark = node.value[place][0].start_mark
                 raise yaml.constructor.ConstructorError(
-                    problem=f"the key {key!r} comes twice", problem_mark=mark
+                    problem=f"the key {key!r} comes twice",
+                    problem_mark=node.value[place][0].start_mark,
                 )
         return super().construct_mapping(node, deep)
 
 
-_Loader.yaml_implicit_resolvers = {
-    first: [pair for pair in pairs if pair[0] != "tag:yaml.org,2002:float"]
-    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(?:\d[\d_]*\.[\d_]*(?:[eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.\d[\d_]*(?:[eE][-+]?\d+)?"
-        r"|\.(?:inf|Inf|INF))$|^\.(?:nan|NaN|NAN)$"
-    ),
+    re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*[eE][-+]?\d+|\.\d[\d_]*([eE][-+]?\d+)?)$"),
     list("-+0123456789."),
 )
 
@@ -69,11 +103,9 @@ def read_yaml(path: Path, named_by: Path | None = None) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark else ""
         raise UserError(f"{path} is not YAML{line}: {getattr(error, 'problem', error)}.") from error
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
+    if tree is not None and not isinstance(tree, dict):
         raise UserError(f"{path} holds {tree!r}. Expected a table of keys and values.")
-    return tree
+    return tree or {}
 
 
 def plain(value: Any) -> Any:

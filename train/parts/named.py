@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import importlib
 import inspect
 import re
@@ -16,44 +15,37 @@ from typing import Any
 from train.config import FitConfig, Part
 from train.config.part import import_paths
 from train.errors import UserError, did_you_mean
-from train.parsing.config_file import checked
+from train.parsing.values import checked
 
 
 def find(key: str, name: str | None, known: Mapping[str, Any], *, also: str = "") -> Any:
     """What `name` means: one of `known` (in lower case, too), or what an import path leads to.
 
-    Args:
-        key: The configuration's key, for the error.
-        name: As given.
-        known: Name to what it means.
-        also: What else may be named, for the error.
+    `key` is the configuration's, and `also` what else may be named, both for the error.
 
     Raises:
         UserError: If there is nothing of that name.
     """
-    if name is not None and ":" in name:
+    name = name or ""
+    if ":" in name:
         return imported(key, name)
-    found = known.get(name or "", known.get((name or "").lower()))
+    found = known.get(name, known.get(name.lower()))
     if found is None:
         raise UserError(
-            f"{key} is {name!r}, which is not known. Expected one of {', '.join(known)}{also}, or "
-            f"an import path package.module:attribute.{did_you_mean(name or '', known)}"
+            f"{key} is {name or None!r}, which is not known. Expected one of {', '.join(known)}"
+            f"{also}, or an import path package.module:attribute.{did_you_mean(name, known)}"
         )
     return found
 
 
 def imported(key: str, path: str) -> Any:
-    """The attribute at `package.module:attribute`.
-
-    Raises:
-        UserError: If the module cannot be imported or has no such attribute.
-    """
-    module_name, _, attribute = path.partition(":")
+    """The attribute at `package.module:attribute`; raises UserError if there is none."""
+    module, _, attribute = path.partition(":")
     try:
-        found: Any = importlib.import_module(module_name)
+        found: Any = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise UserError(f"{key}={path}: {module_name} needs {error.name}: {error}.") from error
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise UserError(f"{key}={path}: {module} needs {error.name}: {error}.") from error
         raise UserError(
             f"{key} is {path!r}, but there is no module {error.name!r}. Expected one that Python "
             f"finds, in the folder of the configuration file or in one of import_from."
@@ -64,11 +56,8 @@ def imported(key: str, path: str) -> Any:
         ) from error
     for part in attribute.split("."):
         if not hasattr(found, part):
-            names = [name for name in vars(found) if not name.startswith("_")]
-            raise UserError(
-                f"{key} is {path!r}, but {module_name} has no {attribute!r}."
-                f"{did_you_mean(part, names)}"
-            )
+            near = did_you_mean(part, (name for name in vars(found) if not name.startswith("_")))
+            raise UserError(f"{key} is {path!r}, but {module} has no {attribute!r}.{near}")
         found = getattr(found, part)
     return found
 
@@ -103,7 +92,7 @@ def classes_of(module: Any, base: Any, *, snake_case: bool = False) -> dict[str,
 def checked_options(
     key: str, target: Any, options: Mapping[str, Any], *, set_by_us: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """`options` in the types that `target`'s signature wants.
+    """`options` in the types that the signature of `target` wants.
 
     Args:
         key: The options' key in the configuration, such as model.options.
@@ -114,33 +103,26 @@ def checked_options(
     Raises:
         UserError: If an option is unknown, missing, or of another type than is annotated.
     """
-    accepted = options_of(target, set_by_us)
+    accepted, hints = options_of(target, set_by_us), _hints(target)
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in _parameters(target).values())
     name = getattr(target, "__name__", str(target))
-    open_end = any(p.kind is p.VAR_KEYWORD for p in _signature(target).parameters.values())
-    values: dict[str, Any] = {}
-    hints = _hints(target)
-    for option, value in options.items():
-        if option not in accepted and (not open_end or option in set_by_us):
+    for option in options:
+        if option not in accepted and (not takes_any or option in set_by_us):
             offered = f"Expected one of {', '.join(accepted)}." if accepted else "It has none."
             raise UserError(
                 f"{key}.{option} is not an option of {name}. {offered}"
                 f"{did_you_mean(option, accepted)}"
             )
-        hint = hints.get(option, Any)
-        values[option] = value if hint is Any else checked(value, hint, name=f"{key}.{option}")
-    missing = [n for n, p in accepted.items() if p.default is p.empty and n not in values]
-    if missing:
-        raise UserError(f"{key}.{missing[0]} is missing, which {name} needs.")
+    values = {o: checked(v, hints.get(o, Any), name=f"{key}.{o}") for o, v in options.items()}
+    for option, parameter in accepted.items():
+        if parameter.default is parameter.empty and option not in values:
+            raise UserError(f"{key}.{option} is missing, which {name} needs.")
     return values
 
 
 @contextlib.contextmanager
 def refusals(sentence: str) -> Iterator[None]:
-    """A context in which what a part says of its arguments becomes `sentence: what it says`.
-
-    Raises:
-        UserError: That.
-    """
+    """What a part says of its arguments becomes a UserError, `sentence: what it says`."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -148,11 +130,7 @@ def refusals(sentence: str) -> Iterator[None]:
 
 
 def made(key: str, part: Part, target: Any) -> Any:
-    """What a class or function gives for the options of `part`.
-
-    Raises:
-        UserError: If an option is not known or refused.
-    """
+    """What a class or function gives for the options of `part`, which UserError may refuse."""
     options = checked_options(f"{key}.options", target, part.options)
     with refusals(f"{key}={part.name} refuses its options"):
         return target(**options)
@@ -162,33 +140,28 @@ def options_of(target: Any, set_by_us: Iterable[str] = ()) -> dict[str, inspect.
     """Parameters of `target` that a configuration may set."""
     return {
         name: parameter
-        for name, parameter in _signature(target).parameters.items()
+        for name, parameter in _parameters(target).items()
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
         and name not in set_by_us
     }
 
 
-def _signature(target: Any) -> inspect.Signature:
-    try:
-        return inspect.signature(target)
-    except (TypeError, ValueError):
-        return inspect.Signature()
+def _parameters(target: Any) -> Mapping[str, inspect.Parameter]:
+    with contextlib.suppress(TypeError, ValueError):  # it may have none that Python can see
+        return inspect.signature(target).parameters
+    return {}
 
 
 def _hints(target: Any) -> dict[str, Any]:
     """Types of arguments, as far as plain values can have them."""
-    function = target.__init__ if inspect.isclass(target) else target
     hints: dict[str, Any] = {}
     with contextlib.suppress(Exception):  # annotations of a user's own may name anything
-        hints = typing.get_type_hints(target) if dataclasses.is_dataclass(target) else {}
-        hints = hints or typing.get_type_hints(function)
+        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
     return {name: hint for name, hint in hints.items() if _is_plain(hint)}
 
 
 def _is_plain(hint: Any) -> bool:
     origin = typing.get_origin(hint)
-    if origin is typing.Literal:
-        return True
     if origin in (typing.Union, types.UnionType, tuple, list, dict):
         return all(_is_plain(a) for a in typing.get_args(hint) if a is not Ellipsis)
-    return hint in (int, float, str, bool, type(None))
+    return origin is typing.Literal or hint in (int, float, str, bool, type(None))

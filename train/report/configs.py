@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from train.config import MAY_DIFFER
-from train.parsing.config_file import resolved
+from train.parsing.phases import config_from, leaves
 
 Flat = dict[str, Any]
 """Dotted key to value, also of each option of a part: `model.options.units`."""
@@ -17,12 +17,7 @@ MAGNITUDE = "feedback.rule.options.magnitude"
 
 def flat(tree: Mapping[str, Any], *, source: str) -> Flat:
     """The table of a nested configuration, old or new; keys that it lacks are at their defaults."""
-    table: Flat = {}
-    for key, value in resolved(tree, source=source).items():
-        if key.endswith(".options"):
-            table |= {f"{key}.{option}": entry for option, entry in value.items()}
-        else:
-            table[key] = value
+    table = leaves(config_from(tree, source=source))
     if table.get(MAGNITUDE) == "uniform":  # the default: `usf` is `ss`
         del table[MAGNITUDE]
     return table

@@ -18,11 +18,12 @@ from typing import Any
 import keras
 import yaml
 
-from train.config import MAY_DIFFER, FitConfig, Part
+from train.config import FitConfig
 from train.config.part import short_rule
 from train.disk import GO_ON, append_line, disk_errors, to_json, whole_file, write_whole
 from train.errors import UserError
-from train.parsing.config_file import resolved
+from train.parsing.phases import config_from, leaves
+from train.parsing.phases import differences as configs_differ
 from train.parsing.yaml_file import to_yaml
 from train.parts.models import filled
 from train.run.longer import KEY, why_not
@@ -196,28 +197,23 @@ def differences(config_file: Path, config: FitConfig, *, may_be_longer: bool = F
         UserError: If the file is damaged.
     """
     try:
-        there = with_defaults(yaml.safe_load(config_file.read_text()), source=str(config_file))
+        tree = yaml.safe_load(config_file.read_text())
+        there = with_defaults(config_from(tree, source=str(config_file)))
     except (OSError, ValueError, yaml.YAMLError, AttributeError, TypeError) as error:
         raise UserError(
             f"{config_file} is damaged: {getattr(error, 'problem', None) or error}. Expected what "
             f"the run was started with: restore it, or give another name."
         ) from error
-    here = with_defaults(yaml.safe_load(to_yaml(config)))
-    found = {
-        key: f"{key} is {there.get(key)!r} there and {value!r} here"
-        for key, value in here.items()
-        if not key.startswith(MAY_DIFFER) and there.get(key, dataclasses.MISSING) != value
-    }
+    here = with_defaults(config)
+    found = configs_differ(there, here)
     if may_be_longer and KEY in found:
         found[KEY] = why_not(there, here)
     return [sentence for sentence in found.values() if sentence]
 
 
-def with_defaults(tree: dict[str, Any], *, source: str = "") -> dict[str, Any]:
+def with_defaults(config: FitConfig) -> dict[str, Any]:
     """Dotted name to value of a configuration, defaults of the model's options included."""
-    flat = resolved(tree, source=source)
-    flat["model.options"] = filled(Part(flat["model.name"], flat["model.options"])).options
-    return flat
+    return leaves(dataclasses.replace(config, model=filled(config.model)))
 
 
 def write_model(model: keras.Model, path: Path) -> None:

@@ -145,7 +145,7 @@ def hyperparameters(config: FitConfig) -> Hyperparameters:
     """
     found: Hyperparameters = {}
     tree = plain(config)
-    for name, hint in dotted_names(FitConfig).items():
+    for name, hint in dotted_names().items():
         value: Any = functools.reduce(operator.getitem, name.split("."), tree)
         if name.startswith(MAY_DIFFER):
             continue
