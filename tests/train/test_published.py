@@ -183,7 +183,8 @@ def test_pictures_show_what_was_published(
     groups, beside = papers
     panels: dict[str, Any] = {}
 
-    def keep(figure: Any, stem: Path) -> None:
+    def keep(figure: Any, path: Path, **_: Any) -> None:
+        stem = path.stem
         panels.update({f"{stem}, {a.get_title()}".replace("\n", " "): a for a in figure.axes})
 
     def points(panel: str, **look: str) -> set[tuple[float, float]]:
@@ -196,7 +197,8 @@ def test_pictures_show_what_was_published(
             (float(x), round(float(y), 2)) for data in lines for x, y in zip(*data, strict=True)
         }
 
-    monkeypatch.setattr(figures, "_save", keep)
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", keep)
+    monkeypatch.setattr("matplotlib.figure.Figure.draw_without_rendering", lambda figure: None)
     figures.draw_learning_curves(groups, beside, Path("curves"))
     for measure in ("weight_angle", "sign_angle", "delta_angle"):
         figures.draw_layers(groups, measure, beside, Path(measure))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib
 import pandas as pd
@@ -60,60 +61,48 @@ MAX_IN_LEGEND = 8  # layers
 LONG = 100  # epochs from which their axis is logarithmic
 
 
-class Line(NamedTuple):
-    """A measure of a group; a label that begins with _ is not in the legend."""
-
-    group: Group
-    measure: str
-    label: str
-    style: Style
-
-
-class Panel(NamedTuple):
-    title: str
-    unit: str
-    lines: list[Line]
-    bounds: pd.DataFrame
-
-
 def draw_learning_curves(groups: Sequence[Group], published: Beside, stem: Path) -> None:
     """Errors (or else losses) over epochs, for each pair of data and model."""
-    panels = []
+    panels = {}
     for task in dict.fromkeys(group.task for group in groups):
         members = [group for group in groups if group.task == task]
         has_errors = any(TEST_ERROR in group.mean for group in members)
-        # Dashed and solid in turn, so that lines on top of each other are both seen.
-        styles: list[Style] = [
-            {"color": colour, "linestyle": ("-", (0, (4, 1.5)))[number % 2]}
-            for number, colour in enumerate(_shades(len(members)))
-        ]
-        for measure, title in (ERRORS if has_errors else LOSSES).items():
+        unit, measures = ("error (%)", ERRORS) if has_errors else ("loss", LOSSES)
+        for measure, title in measures.items():
             if any(measure in group.mean for group in members):
-                pairs = zip(members, styles, strict=True)
-                lines = [Line(group, measure, group.label, style) for group, style in pairs]
-                unit = "error (%)" if has_errors else "loss"
-                panels.append(Panel(f"{task}: {title}", unit, lines, published.bounds[:0]))
-    _draw(panels, published.numbers, stem)
+                panels[f"{task}: {title}"] = (unit, measure, members)
+    with _picture({title: unit for title, (unit, *_) in panels.items()}, stem) as axes:
+        for axis, (_, measure, members) in zip(axes, panels.values(), strict=True):
+            for number, (group, colour) in enumerate(zip(members, _shades(members), strict=True)):
+                # Dashed and solid in turn, so that lines on top of each other are both seen.
+                style = {"color": colour, "linestyle": ("-", (0, (4, 1.5)))[number % 2]}
+                _draw(axis, group, measure, published.numbers, label=group.label, **style)
 
 
 def draw_layers(groups: Sequence[Group], measure: str, published: Beside, stem: Path) -> bool:
     """One panel a group, one line a layer; whether there was something to draw."""
     numbers, bounds = published
     layers = {group.label: _layers(group, measure, numbers) for group in groups}
+    drawn = [group for group in groups if layers[group.label]]
+    if not drawn:
+        return False
     few = len(set(itertools.chain(*layers.values()))) <= MAX_IN_LEGEND
-    panels = []
-    for group in groups:
-        if names := layers[group.label]:
+    unit = LAYER_MEASURES[measure][0]
+    with _picture({group.label: unit for group in drawn}, stem) as axes:
+        for axis, group in zip(axes, drawn, strict=True):
+            names, last = layers[group.label], group.epochs
             ends = ["layer at the input", *["_"] * (len(names) - 2), "layer at the output"]
-            lines = _lines(group, measure, names, names if few else ends[-len(names) :], "-")
-            for other, measure_beside, text, style in _beside(group, measure, groups):
-                names = other.layers(measure_beside)
-                lines += _lines(other, measure_beside, names, [text] * len(names), style)
-            stated = bounds[(bounds["group"] == group.label) & (bounds["measure"] == measure)]
-            panels.append(Panel(group.label, LAYER_MEASURES[measure][0], lines, stated))
-    if panels:
-        _draw(panels, numbers, stem)
-    return bool(panels)
+            labels = names if few else ends[-len(names) :]
+            _draw_layers(axis, group, measure, numbers, dict(zip(names, labels, strict=True)), "-")
+            for other, beside, text, linestyle in _beside(group, measure, groups):
+                labelled = dict.fromkeys(other.layers(beside), text)
+                _draw_layers(axis, other, beside, numbers, labelled, linestyle)
+            of_group = (bounds["group"] == group.label) & (bounds["measure"] == measure)
+            for bound in bounds[of_group].itertuples():
+                epochs = [min(bound.from_epoch, 0.8 * last), max(bound.from_epoch, last)]
+                height = pd.Series([bound.below, bound.above, 0.0]).dropna().iloc[0]  # near zero: 0
+                axis.plot(epochs, [height, height], label="bound of the paper", **BOUND)
+    return True
 
 
 def _layers(group: Group, measure: str, numbers: pd.DataFrame) -> list[str]:
@@ -135,60 +124,28 @@ def _beside(group: Group, measure: str, groups: Sequence[Group]) -> list[tuple[A
     return others
 
 
-def _lines(
-    group: Group, measure: str, layers: list[str], labels: list[str], linestyle: str
-) -> list[Line]:
-    """From input to output, and the mean over more than two."""
-    lines = [
-        Line(group, f"{measure}/{layer}", label, {"color": colour, "linestyle": linestyle})
-        for layer, label, colour in zip(layers, labels, _shades(len(layers)), strict=True)
-    ]
-    mean: Style = {"color": "black", "linestyle": linestyle}
+def _draw_layers(
+    axis: Any, group: Group, measure: str, numbers: pd.DataFrame, layers: dict[str, str], line: str
+) -> None:
+    """Layers and their labels, from input to output, and the mean over more than two."""
+    for (layer, label), colour in zip(layers.items(), _shades(layers), strict=True):
+        style = {"color": colour, "linestyle": line}
+        _draw(axis, group, f"{measure}/{layer}", numbers, label=label, **style)
     if len(layers) > 2:
-        lines.append(Line(group, f"{OVER_LAYERS}/{measure}", "mean over layers", mean))
-    return lines
+        style = {"color": "black", "linestyle": line}
+        _draw(axis, group, f"{OVER_LAYERS}/{measure}", numbers, label="mean over layers", **style)
 
 
-def _draw(panels: Sequence[Panel], numbers: pd.DataFrame, stem: Path) -> None:
-    columns = 3 if len(panels) in (5, 6, 9) else min(4, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(3.2 * columns + 2, 3.4 * rows), layout="constrained")
-    of_unit = len({panel.unit for panel in panels}) == 1
-    axes = list(figure.subplots(rows, columns, sharey=of_unit, squeeze=False).flat)
-    for axis in axes[len(panels) :]:
-        axis.remove()
-    legend: dict[str, Any] = {}
-    for number, (axis, panel) in enumerate(zip(axes, panels, strict=False)):
-        for line in panel.lines:
-            _draw_line(axis, line, numbers)
-        last = max(line.group.epochs for line in panel.lines)
-        for bound in panel.bounds.itertuples():
-            limits = [limit for limit in (bound.below, bound.above) if pd.notna(limit)]
-            ends = [min(bound.from_epoch, 0.8 * last), max(bound.from_epoch, last)]
-            height = [*limits, 0.0][0]  # "near zero" has no number
-            axis.plot(ends, [height, height], label="bound of the paper", **BOUND)
-        axis.set_title(textwrap.fill(panel.title, 34, break_on_hyphens=False), fontsize=10)
-        axis.set(xlabel="epoch", ylabel="" if number % columns else panel.unit)
-        axis.grid(alpha=0.3)
-        handles, labels = axis.get_legend_handles_labels()
-        legend = dict(zip(labels, handles, strict=True)) | legend
-    spans = [axis.dataLim.intervaly for axis in figure.axes]
-    for axis, panel in zip(axes, panels, strict=False):
-        _scale(axis, panel.unit, min(low for low, _ in spans), max(high for _, high in spans))
-    figure.legend(legend.values(), legend, loc="outside right center", fontsize=9)
-    _save(figure, stem)
-
-
-def _draw_line(axis: Any, line: Line, numbers: pd.DataFrame) -> None:
-    """With its standard error, and what was published of it."""
-    group, measure, label, style = line
-    colour, label = style["color"], textwrap.fill(label, 32, break_on_hyphens=False)
+def _draw(axis: Any, group: Group, measure: str, numbers: pd.DataFrame, **style: Any) -> None:
+    """A measure with its standard error, and what was published of it."""
+    colour = style["color"]
     if measure in group.mean:
         mean, error = group.mean[measure], group.error[measure]
-        axis.plot(mean.index, mean, label=label, **style)
+        style["label"] = textwrap.fill(style["label"], 32, break_on_hyphens=False)
         # A point without neighbours makes no line.
         alone = mean[mean.notna() & mean.shift().isna() & mean.shift(-1).isna()]
         axis.plot(alone.index, alone, color=colour, marker="o", markersize=4, linestyle="none")
+        axis.plot(mean.index, mean, **style)
         if error.notna().any():
             axis.fill_between(mean.index, mean - error, mean + error, color=colour, alpha=0.2)
     measures = [measure, BEST_ERROR] if measure == TEST_ERROR else [measure]
@@ -200,6 +157,34 @@ def _draw_line(axis: Any, line: Line, numbers: pd.DataFrame) -> None:
             axis.plot([], [], label="published", color="grey", **CIRCLE)
         else:
             axis.axhline(row.theirs, color=colour, linestyle=":", linewidth=1.2)
+
+
+@contextlib.contextmanager
+def _picture(panels: Mapping[str, str], stem: Path) -> Iterator[list[Any]]:
+    """Panels, each with a title and a unit, to draw in; then what they share, and it is saved."""
+    columns = 3 if len(panels) in (5, 6, 9) else min(4, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(3.2 * columns + 2, 3.4 * rows), layout="constrained")
+    one_unit = len(set(panels.values())) == 1
+    axes = list(figure.subplots(rows, columns, sharey=one_unit, squeeze=False).flat)
+    for axis in axes[len(panels) :]:
+        axis.remove()
+    yield figure.axes
+    spans = [axis.dataLim.intervaly for axis in figure.axes]
+    low, high = min(low for low, _ in spans), max(high for _, high in spans)
+    legend: dict[str, Any] = {}
+    for number, (axis, (title, unit)) in enumerate(zip(figure.axes, panels.items(), strict=True)):
+        axis.set_title(textwrap.fill(title, 34, break_on_hyphens=False), fontsize=10)
+        axis.set(xlabel="epoch", ylabel="" if number % columns else unit)
+        axis.grid(alpha=0.3)
+        _scale(axis, unit, low, high)
+        handles, labels = axis.get_legend_handles_labels()
+        legend = dict(zip(labels, handles, strict=True)) | legend
+    figure.legend(legend.values(), legend, loc="outside right center", fontsize=9)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # all is in its place, which took most of the time
+    for ending in ("png", "svg"):
+        figure.savefig(stem.with_suffix(f".{ending}"), dpi=110)
 
 
 def _scale(axis: Any, unit: str, low: float, high: float) -> None:
@@ -224,14 +209,7 @@ def _scale(axis: Any, unit: str, low: float, high: float) -> None:
         axis.xaxis.set_major_locator(ticker.MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
 
 
-def _shades(count: int) -> list[Any]:
+def _shades(things: Collection[Any]) -> list[Any]:
     """Dark to light, told apart by colour-blind readers; viridis' lightest end is lost on white."""
-    shades = [0.85 * index / max(count - 1, 1) for index in range(count)]
+    shades = [0.85 * index / max(len(things) - 1, 1) for index in range(len(things))]
     return list(matplotlib.colormaps["viridis"](shades))
-
-
-def _save(figure: Figure, stem: Path) -> None:
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # all is in its place, which took most of the time
-    for ending in ("png", "svg"):
-        figure.savefig(stem.with_suffix(f".{ending}"), dpi=110)

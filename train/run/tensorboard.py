@@ -45,13 +45,11 @@ Hyperparameters = dict[str, bool | int | float | str]
 class Dashboards(keras.callbacks.Callback):
     """Writes event files; must stand behind everything that adds to the logs.
 
-    A step is an epoch, counted from 1. Scalars have the names that they have in the logs; those of
-    `steps.jsonl` are `by_step/<name>`, and their steps are training steps. Custom scalars put all
-    layers of a measure (`<measure>/<layer>`) into one chart, from input to output. Histograms of
-    the weights `W/<layer>` and of what carries the error, `B/<layer>`, are of at most 100,000
-    entries a layer and written at most about 100 times a run; the image of B against W, of at most
-    2,000 entries a layer, about five times, the last epoch among them. HParams and text hold the
-    configuration.
+    A step is an epoch, counted from 1; of `by_step/<name>`, from `steps.jsonl`, a training step.
+    Custom scalars have a chart a measure, with its layers (`<measure>/<layer>`) from input to
+    output. Histograms of the weights, `W/<layer>`, and of what carries the error, `B/<layer>`, are
+    written at most about 100 times a run, the image of B against W about five times, the last epoch
+    among them. HParams and text hold the configuration.
 
     A run that goes on writes a further file. TensorBoard's fast loader, the default, shows the
     later one of two values of a step; with `--load_fast=false` it may show both.
