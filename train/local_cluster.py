@@ -12,6 +12,7 @@ notice it themselves; its status is the status of all.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
 import socket
 import subprocess
@@ -48,32 +49,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def start(
     count: int, command: Sequence[str], *, module: str = "train", **options: Any
 ) -> list[subprocess.Popen[str]]:
-    """Starts the workers' processes.
+    """Starts `python -m module command` for every worker, with its place in the cluster.
 
-    Args:
-        count: Workers.
-        command: Arguments of the module.
-        module: What `python -m` runs.
-        **options: Of `subprocess.Popen`. Without `stdout`, what workers print is forwarded.
+    `options` are those of `subprocess.Popen`. Without `stdout`, what workers print is forwarded.
     """
     addresses = ",".join(f"localhost:{port}" for port in free_ports(count))
+    cluster = ["--strategy=multi_worker", f"--cluster.workers=[{addresses}]"]
     workers = []
     for index in range(count):
-        cluster = [
-            "--strategy=multi_worker",
-            f"--cluster.workers=[{addresses}]",
-            f"--cluster.index={index}",
-        ]
         forwarded = index > 0 and "stdout" not in options
-        pipes: dict[str, Any] = {}
-        if forwarded:
-            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         # In a process group of its own: Ctrl-C on the terminal reaches us alone.
         worker = subprocess.Popen(
-            [sys.executable, "-m", module, *command, *cluster],
+            [sys.executable, "-m", module, *command, *cluster, f"--cluster.index={index}"],
             text=True,
             process_group=0,
-            **pipes,
+            **(pipes if forwarded else {}),
             **options,
         )
         if forwarded:
@@ -84,21 +75,14 @@ def start(
 
 def free_ports(count: int) -> list[int]:
     """Ports that nobody listened on a moment ago."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("localhost", 0))
+    with contextlib.ExitStack() as open_ones:
+        sockets = [open_ones.enter_context(socket.create_server(("", 0))) for _ in range(count)]
         return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 def _forward(worker: subprocess.Popen[str], index: int) -> None:
-    assert worker.stdout is not None
-    with worker.stdout:
-        for line in worker.stdout:
-            print(f"[worker {index}] {line}", end="", flush=True)
+    for line in worker.stdout or ():
+        print(f"[worker {index}] {line}", end="", flush=True)
 
 
 if __name__ == "__main__":

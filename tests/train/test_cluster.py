@@ -1,5 +1,8 @@
 """Several processes: descriptions of clusters, and the loss of a worker."""
 
+import contextlib
+import dataclasses
+import functools
 import json
 import os
 import signal
@@ -19,11 +22,12 @@ import tensorflow as tf
 from train import local_cluster
 from train.config import ClusterConfig, FitConfig
 from train.devices import cluster
-from train.devices.cluster import WORKER_LOST, resolve_cluster
-from train.devices.meeting import _exchange, _listener, meet, notes_of
+from train.devices.cluster import WORKER_LOST, meet, notes_of
+from train.devices.resolver import resolve_cluster
 from train.errors import DivergedError, UserError
 from train.local_cluster import free_ports, start
 from train.parsing.command_line import parse
+from train.parts import models
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -89,11 +93,8 @@ def at_once(*functions: Callable[[], object]) -> list[object]:
 def meeting(*notes: dict[str, str], timeout_s: float = 20.0) -> list[object]:
     """What a worker for each of `notes` is told."""
     workers = [f"localhost:{port}" for port in free_ports(len(notes))]
-
-    def worker(index: int) -> Callable[[], object]:
-        return lambda: meet(workers, index, notes[index], timeout_s=timeout_s)
-
-    return at_once(*map(worker, range(len(notes))))
+    there = functools.partial(meet, workers, timeout_s=timeout_s)
+    return at_once(*(functools.partial(there, i, note) for i, note in enumerate(notes)))
 
 
 def test_workers_with_the_same_to_do_meet() -> None:
@@ -126,21 +127,47 @@ def test_options_code_and_versions_must_be_the_same_but_not_the_cluster(
 
 
 def test_strangers_at_the_port_are_not_taken_for_workers() -> None:
-    (port,) = free_ports(1)
+    workers = [f"localhost:{port}" for port in free_ports(2)]
+    port = int(workers[0].rpartition(":")[2])
 
     def knock() -> None:
-        for said in (b"", b"GET / HTTP/1.1\r\n\r\n", b"7\n"):
-            with socket.create_connection(("localhost", port), timeout=5) as connection:
-                connection.sendall(said)
+        for said in (b"", b"GET / HTTP/1.1\r\n\r\n", b"7\n", b"[1, 7]\n", b"\xff\n"):
+            while True:
+                with contextlib.suppress(ConnectionRefusedError):
+                    with socket.create_connection(("localhost", port), timeout=5) as connection:
+                        connection.sendall(said)
+                    break
+        meet(workers, 1, {"seed": "7"}, timeout_s=20.0)
 
-    heard: dict[int, dict[str, str]] = {}
-    with _listener(port, b'[0, {"seed": "0"}]\n') as server:
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        knock()
-        _exchange(f"localhost:{port}", b'[1, {"seed": "7"}]\n', heard)
-        server.shutdown()
-    assert server.heard == {1: {"seed": "7"}}
-    assert heard == {0: {"seed": "0"}}
+    chief = functools.partial(meet, workers, 0, {"seed": "0"}, timeout_s=20.0)
+    told = at_once(chief, knock)
+    assert told[0] == told[1]
+    assert "seed is 0 on worker 0 and 7 on worker 1." in str(told[0])
+
+
+@pytest.mark.parametrize(("here", "missing"), [(0, 1), (1, 0)])
+def test_cluster_that_does_not_come_together_ends_in_the_stated_time(
+    here: int, missing: int
+) -> None:
+    workers = [f"localhost:{port}" for port in free_ports(2)]
+    with pytest.raises(UserError) as caught:
+        meet(workers, here, {}, timeout_s=0.3)
+    assert "did not come together within 0.3 s (cluster.timeout_s): " in str(caught.value)
+    assert f": {workers[missing]} did not answer." in str(caught.value)
+
+
+def test_all_who_came_are_told_who_did_not() -> None:
+    workers = [f"localhost:{port}" for port in free_ports(3)]
+    told = at_once(*(functools.partial(meet, workers, i, {}, timeout_s=1.0) for i in (0, 1)))
+    assert told[0] == told[1]
+    assert f": {workers[2]} did not answer." in str(told[0])
+
+
+def test_port_that_is_taken_is_named() -> None:
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"port {port} cannot be listened at: Address already"):
+            meet([f"localhost:{port}"], 0, {}, timeout_s=1.0)
 
 
 @pytest.mark.parametrize(("said", "agreed"), [("a a a", True), ("a b b", False), ("a a c", False)])
@@ -169,7 +196,8 @@ def test_workers_that_find_other_checkpoints_all_know_it(
 def test_local_cluster_passes_signals_on_to_its_workers(
     monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    code = "import time; print('here', flush=True); time.sleep(60)"
+    default = f"signal.signal({number}, signal.SIG_DFL)"  # it may be ignored here
+    code = f"import signal, time; {default}; print('here', flush=True); time.sleep(60)"
     sleep = [sys.executable, "-c", code]
     workers = [subprocess.Popen(sleep, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     monkeypatch.setattr(local_cluster, "start", lambda *_: workers)
@@ -241,25 +269,25 @@ def test_loss_that_is_not_finite_ends_all_workers_at_the_same_step(tmp_path: Pat
         assert "training step 2" in said
 
 
-def test_cluster_that_does_not_come_together_ends_in_the_stated_time(tmp_path: Path) -> None:
-    here, missing = free_ports(2)
-    process = start_worker(tmp_path, here, missing)
-    text = process.communicate(timeout=120)[0]
-    assert process.returncode == 2
-    assert "did not come together within 3 s" in text
-    assert f"localhost:{missing}" in text
-
-
-def start_worker(tmp_path: Path, here: int, missing: int) -> subprocess.Popen[str]:
-    """The first of two workers, alone."""
-    cluster = f"--cluster.workers=[localhost:{here},localhost:{missing}]"
-    return subprocess.Popen(
-        [
-            *(sys.executable, "-m", "train", *RUN, f"--run_directory={tmp_path / 'alone'}"),
-            *("--strategy=multi_worker", cluster, "--cluster.index=0", "--cluster.timeout_s=3"),
-        ],
+def test_worker_that_dies_between_the_meeting_and_tensorflows_own_ends_the_others(
+    tmp_path: Path,
+) -> None:
+    """The second worker meets the first, and is gone before TensorFlow's has registered."""
+    workers = [f"localhost:{port}" for port in free_ports(2)]
+    keys = [
+        *(*RUN, f"--run_directory={tmp_path / 'run'}", "--strategy=multi_worker"),
+        *(f"--cluster.workers=[{','.join(workers)}]", "--cluster.timeout_s=4"),
+    ]
+    chief = subprocess.Popen(
+        [sys.executable, "-m", "train", *keys, "--cluster.index=0"],
         cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=subprocess.PIPE,
         text=True,
     )
+    config = parse([*keys, "--cluster.index=1"])[0]
+    filled = dataclasses.replace(config, model=models.filled(config.model))
+    meet(workers, 1, notes_of(filled), timeout_s=120.0)
+    said = chief.communicate(timeout=120)[1]
+    assert chief.returncode == WORKER_LOST
+    assert "error: A worker is lost: all have met, but TensorFlow's workers did not come" in said
+    assert "Traceback" not in said

@@ -17,7 +17,7 @@ import yaml
 import tfweightmirror as tfwm
 from tfweightmirror.mirror.noise import NOISES
 from train.commands.listing import KINDS, print_all
-from train.config import FitConfig, Part
+from train.config import FitConfig, MirrorConfig, Part
 from train.config.part import RULES, canonical_rule
 from train.errors import UserError
 from train.parsing.command_line import parse
@@ -176,7 +176,10 @@ def test_a_rule_a_noise_and_an_initializer_of_a_users_own() -> None:
     ("build", "expected"),
     [
         (lambda: feedback.build_rule(Part("math:pi"), "feedback.rule"), "Expected a subclass of"),
-        (lambda: feedback.build_noise(Part("keras.losses:Huber")), "Expected a subclass of"),
+        (
+            lambda: feedback.build_mirror(MirrorConfig(noise=Part("keras.losses:Huber")), seed=0),
+            "mirror.noise=keras.losses:Huber is <Loss",
+        ),
         (lambda: feedback.build_rule(Part("urfb", {"epsilon": -1}), "r"), "refuses its options"),
         (lambda: build_callbacks((Part("EarlyStoping"),)), "Did you mean 'EarlyStopping'?"),
         (lambda: build_callbacks((Part("keras.losses:Huber"),)), "Expected a Keras callback."),

@@ -529,7 +529,7 @@ CASES = {
         *(*WORKERS, "--cluster.workers=['a:70000']", "--cluster.index=0"),
     ),
     "index behind the last worker": fit(
-        "cluster.index is 1, but cluster.workers has 1 entries.",
+        "This process is worker 1, but the cluster has 1, counted from 0: a:1.",
         *(*WORKERS, "--cluster.workers=['a:1']", "--cluster.index=1"),
     ),
     "replicas of a worker without GPU": fit(

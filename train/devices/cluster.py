@@ -1,207 +1,178 @@
-"""Several processes that train one model: who they are, and noticing when one of them is gone."""
+"""Workers meet before TensorFlow's do, agree, and notice when one of them is gone."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import dataclasses
 import hashlib
 import json
 import os
-import re
 import socket
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import tensorflow as tf
 
-from train.config import ClusterConfig
+import tfweightmirror as tfwm
+import train
+from train.config import FitConfig
 from train.errors import UserError
 
 WORKER_LOST = 3
 """Exit status when another worker went silent."""
+ANSWER_WITHIN_S = 2.0
+MAY_DIFFER = ("run_directory", "training.progress", "cluster.", "data.data_dir", "import_from")
+Notes = Mapping[str, str]
 
 
-def resolve_cluster(config: ClusterConfig) -> tuple[Any, tuple[str, ...], int]:
-    """The resolver, the addresses of all workers, and which of them this process is.
+def notes_of(config: FitConfig) -> dict[str, str]:
+    """What must be the same on all workers: name to value."""
+    code = hashlib.sha256()
+    for package in (tfwm, train):
+        folder = Path(str(package.__file__)).parent
+        for file in sorted(folder.rglob("*.py")):
+            code.update(str(file.relative_to(folder)).encode() + file.read_bytes())
+    return {
+        "the code": code.hexdigest()[:12],
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        **{
+            key: repr(value)
+            for key, value in _flat(dataclasses.asdict(config))
+            if not key.startswith(MAY_DIFFER)
+        },
+    }
 
-    Raises:
-        UserError: If the description is missing, contradicts itself or has parameter servers.
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def meet(workers: Sequence[str], worker: int, notes: Notes, *, timeout_s: float) -> None:
+    """Returns when all workers are there with the same notes; else all raise UserError.
+
+    TensorFlow's strategy waits for all workers when it is made, up to an hour, and cannot be
+    interrupted then. So each tells its notes to the first, which answers when it has heard all.
+
+    Args:
+        workers: host:port of all workers.
+        worker: Which of them this process is.
+        notes: As `notes_of` gives them.
+        timeout_s: How long to wait.
     """
-    source: str = config.source
-    if source == "auto":
-        source = _what_there_is(config)
-    resolver = {
-        "workers": _by_hand,
-        "tf_config": _from_tf_config,
-        "slurm": _from_slurm,
-        "kubernetes": _from_kubernetes,
-    }[source](config)
-    cluster = resolver.cluster_spec().as_dict()
-    check_task_types(cluster)
-    chiefs, workers = cluster.get("chief", []), cluster.get("worker", [])
-    addresses = tuple(_address(task) for task in [*chiefs, *workers])
-    index = int(resolver.task_id or 0) + (len(chiefs) if resolver.task_type == "worker" else 0)
-    if not 0 <= index < len(addresses):
-        raise UserError(
-            f"This process is worker {index}, but the cluster has {len(addresses)}, counted from "
-            f"0: {', '.join(addresses)}."
-        )
-    return resolver, addresses, index
-
-
-def check_task_types(cluster: Mapping[str, Any]) -> None:
-    """Raises UserError for a cluster with parameter servers or nobody to train."""
-    if "ps" in cluster:
-        raise UserError(
-            "The cluster has tasks of type ps. Parameter servers are not supported: Keras 3 has "
-            "none (keras issue 18624), and B would meet gradients of another W. Expected chief and "
-            "worker tasks alone."
-        )
-    unknown = sorted(set(cluster) - {"chief", "worker"})
-    if unknown or not cluster:
-        raise UserError(
-            f"The cluster has tasks of type {', '.join(unknown) or 'none'}. Expected chief and "
-            f"worker."
-        )
-
-
-def _what_there_is(config: ClusterConfig) -> str:
-    if config.workers:
-        return "workers"
-    if os.environ.get("TF_CONFIG"):
-        return "tf_config"
-    if "SLURM_PROCID" in os.environ:
-        return "slurm"
-    if config.kubernetes_selector:
-        return "kubernetes"
-    raise UserError(
-        "strategy=multi_worker found no description of the cluster. Expected TF_CONFIG, a Slurm "
-        "job step (srun), cluster.kubernetes_selector, or cluster.workers=[host:port,...] and "
-        "cluster.index. `python -m train.local_cluster` starts several workers on this machine."
-    )
-
-
-def _by_hand(config: ClusterConfig) -> Any:
-    if not config.workers or config.index is None:
-        raise UserError(
-            f"cluster.workers is {list(config.workers)} and cluster.index is {config.index}. "
-            f"Expected both: host:port of every worker, and which of them this process is."
-        )
-    for address in config.workers:
-        host, _, port = address.rpartition(":")
-        if not host or not re.fullmatch("[0-9]+", port) or not 0 < int(port) < 2**16:
-            raise UserError(
-                f"cluster.workers has {address!r}. Expected host:port, the port from 1 to 65535."
-            )
-    if not 0 <= config.index < len(config.workers):
-        raise UserError(
-            f"cluster.index is {config.index}, but cluster.workers has {len(config.workers)} "
-            f"entries. Expected 0 to {len(config.workers) - 1}."
-        )
-    return tf.distribute.cluster_resolver.SimpleClusterResolver(
-        tf.train.ClusterSpec({"worker": list(config.workers)}),
-        task_type="worker",
-        task_id=config.index,
-        rpc_layer="grpc",
-    )
-
-
-def _from_tf_config(config: ClusterConfig) -> Any:
-    text = os.environ.get("TF_CONFIG", "")
+    port = int(workers[worker].rpartition(":")[2])
     try:
-        tree = json.loads(text)
-        check_task_types(tree["cluster"])
-        _ = tree["task"]["type"], int(tree["task"]["index"])
-    except (ValueError, KeyError, TypeError) as error:
+        server = socket.create_server(("", port))
+    except OSError as error:
         raise UserError(
-            f"TF_CONFIG is {text!r}. Expected JSON such as "
-            '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}.'
+            f"This worker's port {port} cannot be listened at: {error.strerror}. Expected a free "
+            f"port of this machine."
         ) from error
-    return tf.distribute.cluster_resolver.TFConfigClusterResolver()
-
-
-def _from_slurm(config: ClusterConfig) -> Any:
-    try:
-        return tf.distribute.cluster_resolver.SlurmClusterResolver(
-            port_base=config.port,
-            # Slurm gives each task its GPUs; the resolver would ask nvidia-smi, and leave out tasks
-            # for which it finds none.
-            gpus_per_node=2**10,
-            gpus_per_task=1,
-            auto_set_gpu=False,
+    give_up = time.monotonic() + timeout_s
+    with server:
+        if worker == 0:
+            silent, differing = _hear_all(server, len(workers), notes, give_up)
+        else:
+            message = json.dumps([worker, dict(notes)]).encode() + b"\n"
+            silent, differing = _ask(workers[0], message, give_up, timeout_s)
+    if silent:
+        raise UserError(
+            f"The cluster did not come together within {timeout_s:g} s (cluster.timeout_s): "
+            f"{', '.join(workers[other] for other in silent)} did not answer. Expected the "
+            f"same command on every worker."
         )
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
+    if differing:
         raise UserError(
-            f"cluster.source=slurm: {' '.join(str(error).split())} Expected to be started by srun, "
-            f"inside a job."
-        ) from error
-
-
-def _from_kubernetes(config: ClusterConfig) -> Any:
-    if not config.kubernetes_selector:
-        raise UserError(
-            "cluster.source is kubernetes and cluster.kubernetes_selector is null. Expected the "
-            "label selector of the workers' pods, such as job-name=my-job."
+            f"The workers have not the same to do: {'; '.join(differing[:5])}. Expected the same "
+            f"command and the same code on every worker."
         )
-    try:
-        resolver = tf.distribute.cluster_resolver.KubernetesClusterResolver(
-            {"worker": [config.kubernetes_selector]}, tf_server_port=config.port
-        )
-        addresses = [_address(a) for a in resolver.cluster_spec().as_dict().get("worker", [])]
-    except ImportError as error:
-        raise UserError(
-            "cluster.source=kubernetes needs the Python package kubernetes: pip install kubernetes."
-        ) from error
-    except Exception as error:  # whatever the cluster's API server answered
-        raise UserError(
-            f"cluster.source=kubernetes: {' '.join(str(error).split())[:200]}. Expected rights to "
-            f"list the pods of {config.kubernetes_selector}."
-        ) from error
-    # The resolver leaves it to the caller to know which pod this is.
-    own = {socket.gethostbyname(socket.gethostname()), os.environ.get("POD_IP")}
-    index = next((i for i, a in enumerate(addresses) if a.rpartition(":")[0] in own), None)
-    if index is None:
-        raise UserError(
-            f"None of the pods of {config.kubernetes_selector} ({', '.join(addresses)}) has this "
-            f"pod's address. Expected it among them, or its address in POD_IP."
-        )
-    return tf.distribute.cluster_resolver.SimpleClusterResolver(
-        tf.train.ClusterSpec({"worker": addresses}),
-        task_type="worker",
-        task_id=index,
-        rpc_layer="grpc",
-    )
 
 
-def _address(task: str) -> str:
-    return task.rpartition("//")[2]
+Verdict = tuple[list[int], list[str]]
+"""Workers that did not come, and what differs between those that did."""
+
+
+def _hear_all(server: socket.socket, count: int, notes: Notes, give_up: float) -> Verdict:
+    heard = {0: notes}
+    with contextlib.ExitStack() as connections:
+        callers: list[socket.socket] = []
+        while len(heard) < count and (left_s := give_up - time.monotonic()) > 0:
+            server.settimeout(left_s)
+            with contextlib.suppress(OSError, ValueError, TypeError):  # nobody, or a stranger
+                caller = connections.enter_context(server.accept()[0])
+                caller.settimeout(ANSWER_WITHIN_S)
+                number, told = json.loads(caller.makefile("rb").readline())
+                heard[int(number)] = dict(told)
+                callers.append(caller)
+        verdict = [n for n in range(count) if n not in heard], _differences(heard)
+        for caller in callers:
+            with contextlib.suppress(OSError):
+                caller.sendall(json.dumps(verdict).encode() + b"\n")
+    return verdict
+
+
+def _ask(chief: str, message: bytes, give_up: float, timeout_s: float) -> Verdict:
+    host, _, port = chief.rpartition(":")
+    while time.monotonic() < give_up:
+        with (
+            contextlib.suppress(OSError, ValueError),
+            socket.create_connection((host, int(port)), timeout=ANSWER_WITHIN_S) as connection,
+        ):
+            connection.sendall(message)
+            connection.settimeout(timeout_s)  # the chief may have begun to wait only now
+            silent, differing = json.loads(connection.makefile("rb").readline())
+            return silent, differing
+        time.sleep(0.05)
+    return [0], []
+
+
+def _differences(heard: Mapping[int, Notes]) -> list[str]:
+    """Names whose values are not the same on all workers, with the first worker of each value."""
+    found = []
+    for name in dict.fromkeys(name for worker in sorted(heard) for name in heard[worker]):
+        values: dict[str, int] = {}
+        for worker in sorted(heard):
+            values.setdefault(heard[worker].get(name, "not there"), worker)
+        if len(values) > 1:
+            said = [f"{value} on worker {worker}" for value, worker in values.items()]
+            found.append(f"{name} is {' and '.join(said)}")
+    return found
 
 
 @contextlib.contextmanager
-def lost_workers_end_the_run(
-    workers: Sequence[str], *, where: Path | None = None
-) -> Iterator[None]:
-    """A context in which the loss of a worker ends this process with one sentence.
+def ends_after(timeout_s: float) -> Iterator[None]:
+    """A context that ends this process if it lasts longer: a worker died behind the meeting.
 
-    TensorFlow notices a closed connection at once, and a silent worker by its heartbeat, in about
-    ten seconds; collective operations then fail on all others.
-
-    Args:
-        workers: host:port of all workers; empty for one process.
-        where: The checkpoints.
+    While TensorFlow waits for its workers no Python runs here, not even on a signal. So another
+    process says the sentence and sends SIGQUIT, number 3, which `_exit` takes for the status.
     """
-    try:
+    code = (
+        "import os, select, sys\n"
+        "if not select.select([sys.stdin], [], [], float(sys.argv[1]))[0]:\n"
+        "    print('error:', sys.argv[2], file=sys.stderr, flush=True)\n"
+        "    os.kill(os.getppid(), int(sys.argv[3]))"
+    )
+    sentence = (
+        f"A worker is lost: all have met, but TensorFlow's workers did not come together within "
+        f"{timeout_s:g} s (cluster.timeout_s). Start the same command again on all workers."
+    )
+    command = [sys.executable, "-c", code, str(timeout_s), sentence, str(WORKER_LOST)]
+    libc = ctypes.CDLL(None)
+    libc.signal(WORKER_LOST, libc._exit)
+    # In a process group of its own: Ctrl-C on the terminal does not end it. Its input does.
+    with subprocess.Popen(command, stdin=subprocess.PIPE, process_group=0):
         yield
-    except tf.errors.OpError as error:
-        if not workers or not is_lost_worker(error):
-            raise
-        silent = [address for address in workers if not _answers(address)]
-        names = f" ({', '.join(silent)} does not answer)" if silent else ""
-        _leave(
-            f"A worker is lost{names}. Start the same command again on all workers: it goes on "
-            f"from the last checkpoint{f' in {where}' if where else ''}."
-        )
+    libc.signal(WORKER_LOST, None)
 
 
 def anybody(strategy: tf.distribute.Strategy) -> Callable[[bool], bool]:
@@ -231,24 +202,46 @@ def _sum_over_workers(strategy: tf.distribute.Strategy) -> Callable[[int], int]:
     return lambda mine: int(total(tf.constant(mine, tf.int64)))
 
 
-def _leave(sentence: str) -> None:
-    print(f"error: {sentence}", file=sys.stderr, flush=True)
-    sys.stdout.flush()
-    # An orderly end would wait for the worker that is gone.
-    os._exit(WORKER_LOST)
+@contextlib.contextmanager
+def lost_workers_end_the_run(
+    workers: Sequence[str], *, where: Path | None = None
+) -> Iterator[None]:
+    """A context in which the loss of a worker ends this process with one sentence.
+
+    TensorFlow notices a closed connection at once, and a silent worker by its heartbeat, in about
+    ten seconds; collective operations then fail on all others.
+
+    Args:
+        workers: host:port of all workers; empty for one process.
+        where: The checkpoints.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if not workers or not is_lost_worker(error):
+            raise
+        silent = [address for address in workers if not _answers(address)]
+        names = f" ({', '.join(silent)} does not answer)" if silent else ""
+        print(
+            f"error: A worker is lost{names}. Start the same command again on all workers: it goes "
+            f"on from the last checkpoint{f' in {where}' if where else ''}.",
+            file=sys.stderr,
+            flush=True,
+        )
+        sys.stdout.flush()
+        os._exit(WORKER_LOST)  # an orderly end would wait for the worker that is gone
+
+
+def is_lost_worker(error: Exception) -> bool:
+    """Whether a collective operation failed because another worker went silent."""
+    kinds = ("Unavailable", "Aborted", "Cancelled", "DeadlineExceeded")
+    return isinstance(error, tuple(getattr(tf.errors, f"{kind}Error") for kind in kinds))
 
 
 def _answers(address: str) -> bool:
     host, _, port = address.rpartition(":")
     try:
-        with socket.create_connection((host, int(port)), timeout=2.0):
+        with socket.create_connection((host, int(port)), timeout=ANSWER_WITHIN_S):
             return True
     except OSError:
         return False
-
-
-def is_lost_worker(error: Exception) -> bool:
-    """Whether a collective operation failed because another worker went silent."""
-    errors = tf.errors
-    kinds = (errors.UnavailableError, errors.AbortedError, errors.CancelledError)
-    return isinstance(error, (*kinds, errors.DeadlineExceededError))

@@ -7,8 +7,7 @@ from typing import Any
 import keras
 
 from train.config import Part
-from train.errors import UserError
-from train.parts.named import classes_of, find, made
+from train.parts.named import classes_of, instance
 
 
 def known_callbacks() -> dict[str, Any]:
@@ -17,21 +16,12 @@ def known_callbacks() -> dict[str, Any]:
 
 
 def build_callbacks(parts: tuple[Part, ...]) -> list[Any]:
-    """The callbacks, in their order.
-
-    Raises:
-        UserError: If one or an option of it is not known or refused, or is no callback.
-    """
-    base: Any = keras.callbacks.Callback
-    known = known_callbacks()
-    built: list[Any] = []
-    for place, part in enumerate(parts):
-        key = f"callbacks[{place}]"
-        callback = made(key, part, find(key, part.name, known))
-        if not isinstance(callback, base):
-            raise UserError(f"{key}={part.name} gave {callback!r}. Expected a Keras callback.")
-        built.append(callback)
-    return built
+    """The callbacks, in their order."""
+    known, base = known_callbacks(), keras.callbacks.Callback
+    return [
+        instance(f"callbacks[{place}]", part, known, base, "a Keras callback")
+        for place, part in enumerate(parts)
+    ]
 
 
 def forgetful(callbacks: list[Any]) -> list[str]:

@@ -17,7 +17,7 @@ from train.config import FeedbackConfig, MirrorConfig, MonitorConfig, Part
 from train.config.part import RULES, canonical_rule
 from train.errors import UserError
 from train.parts.initial_weights import by_path, matching
-from train.parts.named import checked_options, classes_of, find, imported, made, options_of
+from train.parts.named import checked_options, classes_of, imported, instance, options_of, refusals
 
 # What the modes of mirror mode set, for `tfweightmirror.mirror.MirrorMode`.
 _PAPER: dict[str, Any] = {
@@ -39,41 +39,19 @@ OWN_KEYS = ("noise", "seed")
 
 
 def build_rule(part: Part, key: str) -> tfwm.rules.FeedbackRule:
-    """The rule.
-
-    Raises:
-        UserError: If it or an option is not known or refused.
-    """
+    """The rule of that name, alias, registered name or import path."""
     part = canonical_rule(part)
-    registered = keras.saving.get_registered_object(part.name) if part.name else None
-    names = {name: type(tfwm.rules.get(name)) for name in RULES}
-    found = registered or find(key, part.name, names, also=f" ({_aliases()})")
-    if isinstance(found, tfwm.rules.FeedbackRule) and not part.options:
-        return found
-    rule = _made(key, part, found)
-    if not isinstance(rule, tfwm.rules.FeedbackRule):
-        raise UserError(
-            f"{key}={part.name} is {rule!r}. Expected a subclass of "
-            f"tfweightmirror.rules.FeedbackRule."
-        )
-    return rule
-
-
-def build_noise(part: Part) -> Noise:
-    """The noise.
-
-    Raises:
-        UserError: As `build_rule`.
-    """
-    noise = _made(
-        "mirror.noise", part, find("mirror.noise", part.name, {n.name: n for n in NOISES})
+    known = {name: type(tfwm.rules.get(name)) for name in RULES}
+    if part.name and (registered := keras.saving.get_registered_object(part.name)):
+        known[part.name] = registered
+    return instance(
+        key,
+        part,
+        known,
+        tfwm.rules.FeedbackRule,
+        "a subclass of tfweightmirror.rules.FeedbackRule",
+        also=f" ({', '.join(alias for aliases in RULES.values() for alias in aliases)})",
     )
-    if not isinstance(noise, Noise):
-        raise UserError(
-            f"mirror.noise={part.name} is {noise!r}. Expected a subclass of "
-            f"tfweightmirror.mirror.noise.Noise."
-        )
-    return noise
 
 
 def known_initializers() -> dict[str, Any]:
@@ -81,83 +59,56 @@ def known_initializers() -> dict[str, Any]:
     return classes_of(keras.initializers, keras.initializers.Initializer, snake_case=True)
 
 
-def build_initializer(part: Part) -> Any:
-    """The Keras initializer of feedback weights, or None.
-
-    Raises:
-        UserError: As `build_rule`.
-    """
-    if part.name is None:
-        return None
-    key = "feedback.initializer"
-    return _made(key, part, find(key, part.name, known_initializers()))
-
-
 def convert(
     model: Any, config: FeedbackConfig, *, seed: int, measures_backprop: bool = False
 ) -> None:
-    """Converts `model` in place. Under backprop alone it stays the stock Keras model.
+    """Gives a built model its rules, in place. Under backprop alone it is the stock Keras model.
 
     Args:
-        model: Built.
+        model: Built; if it has rules, a layer keeps its B where its rule stays the same.
         config: Rules.
         seed: Of feedback weights.
-        measures_backprop: Whether it is converted nevertheless, to be measured.
-
-    Raises:
-        UserError: If a rule or an option is not known.
+        measures_backprop: Whether it is converted under backprop alone, too, to be measured.
     """
     rule = build_rule(config.rule, "feedback.rule")
     layers = {
         pattern: build_rule(part, f"feedback.layers.{pattern}")
         for pattern, part in config.layers.items()
     }
-    last_rule = (
-        build_rule(config.last_layer, "feedback.last_layer") if config.last_layer.name else None
-    )
-    initializer = build_initializer(config.initializer)
-    stock = not layers and not last_rule and isinstance(rule, tfwm.rules.Backprop)
-    if not stock or measures_backprop:
+    last = build_rule(config.last_layer, "feedback.last_layer") if config.last_layer.name else None
+    initializer = None
+    if config.initializer.name is not None:
+        initializer = instance(
+            "feedback.initializer",
+            config.initializer,
+            known_initializers(),
+            keras.initializers.Initializer,
+            "a Keras initializer",
+        )
+    before = {
+        p.name: (p.rule, None if p.feedback_kernel is None else p.feedback_kernel.numpy())
+        for p in tfwm.pathways(model)
+    }
+    if before:
+        tfwm.strip_feedback(model)
+    if layers or last or measures_backprop or not isinstance(rule, tfwm.rules.Backprop):
         tfwm.convert_model(
             model,
             {**layers, "*": rule} if layers else rule,
-            last_layer=last_rule,
+            last_layer=last,
             feedback_initializer=initializer,
             seed=seed,
         )
-
-
-def convert_again(
-    model: Any, config: FeedbackConfig, *, seed: int, measures_backprop: bool = False
-) -> None:
-    """Gives a converted model other rules. A layer keeps its B where its rule stays the same.
-
-    Args and raises as `convert`.
-    """
-    before = {
-        p.name: (p.rule, p.feedback_kernel.numpy())
-        for p in tfwm.pathways(model)
-        if p.feedback_kernel is not None
-    }
-    if tfwm.pathways(model):
-        tfwm.strip_feedback(model)
-    convert(model, config, seed=seed, measures_backprop=measures_backprop)
-    for pathway in tfwm.pathways(model):
-        rule, kernel = before.get(pathway.name, (None, None))
-        if pathway.feedback_kernel is not None and rule == pathway.rule:
+    for pathway in tfwm.pathways(model) if before else ():
+        old_rule, kernel = before.get(pathway.name, (None, None))
+        if kernel is not None and pathway.rule == old_rule:
             pathway.feedback_kernel.assign(kernel)
 
 
 def freeze(model: Any, patterns: Sequence[str], *, only_last_layer_learns: bool) -> list[Any]:
-    """Keeps optimizers from weights and feedback weights: the variables, not the layers.
+    """Keeps optimizers from weights and feedback weights, and returns those that trained before.
 
-    A frozen BatchNorm layer would stop following the data.
-
-    Returns:
-        The variables that trained before.
-
-    Raises:
-        UserError: If a pattern matches nothing, or nothing is left to train.
+    The variables, not the layers: a frozen BatchNorm layer would stop following the data.
     """
     trained = {id(variable) for variable in model.trainable_variables}
     paths = {path: v for path, v in by_path(model).items() if id(v) in trained}
@@ -192,62 +143,50 @@ def build_callbacks(
     if any(isinstance(rule, tfwm.rules.KolenPollack) for rule in rules):
         callbacks.append(tfwm.callbacks.KolenPollack())
     if rules:
-        probes = monitor.delta_angles or monitor.gradient_angles
-        try:
+        probes = probe is not None and (monitor.delta_angles or monitor.gradient_angles)
+        batch = probe() if probe is not None and probes else None
+        with refusals("monitor.measures"):
             watcher = tfwm.callbacks.FeedbackMonitor(
                 measures=monitor.measures,
-                probe=probe() if probe is not None and probes else None,
+                probe=batch,
                 delta_angles=monitor.delta_angles,
                 gradient_angles=monitor.gradient_angles,
             )
-        except ValueError as error:
-            raise UserError(f"monitor.measures: {error}") from error
         callbacks.append(watcher)
     return callbacks
 
 
 def build_mirror(config: MirrorConfig, *, seed: int) -> tfwm.callbacks.WeightMirror:
-    """The callback of mirror mode.
-
-    Raises:
-        UserError: If the noise, or an option of it or of the mode, is not known or refused.
-    """
-    plan = {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(tfwm.mirror.Schedule)
-    }
-    noise, preset = MODES[config.mode]
-    if config.noise.name not in (None, noise.name):
-        noise = config.noise
+    """The callback of mirror mode: what the mode sets, changed by the keys of the configuration."""
+    noise, options = MODES[config.mode]
+    if config.noise.name in (None, noise.name):
+        noise = Part(noise.name, noise.options | config.noise.options)
     else:
-        noise = Part(noise.name, {**noise.options, **config.noise.options})
-    accepted = tuple(options_of(tfwm.mirror.MirrorMode, OWN_KEYS))
-    given = checked_options(
-        "mirror.options", tfwm.mirror.MirrorMode, config.options, set_by_us=OWN_KEYS
-    )
-    options = {**preset, **given}
+        noise = config.noise
+    mode = tfwm.mirror.MirrorMode
+    options = options | checked_options("mirror.options", mode, config.options, set_by_us=OWN_KEYS)
     if isinstance(options.get("respond"), str):
         options["respond"] = imported("mirror.options.respond", options["respond"])
-    fired = build_noise(noise)
+    fired = instance(
+        "mirror.noise",
+        noise,
+        {kind.name: kind for kind in NOISES},
+        Noise,
+        "a subclass of tfweightmirror.mirror.noise.Noise",
+    )
+    times = [field.name for field in dataclasses.fields(tfwm.mirror.Schedule)]
     try:
-        schedule = tfwm.mirror.Schedule(**plan)
+        schedule = tfwm.mirror.Schedule(**{name: getattr(config, name) for name in times})
         return tfwm.callbacks.WeightMirror(fired, schedule=schedule, seed=seed, **options)
     except (TypeError, ValueError) as error:
         sentence = " ".join(str(error).split())
         name = re.split("[ =]", sentence)[0]
-        key = f"mirror.{name}" if name in plan else f"mirror.options.{name}" * (name in accepted)
-        raise UserError(f"{key or 'mirror'}: {sentence}") from error
-
-
-def _made(key: str, part: Part, target: Any) -> Any:
-    """An instance of a class (or the class of an instance), or what a function gives."""
-    if not callable(target) or (dataclasses.is_dataclass(target) and not inspect.isclass(target)):
-        target = type(target)
-    return made(key, part, target)
-
-
-def _aliases() -> str:
-    return ", ".join(alias for aliases in RULES.values() for alias in aliases)
+        key = "mirror"
+        if name in times:
+            key = f"mirror.{name}"
+        elif name in options_of(mode, OWN_KEYS):
+            key = f"mirror.options.{name}"
+        raise UserError(f"{key}: {sentence}") from error
 
 
 # What a refusal of the library says, to the key that it is about; the first that fits.
@@ -265,11 +204,7 @@ _KEYS = {
 
 @contextlib.contextmanager
 def refusals_as_user_errors() -> Iterator[None]:
-    """What the library refuses (no weight decay under Kolen-Pollack, ...) is the user's to mend.
-
-    Raises:
-        UserError: With the key that the refusal is about in front.
-    """
+    """What the library refuses (no weight decay under Kolen-Pollack, ...) is the user's to mend."""
     try:
         yield
     except (TypeError, ValueError) as error:

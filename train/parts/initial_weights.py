@@ -16,31 +16,21 @@ from train.errors import UserError, did_you_mean
 
 
 def load_model(path: Path, key: str) -> Any:
-    """A saved Keras model, with or without feedback weights.
-
-    Args:
-        path: A .keras file.
-        key: What names it, for the error.
-
-    Raises:
-        UserError: If it cannot be read.
-    """
+    """A saved Keras model, with or without feedback weights; `key` names the file in errors."""
+    expected = "Expected the file of a saved Keras model (.keras)."
     if not path.is_file():
         state = "is a folder" if path.is_dir() else "does not exist"
-        raise UserError(f"{key}={path} {state}. Expected the file of a saved Keras model (.keras).")
+        raise UserError(f"{key}={path} {state}. {expected}")
     if path.suffix == ".keras" and not zipfile.is_zipfile(path):
         raise UserError(
             f"{key}={path} cannot be loaded: it is damaged, or was cut while it was written or "
-            f"copied. Expected the whole file of a saved Keras model (.keras)."
+            f"copied. {expected.replace('the file', 'the whole file')}"
         )
     try:
         return keras.models.load_model(path, compile=False)
     except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
         reason = textwrap.shorten(str(error), 300, placeholder=" ...")
-        raise UserError(
-            f"{key}={path} cannot be loaded: {reason} Expected the file of a saved Keras model "
-            f"(.keras)."
-        ) from error
+        raise UserError(f"{key}={path} cannot be loaded: {reason} {expected}") from error
 
 
 def take_weights(model: Any, path: Path, layers: Sequence[str] = ()) -> None:
@@ -53,46 +43,36 @@ def take_weights(model: Any, path: Path, layers: Sequence[str] = ()) -> None:
         path: A .keras file.
         layers: Name patterns of the layers that take theirs; none: all, and the models are of the
             same layers.
-
-    Raises:
-        UserError: If the file cannot be read, its layers are others, or a pattern matches nothing.
     """
     source = load_model(path, "init_from")
-    ours, theirs = _forward_weights(model), _forward_weights(source)
+    ours, theirs = by_path(model), by_path(source)
     if layers:
         ours = matching(ours, layers, "init_from.layers")
         theirs = {name: weight for name, weight in theirs.items() if name in ours}
-    shapes = {name: tuple(weight.shape) for name, weight in ours.items()}
-    there = {name: tuple(weight.shape) for name, weight in theirs.items()}
-    if shapes != there:
-        name = next(n for n in [*shapes, *there] if shapes.get(n) != there.get(n))
+    feedback = {id(p.feedback_kernel) for each in (model, source) for p in tfwm.pathways(each)}
+    here, there = (
+        {
+            name: tuple(weight.shape)
+            for name, weight in weights.items()
+            if id(weight) not in feedback and "feedback" not in weight.name
+        }
+        for weights in (ours, theirs)
+    )
+    if here != there:
+        name = next(n for n in [*here, *there] if here.get(n) != there.get(n))
         raise UserError(
             f"init_from={path} has other weights than this model: {name} is "
-            f"{there.get(name, 'missing')} there and {shapes.get(name, 'missing')} here. Expected "
+            f"{there.get(name, 'missing')} there and {here.get(name, 'missing')} here. Expected "
             f"a model of the same layers."
         )
     for name, weight in ours.items():
-        weight.assign(theirs[name])
-    feedback = {p.name: p.feedback_kernel for p in tfwm.pathways(source)}
-    for pathway in tfwm.pathways(model):
-        kernel, from_there = pathway.feedback_kernel, feedback.get(pathway.name)
-        if kernel is None or from_there is None or tuple(kernel.shape) != tuple(from_there.shape):
-            continue
-        if not layers or any_matches(_path(kernel, model), layers):
-            kernel.assign(from_there)
+        in_both = name in theirs and theirs[name].shape == weight.shape
+        if name in here or (id(weight) in feedback and in_both):
+            weight.assign(theirs[name])
 
 
 def take_drawn(model: Any, fresh: Any, layers: Sequence[str]) -> None:
-    """Copies weights, feedback weights and statistics of a model that was just drawn.
-
-    Args:
-        model: Converted.
-        fresh: Of the same layers, with weights of its own.
-        layers: Name patterns of the layers that take theirs.
-
-    Raises:
-        UserError: If a pattern matches nothing.
-    """
+    """Copies weights, feedback weights and statistics of a model of the same layers, just drawn."""
     wanted = matching(by_path(model), layers, "draw_anew")
     # By place: Keras counts up the names of layers that were given none.
     for ours, theirs in zip(model.weights, fresh.weights, strict=True):
@@ -101,41 +81,30 @@ def take_drawn(model: Any, fresh: Any, layers: Sequence[str]) -> None:
 
 
 def matching(weights: Mapping[str, Any], patterns: Sequence[str], key: str) -> dict[str, Any]:
-    """Weights by path of the layers that match a pattern, or that an owner that matches holds.
-
-    Raises:
-        UserError: If a pattern matches nothing.
-    """
+    """Weights by path of the layers that match a pattern, or that an owner that matches holds."""
+    found: dict[str, Any] = {}
     for pattern in patterns:
-        if not any(any_matches(path, [pattern]) for path in weights):
+        of_pattern = {path: v for path, v in weights.items() if _matches(path, pattern)}
+        if not of_pattern:
             layers = list(dict.fromkeys(path.rpartition("/")[0] for path in weights))
             raise UserError(
                 f"{key}: {pattern!r} matches no layer with weights.{did_you_mean(pattern, layers)} "
                 f"Expected patterns of {', '.join(layers[:20])}."
             )
-    return {path: weight for path, weight in weights.items() if any_matches(path, patterns)}
+        found |= of_pattern
+    return found
 
 
-def any_matches(path: str, patterns: Sequence[str]) -> bool:
+def _matches(path: str, pattern: str) -> bool:
     """Whether a pattern is that of the weight's layer or of an owner, by name or by path."""
     names = path.split("/")[:-1]
     owners = ["/".join(names[: count + 1]) for count in range(len(names))]
-    return any(fnmatch.fnmatchcase(n, pattern) for n in (*names, *owners) for pattern in patterns)
+    return any(fnmatch.fnmatchcase(name, pattern) for name in (*names, *owners))
 
 
 def by_path(model: Any) -> dict[str, Any]:
     """All weights of a model, by path without the model's own name."""
     return {_path(weight, model): weight for weight in model.weights}
-
-
-def _forward_weights(model: Any) -> dict[str, Any]:
-    """Weights that are not feedback weights."""
-    feedback = {id(p.feedback_kernel) for p in tfwm.pathways(model)}
-    return {
-        path: weight
-        for path, weight in by_path(model).items()
-        if id(weight) not in feedback and "feedback" not in weight.name
-    }
 
 
 def _path(weight: Any, model: Any) -> str:

@@ -105,6 +105,8 @@ def checked_options(
     """
     accepted, hints = options_of(target, set_by_us), _hints(target)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in _parameters(target).values())
+    if str(getattr(target, "__module__", "")).startswith("keras."):
+        takes_any = False  # Keras takes any keyword, only to refuse it
     name = getattr(target, "__name__", str(target))
     for option in options:
         if option not in accepted and (not takes_any or option in set_by_us):
@@ -129,11 +131,23 @@ def refusals(sentence: str) -> Iterator[None]:
         raise UserError(f"{sentence}: {' '.join(str(error).split())}") from error
 
 
-def made(key: str, part: Part, target: Any) -> Any:
-    """What a class or function gives for the options of `part`, which UserError may refuse."""
-    options = checked_options(f"{key}.options", target, part.options)
-    with refusals(f"{key}={part.name} refuses its options"):
-        return target(**options)
+def instance(
+    key: str, part: Part, known: Mapping[str, Any], base: Any, expected: str, *, also: str = ""
+) -> Any:
+    """What `part` names, or what the class or function of that name gives for its options.
+
+    Refused unless it is an instance of `base`, which is `expected` in words; the rest as `find`.
+    """
+    found = find(key, part.name, known, also=also)
+    if isinstance(found, base) and part.options:
+        found = type(found)
+    if callable(found) and not isinstance(found, base):
+        options = checked_options(f"{key}.options", found, part.options)
+        with refusals(f"{key}={part.name} refuses its options"):
+            found = found(**options)
+    if not isinstance(found, base):
+        raise UserError(f"{key}={part.name} is {found!r}. Expected {expected}.")
+    return found
 
 
 def options_of(target: Any, set_by_us: Iterable[str] = ()) -> dict[str, inspect.Parameter]:

@@ -9,12 +9,10 @@ import keras
 import tensorflow as tf
 
 from train.config import OptimizerConfig
-from train.errors import UserError, did_you_mean
-from train.parts.named import classes_of, find, refusals
+from train.errors import UserError
+from train.parts.named import checked_options, classes_of, find, options_of, refusals
 from train.parts.schedules import build_schedule
 
-# They wrap other optimizers: not to be named in a configuration.
-_NOT_BY_NAME = {"lossscaleoptimizer", "multioptimizer"}
 _OPTIMIZER: Any = keras.optimizers.Optimizer
 # Decay is decoupled by their definition.
 _ALWAYS_DECOUPLED = {"adamw", "schedulefreeadamw", "muon"}
@@ -24,9 +22,10 @@ _BIASES = "(^|/)(bias|beta|gamma)($|[/:])"
 
 
 def known_optimizers() -> dict[str, Any]:
-    """Name in lower case to class, for every optimizer of the installed Keras."""
+    """Name in lower case to class, for every optimizer of Keras but those that wrap others."""
     classes = {n.lower(): c for n, c in classes_of(keras.optimizers, _OPTIMIZER).items()}
-    return {name: member for name, member in classes.items() if name not in _NOT_BY_NAME}
+    wrappers = ("lossscaleoptimizer", "multioptimizer")
+    return {name: member for name, member in classes.items() if name not in wrappers}
 
 
 def scaled_learning_rate(config: OptimizerConfig, batch_size: int) -> float:
@@ -48,10 +47,6 @@ def build_optimizer(
         batch_size: Images in a training batch, over all replicas.
         steps_per_epoch: Training steps in an epoch.
         steps: Of the training; the end of the schedule.
-
-    Raises:
-        UserError: If the optimizer or an option is not known, Keras refuses a value, the decay
-            contradicts the optimizer, or the warm-up is as long as the training.
     """
     name = config.name.lower()
     optimizer_class = find("optimizer.name", config.name, known_optimizers())
@@ -60,53 +55,35 @@ def build_optimizer(
             f"optimizer.name={config.name} is {optimizer_class!r}. Expected a subclass of "
             f"keras.optimizers.Optimizer."
         )
-    _check_options(config, optimizer_class)
+    ours = ("learning_rate", "weight_decay", "name")
+    options = checked_options("optimizer.options", optimizer_class, config.options, set_by_us=ours)
+    for option, parameter in options_of(optimizer_class).items():
+        value = options.get(option, parameter.default)
+        # Keras would take "yes" for true, and fail at the first step at the norm "1".
+        truth = isinstance(parameter.default, bool)
+        if option in options and (isinstance(value, str) or isinstance(value, bool) != truth):
+            expected = "true or false" if truth else "a number or null"
+            raise UserError(f"optimizer.options.{option} is {value!r}. Expected {expected}.")
     of_keras = config.decay == "decoupled"
     if not of_keras and name in _ALWAYS_DECOUPLED:
         raise UserError(
             f"optimizer.decay is {config.decay} and optimizer.name {name}, whose weight decay is "
             f"decoupled by definition. Expected decoupled, or another optimizer, such as adam."
         )
-    ours: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
     if config.weight_decay and not of_keras:
-        ours[f"{config.decay}_weight_decay"] = config.weight_decay
+        extra[f"{config.decay}_weight_decay"] = config.weight_decay
     if config.bias_learning_rate_factor != 1:
-        ours["bias_learning_rate_factor"] = config.bias_learning_rate_factor
+        extra["bias_learning_rate_factor"] = config.bias_learning_rate_factor
     if config.weight_decay and not config.decay_biases:
-        ours["decay_biases"] = False
-    learning_rate = build_schedule(
-        config.schedule,
-        scaled_learning_rate(config, batch_size),
-        steps_per_epoch=steps_per_epoch,
-        steps=steps,
-    )
+        extra["decay_biases"] = False
+    if extra:
+        optimizer_class = EXTENDED.get(name) or _extended(optimizer_class)
+    rate = scaled_learning_rate(config, batch_size)
+    schedule = build_schedule(config.schedule, rate, steps_per_epoch=steps_per_epoch, steps=steps)
+    decay = config.weight_decay if of_keras else None
     with refusals(f"optimizer {name} refuses its options"):
-        if ours:
-            optimizer_class = EXTENDED.get(name) or _extended(optimizer_class)
-        return optimizer_class(
-            learning_rate=learning_rate,
-            weight_decay=config.weight_decay if of_keras else None,
-            **ours,
-            **config.options,
-        )
-
-
-def _check_options(config: OptimizerConfig, optimizer_class: Any) -> None:
-    """Raises UserError for an option that Keras does not have, or a text where it has none."""
-    accepted = dict(inspect.signature(optimizer_class.__init__).parameters)
-    for ours in ("self", "kwargs", "learning_rate", "weight_decay", "name"):
-        accepted.pop(ours, None)
-    for option, value in config.options.items():
-        if option not in accepted:
-            raise UserError(
-                f"optimizer.options.{option} is not an option of {config.name.lower()}. Expected "
-                f"one of {', '.join(sorted(accepted))}.{did_you_mean(option, accepted)}"
-            )
-        # Keras would take "yes" for true, and fail at the first step at the norm "1".
-        truth = isinstance(accepted[option].default, bool)
-        if isinstance(value, str) or isinstance(value, bool) != truth:
-            expected = "true or false" if truth else "a number or null"
-            raise UserError(f"optimizer.options.{option} is {value!r}. Expected {expected}.")
+        return optimizer_class(learning_rate=schedule, weight_decay=decay, **extra, **options)
 
 
 def _extended(optimizer_class: Any) -> Any:
@@ -135,7 +112,7 @@ def _extended(optimizer_class: Any) -> Any:
             **options: Any,
         ) -> None:
             super().__init__(*arguments, **options)
-            # Both are read by the library.
+            # The library reads the decays.
             self.coupled_weight_decay = coupled_weight_decay
             self.per_step_weight_decay = per_step_weight_decay
             self.bias_learning_rate_factor = bias_learning_rate_factor
@@ -151,20 +128,17 @@ def _extended(optimizer_class: Any) -> Any:
             )
 
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            weight = tf.convert_to_tensor(variable)
             if self.coupled_weight_decay and self._use_weight_decay(variable):
-                weight = tf.convert_to_tensor(variable)
                 gradient = tf.cast(gradient, weight.dtype) + self.coupled_weight_decay * weight
             if self.per_step_weight_decay and self._use_weight_decay(variable):
-                self.assign_sub(
-                    variable, self.per_step_weight_decay * tf.convert_to_tensor(variable)
-                )
+                self.assign_sub(variable, self.per_step_weight_decay * weight)
             if self._get_variable_index(variable) in self._biases:
                 learning_rate = learning_rate * self.bias_learning_rate_factor
             super().update_step(gradient, variable, learning_rate)
 
         def get_config(self) -> dict[str, Any]:
-            return {
-                **super().get_config(),
+            return super().get_config() | {
                 "coupled_weight_decay": self.coupled_weight_decay,
                 "per_step_weight_decay": self.per_step_weight_decay,
                 "bias_learning_rate_factor": self.bias_learning_rate_factor,

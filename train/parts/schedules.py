@@ -14,15 +14,10 @@ from train.parts.named import checked_options, classes_of, find, options_of, ref
 
 @keras.saving.register_keras_serializable(package="tfweightmirror_train")
 class ReducibleSchedule(keras.optimizers.schedules.LearningRateSchedule):
-    """A Keras schedule with a linear warm-up, times a variable.
+    """A Keras schedule, or a number, with a linear warm-up, times a variable.
 
     `rate(step) = scale * min(step / warm_up_steps, 1) * schedule(step)`, the ramp as in Keras'
     `CosineDecay`. The steps that are already compiled see a new `scale`.
-
-    Args:
-        schedule: A Keras schedule, or a number: the constant rate.
-        warm_up_steps: Steps until the full rate; 0: none.
-        scale: The variable's first value.
     """
 
     def __init__(self, schedule: Any, *, warm_up_steps: int = 0, scale: float = 1.0) -> None:
@@ -58,7 +53,13 @@ class ReducibleSchedule(keras.optimizers.schedules.LearningRateSchedule):
     def from_config(cls, config: dict[str, Any]) -> ReducibleSchedule:
         """The inverse of `get_config`."""
         schedule = keras.saving.deserialize_keras_object(config["schedule"])
-        return cls(**{**config, "schedule": schedule})
+        return cls(**config | {"schedule": schedule})
+
+
+def known_schedules() -> dict[str, Any]:
+    """The schedules of Keras by name."""
+    schedules = keras.optimizers.schedules
+    return classes_of(schedules, schedules.LearningRateSchedule)
 
 
 def build_schedule(
@@ -69,30 +70,21 @@ def build_schedule(
     Boundaries of `piecewise` count from the begin of the training, warm-up included (Goyal et al.
     2017); `cosine` (Loshchilov and Hutter 2017) falls from the end of the warm-up to that of the
     training.
-
-    Raises:
-        UserError: If the warm-up is as long as the training.
     """
     warm_up_steps = config.warm_up_steps or round(config.warm_up_epochs * steps_per_epoch)
     if warm_up_steps >= steps:
-        key, value = "warm_up_epochs", config.warm_up_epochs
-        if config.warm_up_steps:
-            key, value = "warm_up_steps", config.warm_up_steps
+        key = "warm_up_steps" if config.warm_up_steps else "warm_up_epochs"
         raise UserError(
-            f"optimizer.schedule.{key} is {value:g}, {warm_up_steps} of {steps} training steps. "
-            f"Expected a warm-up that ends before the training."
+            f"optimizer.schedule.{key} is {getattr(config, key):g}, {warm_up_steps} of {steps} "
+            f"training steps. Expected a warm-up that ends before the training."
         )
     schedules = keras.optimizers.schedules
     schedule: Any = learning_rate
-    if config.name == "constant":
-        if not warm_up_steps:
-            return learning_rate
-    elif config.name == "piecewise":
+    if config.name == "piecewise":
         in_steps = [round(epoch * steps_per_epoch) for epoch in config.boundaries_epochs]
         # Keras' boundary is the last step of the old rate, and steps count from 0.
         boundaries = [step - 1 for step in in_steps or config.boundaries_steps]
-        drops = range(len(boundaries) + 1)
-        values = [learning_rate * config.factor**drop for drop in drops]
+        values = [learning_rate * config.factor**drop for drop in range(len(boundaries) + 1)]
         schedule = schedules.PiecewiseConstantDecay(boundaries, values)
     elif config.name == "cosine":
         # Keras' own warm-up is given a flat ramp: it only puts off the begin of the cosine.
@@ -103,28 +95,18 @@ def build_schedule(
             warmup_target=learning_rate if warm_up_steps else None,
             warmup_steps=warm_up_steps,
         )
-    else:
-        schedule = _of_keras(config, learning_rate)
+    elif config.name != "constant":
+        ours = dict.fromkeys(("constant", "piecewise", "cosine"))
+        target = find("optimizer.schedule.name", config.name, ours | known_schedules())
+        rate = "initial_learning_rate"
+        given = {rate: learning_rate} if rate in options_of(target) else {}
+        key = "optimizer.schedule.options"
+        options = checked_options(key, target, config.options, set_by_us=given)
+        with refusals(f"optimizer.schedule.name={config.name} refuses"):
+            schedule = target(**given, **options)
+    elif not warm_up_steps:
+        return learning_rate
     return ReducibleSchedule(schedule, warm_up_steps=warm_up_steps)
-
-
-def known_schedules() -> dict[str, Any]:
-    """The schedules of Keras by name."""
-    schedules = keras.optimizers.schedules
-    return classes_of(schedules, schedules.LearningRateSchedule)
-
-
-def _of_keras(config: ScheduleConfig, learning_rate: float) -> Any:
-    """A schedule of Keras' or of the user's own."""
-    known = known_schedules()
-    built_in = {"constant": None, "piecewise": None, "cosine": None}
-    target = find("optimizer.schedule.name", config.name, built_in | known)
-    rate = "initial_learning_rate"
-    given = {rate: learning_rate} if rate in options_of(target) else {}
-    key = "optimizer.schedule.options"
-    options = checked_options(key, target, config.options, set_by_us=given)
-    with refusals(f"optimizer.schedule.name={config.name} refuses"):
-        return target(**given, **options)
 
 
 def learning_rate_now(optimizer: Any) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +142,7 @@ class RunModel:
             for variable in self._frozen:
                 variable.trainable = True
             if config.feedback != self._feedback:
-                convert = feedback.convert_again if self._feedback else feedback.convert
-                self._convert(convert, model, config, config.seed)
+                self._convert(model, config, config.seed)
                 self._feedback = config.feedback
             if begins and config.init_from.file is not None:
                 take_weights(model, Path(config.init_from.file), config.init_from.layers)
@@ -173,12 +171,14 @@ class RunModel:
     def _draw_anew(self, config: FitConfig, seed: int) -> None:
         keras.utils.set_random_seed(seed)
         fresh = models.build(config.model, self.data.input_shape, self.data.output_shape)
-        self._convert(feedback.convert, fresh, config, seed)
+        self._convert(fresh, config, seed)
         take_drawn(self.model, fresh, config.draw_anew)
 
     @staticmethod
-    def _convert(convert: Callable[..., None], model: Any, config: FitConfig, seed: int) -> None:
-        convert(model, config.feedback, seed=seed, measures_backprop=config.monitor.backprop)
+    def _convert(model: Any, config: FitConfig, seed: int) -> None:
+        feedback.convert(
+            model, config.feedback, seed=seed, measures_backprop=config.monitor.backprop
+        )
 
 
 def build_model(

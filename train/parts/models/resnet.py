@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import keras
@@ -13,101 +14,6 @@ from train.parts.models.layers import normalized
 
 # A block: builder, incoming signal, width of the stage, strides, name.
 Block = Callable[["_Builder", Any, int, int, str], Any]
-
-
-def resnet18(
-    input_shape: tuple[int, ...],
-    output_shape: tuple[int, ...],
-    *,
-    width: int = 64,
-    stem: Literal["cifar", "imagenet"] = "cifar",
-    batch_norm: Literal["before_relu", "after_relu", "none"] = "before_relu",
-    batch_norm_scale: bool = True,
-    batch_norm_momentum: float = 0.9,
-    initializer: str = "he_normal",
-) -> keras.Model:
-    """Four stages of 2, 2, 2 and 2 basic blocks (two 3x3 convolutions), which give logits.
-
-    With BatchNorm before ReLU it is the published network (He et al. 2016), and that of Xiao et al.
-    2018. With BatchNorm after ReLU, the order in Akrout et al. 2019, every normalisation follows
-    the activation (or, after the sum, the block's last activation), the convolutions have biases,
-    and the projection has no normalisation of its own. The block is drawn in an appendix that we do
-    not have; this is the plainest reading.
-
-    Args:
-        input_shape: (height, width, channels).
-        output_shape: (logits,).
-        width: Filters of the first stage, each later one has twice as many; published: 64.
-        stem: `cifar` (one 3x3 convolution) or `imagenet` (7x7, stride 2, and max pooling).
-        batch_norm: Whether BatchNorm stands before or after each ReLU, or nowhere.
-        batch_norm_scale: Whether it has gamma and beta.
-        batch_norm_momentum: Of its moving averages.
-        initializer: Keras name of the initializer of the convolutions' weights.
-    """
-    build = _Builder(batch_norm, batch_norm_scale, batch_norm_momentum, initializer)
-    stages = (2, 2, 2, 2)
-    return _resnet("resnet18", basic_block, stages, build, stem, width, input_shape, output_shape)
-
-
-def resnet50(
-    input_shape: tuple[int, ...],
-    output_shape: tuple[int, ...],
-    *,
-    width: int = 64,
-    stem: Literal["cifar", "imagenet"] = "cifar",
-    batch_norm: Literal["before_relu", "after_relu", "none"] = "before_relu",
-    batch_norm_scale: bool = True,
-    batch_norm_momentum: float = 0.9,
-    initializer: str = "he_normal",
-) -> keras.Model:
-    """Four stages of 3, 4, 6 and 3 bottleneck blocks (1x1, 3x3, 1x1 convolutions).
-
-    The stride stands in the 3x3 convolution, as in torchvision ("v1.5"); in the paper it stands in
-    the first 1x1. The number of parameters is the same. For the rest see `resnet18`.
-
-    Args:
-        input_shape: (height, width, channels).
-        output_shape: (logits,).
-        width: Filters of the first stage, each later one has twice as many; published: 64.
-        stem: `cifar` (one 3x3 convolution) or `imagenet` (7x7, stride 2, and max pooling).
-        batch_norm: Whether BatchNorm stands before or after each ReLU, or nowhere.
-        batch_norm_scale: Whether it has gamma and beta.
-        batch_norm_momentum: Of its moving averages.
-        initializer: Keras name of the initializer of the convolutions' weights.
-    """
-    build = _Builder(batch_norm, batch_norm_scale, batch_norm_momentum, initializer)
-    block, stages = bottleneck_block, (3, 4, 6, 3)
-    return _resnet("resnet50", block, stages, build, stem, width, input_shape, output_shape)
-
-
-def _resnet(
-    name: str,
-    block: Block,
-    blocks_per_stage: tuple[int, ...],
-    build: _Builder,
-    stem: str,
-    first_width: int,
-    input_shape: tuple[int, ...],
-    output_shape: tuple[int, ...],
-) -> keras.Model:
-    if first_width < 1:
-        raise UserError(f"model.options.width is {first_width}. Expected 1 or more.")
-    images = keras.Input(input_shape, name="image")
-    if stem == "imagenet":
-        x = build.conv(images, first_width, 7, strides=2, name="stem")
-        x = build.activate(x, name="stem")
-        x = keras.layers.MaxPooling2D(3, strides=2, padding="same", name="stem_pool")(x)
-    else:
-        x = build.conv(images, first_width, 3, name="stem")
-        x = build.activate(x, name="stem")
-    for stage, blocks in enumerate(blocks_per_stage, start=1):
-        for number in range(1, blocks + 1):
-            strides = 2 if stage > 1 and number == 1 else 1
-            width = first_width * 2 ** (stage - 1)
-            x = block(build, x, width, strides, f"stage_{stage}_block_{number}")
-    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
-    logits = keras.layers.Dense(math.prod(output_shape), name="head")(x)
-    return keras.Model(images, logits, name=name)
 
 
 class _Builder:
@@ -173,3 +79,76 @@ def bottleneck_block(build: _Builder, x: Any, width: int, strides: int, name: st
     y = build.activate(y, name=f"{name}_b")
     y = build.conv(y, 4 * width, 1, name=f"{name}_c")
     return build.add_shortcut(y, x, strides=strides, name=name, last=f"{name}_c")
+
+
+def _resnet(name: str, block: Block, stages: Sequence[int], about: str) -> Callable[..., Any]:
+    """The function that builds a network, documented by `about` and the options that all have."""
+
+    def build(
+        input_shape: tuple[int, ...],
+        output_shape: tuple[int, ...],
+        *,
+        width: int = 64,
+        stem: Literal["cifar", "imagenet"] = "cifar",
+        batch_norm: Literal["before_relu", "after_relu", "none"] = "before_relu",
+        batch_norm_scale: bool = True,
+        batch_norm_momentum: float = 0.9,
+        initializer: str = "he_normal",
+    ) -> keras.Model:
+        """The network.
+
+        Args:
+            input_shape: (height, width, channels).
+            output_shape: (logits,).
+            width: Filters of the first stage, each later one has twice as many; published: 64.
+            stem: `cifar` (one 3x3 convolution) or `imagenet` (7x7, stride 2, and max pooling).
+            batch_norm: Whether BatchNorm stands before or after each ReLU, or nowhere.
+            batch_norm_scale: Whether it has gamma and beta.
+            batch_norm_momentum: Of its moving averages.
+            initializer: Keras name of the initializer of the convolutions' weights.
+        """
+        if width < 1:
+            raise UserError(f"model.options.width is {width}. Expected 1 or more.")
+        parts = _Builder(batch_norm, batch_norm_scale, batch_norm_momentum, initializer)
+        images = keras.Input(input_shape, name="image")
+        large = stem == "imagenet"
+        x = parts.conv(images, width, 7 if large else 3, strides=2 if large else 1, name="stem")
+        x = parts.activate(x, name="stem")
+        if large:
+            x = keras.layers.MaxPooling2D(3, strides=2, padding="same", name="stem_pool")(x)
+        for stage, blocks in enumerate(stages):
+            for number in range(blocks):
+                strides = 2 if stage > 0 and number == 0 else 1
+                place = f"stage_{stage + 1}_block_{number + 1}"
+                x = block(parts, x, width * 2**stage, strides, place)
+        x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+        logits = keras.layers.Dense(math.prod(output_shape), name="head")(x)
+        return keras.Model(images, logits, name=name)
+
+    build.__doc__ = str(inspect.getdoc(build)).replace("The network.", about)
+    build.__name__ = build.__qualname__ = name
+    return build
+
+
+resnet18 = _resnet(
+    "resnet18",
+    basic_block,
+    (2, 2, 2, 2),
+    """Four stages of 2, 2, 2 and 2 basic blocks (two 3x3 convolutions), which give logits.
+
+With BatchNorm before ReLU it is the published network (He et al. 2016), and that of Xiao et al.
+2018. With BatchNorm after ReLU, the order in Akrout et al. 2019, every normalisation follows the
+activation (or, after the sum, the block's last activation), the convolutions have biases, and the
+projection has no normalisation of its own. The block is drawn in an appendix that we do not have;
+this is the plainest reading.""",
+)
+
+resnet50 = _resnet(
+    "resnet50",
+    bottleneck_block,
+    (3, 4, 6, 3),
+    """Four stages of 3, 4, 6 and 3 bottleneck blocks (1x1, 3x3, 1x1 convolutions).
+
+The stride stands in the 3x3 convolution, as in torchvision ("v1.5"); in the paper it stands in the
+first 1x1. The number of parameters is the same. For the rest see `resnet18`.""",
+)
