@@ -66,7 +66,6 @@ def test_options_go_to_keras_by_their_names() -> None:
             {"weight_decay": 1.0, "decay": "per_step"},
             "optimizer.decay is per_step and optimizer.weight_decay 1.0, which would leave nothing",
         ),
-        ({"weight_decay": -0.1, "decay": "per_step"}, "optimizer.weight_decay is -0.1."),
     ],
 )
 def test_mistake_is_told_in_one_sentence(options: dict[str, Any], expected: str) -> None:
