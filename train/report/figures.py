@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -82,17 +81,16 @@ def draw_learning_curves(groups: Sequence[Group], published: Beside, stem: Path)
 def draw_layers(groups: Sequence[Group], measure: str, published: Beside, stem: Path) -> bool:
     """One panel a group, one line a layer; whether there was something to draw."""
     numbers, bounds = published
-    layers = {group.label: _layers(group, measure, numbers) for group in groups}
-    drawn = [group for group in groups if layers[group.label]]
-    if not drawn:
+    pairs = [(group, _layers(group, measure, numbers)) for group in groups]
+    pairs = [(group, names) for group, names in pairs if names]
+    if not pairs:
         return False
-    few = len(set(itertools.chain(*layers.values()))) <= MAX_IN_LEGEND
+    alike = all(names == pairs[0][1] for _, names in pairs) and len(pairs[0][1]) <= MAX_IN_LEGEND
     unit = LAYER_MEASURES[measure][0]
-    with _picture({group.label: unit for group in drawn}, stem) as axes:
-        for axis, group in zip(axes, drawn, strict=True):
-            names, last = layers[group.label], group.epochs
+    with _picture({group.label: unit for group, _ in pairs}, stem) as axes:
+        for axis, (group, names) in zip(axes, pairs, strict=True):
             ends = ["layer at the input", *["_"] * (len(names) - 2), "layer at the output"]
-            labels = names if few else ends[-len(names) :]
+            labels, last = names if alike else ends[-len(names) :], group.epochs
             _draw_layers(axis, group, measure, numbers, dict(zip(names, labels, strict=True)), "-")
             for other, beside, text, linestyle in _beside(group, measure, groups):
                 labelled = dict.fromkeys(other.layers(beside), text)
@@ -178,8 +176,8 @@ def _picture(panels: Mapping[str, str], stem: Path) -> Iterator[list[Any]]:
         axis.set(xlabel="epoch", ylabel="" if number % columns else unit)
         axis.grid(alpha=0.3)
         _scale(axis, unit, low, high)
-        handles, labels = axis.get_legend_handles_labels()
-        legend = dict(zip(labels, handles, strict=True)) | legend
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            legend.setdefault(label, handle)
     figure.legend(legend.values(), legend, loc="outside right center", fontsize=9)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # all is in its place, which took most of the time

@@ -15,7 +15,6 @@ import yaml
 from train.report.configs import MAGNITUDE, Flat, data_name
 from train.report.frames import BEST_ERROR, TEST_ERROR, TOP_5_ERROR, TRAIN_ERROR, Group
 
-FOLDER = Path(__file__).parents[1] / "published"
 ERRORS = {"error": TEST_ERROR, "top_5_error": TOP_5_ERROR, "train_error": TRAIN_ERROR}
 ACCURACIES = {"accuracy": TEST_ERROR, "train_accuracy": TRAIN_ERROR, "best_accuracy": BEST_ERROR}
 ANGLES = {
@@ -33,9 +32,6 @@ UNMODIFIED: dict[str, list[Any]] = {
     MAGNITUDE: [None],
     "feedback.rule.options.epsilon": [None, 1],
 }
-NUMBERS = ["group", "source", "place", "cell", "differences", "measure", "epoch", "theirs"]
-NUMBERS += ["theirs_error", "our_measure", "our_epoch", "ours", "ours_error"]
-BOUNDS = ["group", "measure", "says", "below", "above", "from_epoch", "ours", "holds"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +116,9 @@ class Beside(NamedTuple):
 
 def beside(groups: Sequence[Group], cells: Sequence[Published]) -> Beside:
     """Every published cell that is of a group's configuration."""
+    columns = ["group", "source", "place", "cell", "differences", "measure", "epoch", "theirs"]
+    columns += ["theirs_error", "our_measure", "our_epoch", "ours", "ours_error"]
+    of_bounds = ["group", "measure", "says", "below", "above", "from_epoch", "ours", "holds"]
     numbers, bounds = [], []
     for group, cell in itertools.product(groups, cells):
         if not cell.is_beside(group.config):
@@ -135,7 +134,7 @@ def beside(groups: Sequence[Group], cells: Sequence[Published]) -> Beside:
         for bound in cell.bounds:
             stated = (group.label, bound.measure, bound.says, bound.below, bound.above)
             bounds.append((*stated, *bound.beside(group)))
-    return Beside(pd.DataFrame(numbers, columns=NUMBERS), pd.DataFrame(bounds, columns=BOUNDS))
+    return Beside(pd.DataFrame(numbers, columns=columns), pd.DataFrame(bounds, columns=of_bounds))
 
 
 def _our_name(group: Group, measure: str) -> str:
@@ -145,14 +144,10 @@ def _our_name(group: Group, measure: str) -> str:
     return f"{ours}/{layers[place]}" if measure in ANGLES and layers else measure
 
 
-def read_all(folder: Path = FOLDER) -> list[Published]:
-    """Every published cell, by file."""
-    return [
-        _cell(entry, table)
-        for file in sorted(folder.glob("*.yaml"))
-        for table in yaml.safe_load(file.read_text())["tables"]
-        for entry in table["cells"]
-    ]
+def read_all() -> list[Published]:
+    files = sorted((Path(__file__).parents[1] / "published").glob("*.yaml"))
+    tables = [table for file in files for table in yaml.safe_load(file.read_text())["tables"]]
+    return [_cell(entry, table) for table in tables for entry in table["cells"]]
 
 
 def _cell(entry: dict[str, Any], table: dict[str, Any]) -> Published:

@@ -70,15 +70,15 @@ def report(paths: Sequence[str], out: str) -> None:
             f"the command that trained it goes on from where it was."
         )
     try:
-        write(groups, left_out, folder)
+        published = write(groups, left_out, folder)
     except OSError as error:
         raise UserError(f"out={folder} cannot be written: {error.strerror or error}.") from error
-    print(to_text(tables.results(groups, beside(groups, read_all()).numbers)))
+    print(to_text(tables.results(groups, published.numbers)))
     print(f"\n{folder / 'report.html'}, report.md, report.json, table.csv, curves.csv, pictures")
 
 
-def write(groups: Sequence[Group], left_out: Mapping[Path, str], folder: Path) -> None:
-    """Tables, pictures and pages, into a folder."""
+def write(groups: Sequence[Group], left_out: Mapping[Path, str], folder: Path) -> Beside:
+    """Tables, pictures and pages, into a folder; what was published stands beside."""
     folder.mkdir(parents=True, exist_ok=True)
     published = beside(groups, read_all())
     runs = tables.runs(groups)
@@ -98,6 +98,7 @@ def write(groups: Sequence[Group], left_out: Mapping[Path, str], folder: Path) -
     # pandas writes null for what is no finite number.
     content = {name: json.loads(table.to_json(orient="records")) for name, table in found.items()}
     (folder / "report.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return published
 
 
 def results(groups: Sequence[Group], published: Beside) -> list[str]:
