@@ -74,12 +74,12 @@ class Group:
     @functools.cached_property
     def mean(self) -> pd.DataFrame:
         """By epoch, of the measures that all runs have; NaN where one of them has no value."""
-        return self._by_epoch.mean().where(self._by_epoch.count() == len(self.runs))
+        return self._by_epoch.mean(skipna=False)
 
     @functools.cached_property
     def error(self) -> pd.DataFrame:
         """The standard error of the mean; NaN for a single run."""
-        return self._by_epoch.sem().where(self.mean.notna())
+        return self._by_epoch.sem(skipna=False)
 
     def layers(self, measure: str) -> list[str]:
         """Layers that have a measure, from input to output."""

@@ -104,18 +104,16 @@ class Published:
 
 
 class Beside(NamedTuple):
-    """What was published beside some groups, a row a number and a row a bound.
-
-    Behind our last epoch, the last number of theirs stands beside the last of ours, and the others
-    beside nothing.
-    """
-
     numbers: pd.DataFrame
     bounds: pd.DataFrame
 
 
 def beside(groups: Sequence[Group], cells: Sequence[Published]) -> Beside:
-    """Every published cell that is of a group's configuration."""
+    """A row a number, and a row a bound, of every published cell of a group's configuration.
+
+    Behind our last epoch, the last number of theirs stands beside the last of ours, and the others
+    beside nothing.
+    """
     columns = ["group", "source", "place", "cell", "differences", "measure", "epoch", "theirs"]
     columns += ["theirs_error", "our_measure", "our_epoch", "ours", "ours_error"]
     of_bounds = ["group", "measure", "says", "below", "above", "from_epoch", "ours", "holds"]
