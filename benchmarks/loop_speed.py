@@ -20,8 +20,8 @@ import tfweightmirror as tfwm
 from train.config import DataConfig, FeedbackConfig, FitConfig, Part, TrainingConfig
 from train.data import batches, datasets
 from train.parts import feedback, models
-from train.run.build import RunBatches
 from train.run.loop import Loop
+from train.run.steps import RunBatches
 
 EPOCHS = 8
 
@@ -64,15 +64,8 @@ def callbacks(rule: str) -> list[Any]:
 def by_loop(config: FitConfig, run_batches: RunBatches) -> list[float]:
     times = EpochTimes()
     model = compiled(config, run_batches)
-    loop = Loop(
-        model,
-        tf.distribute.get_strategy(),
-        run_batches,
-        seed=0,
-        steps_per_call=config.training.steps_per_call,
-    )
-    loop.prepare()
-    loop.run([*callbacks(config.feedback.rule.name), times], epochs=EPOCHS)
+    loop = Loop(model, tf.distribute.get_strategy(), run_batches)
+    loop.run([*callbacks(config.feedback.rule.name), times])
     return times.seconds[1:]
 
 

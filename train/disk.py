@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import re
 from collections.abc import Iterator
@@ -40,15 +39,8 @@ def append_line(path: Path, line: str) -> None:
 
 def to_json(content: Any, indent: int | None = None) -> str:
     """JSON, which has no NaN and no infinity: null."""
-    return json.dumps(_finite(content), indent=indent, allow_nan=False)
-
-
-def _finite(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {key: _finite(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
+    plain = json.loads(json.dumps(content), parse_constant=lambda _: None)
+    return json.dumps(plain, indent=indent)
 
 
 def json_lines(text: str) -> list[Any]:
@@ -84,16 +76,7 @@ def whole_file(path: Path, sentence: str, advice: str = "") -> Iterator[Path]:
 def disk_errors(
     sentence: str, advice: str = "", kinds: tuple[type[Exception], ...] = (OSError,)
 ) -> Iterator[None]:
-    """A context in which errors of the file system become `sentence: reason. advice`.
-
-    Args:
-        sentence: What cannot be done.
-        advice: What to do.
-        kinds: Of errors; TensorFlow has its own.
-
-    Raises:
-        UserError: That.
-    """
+    """A context in which errors of the file system become `sentence: reason. advice`."""
     try:
         yield
     except kinds as error:
@@ -104,8 +87,7 @@ def reason_of(error: Exception) -> str:
     """Why a file cannot be read or written, in the system's words, by TensorFlow's errors too."""
     # '{{function_node ...}} /path/of/a/file; No space left on device [Op:SaveV2]'
     of_tensorflow = re.search(r"; ([^;\n]+?)(?:\n.*)? \[Op:", str(error), re.DOTALL)
-    plain = of_tensorflow[1] if of_tensorflow else str(error)
-    return getattr(error, "strerror", None) or plain
+    return getattr(error, "strerror", None) or (of_tensorflow[1] if of_tensorflow else str(error))
 
 
 def _to_disk(path: Path) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from train.config import FitConfig
+from train.config import FitConfig, TrainingConfig
 from train.errors import UserError
+from train.parsing.config_file import config_of
 from train.parsing.yaml_file import to_yaml
 from train.run.directory import RunDirectory
 
@@ -114,6 +115,29 @@ def test_unfinished_run_comes_before_an_empty_folder() -> None:
     directory = RunDirectory.of(CONFIG)
     assert directory.path == Path(f"{STEM}-1")
     directory.release()
+
+
+def test_finished_run_and_one_of_other_epochs_are_left_alone() -> None:
+    begin(RunDirectory(Path(f"{STEM}-1")), CONFIG, finish=True)
+    longer = dataclasses.replace(CONFIG, training=TrainingConfig(epochs=99))
+    begin(RunDirectory(Path(f"{STEM}-2")), longer)
+    directory = RunDirectory.of(CONFIG)
+    assert directory.path == Path(f"{STEM}-3")
+    directory.release()
+
+
+def test_unfinished_run_that_is_named_becomes_one_of_more_epochs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    begin(RunDirectory(Path("run")), NAMED)
+    longer = dataclasses.replace(NAMED, training=TrainingConfig(epochs=99))
+    directory = RunDirectory.of(longer)
+    directory.lengthen(longer)
+    assert config_of(directory.config_file) == longer
+    assert capsys.readouterr().out == "run: 0 epochs done, now 99 instead of 20\n"
+    directory.release()
+    with pytest.raises(UserError, match="is 99 there and 20 here, and no run gets shorter"):
+        RunDirectory.of(NAMED)
 
 
 CONFIGS = {

@@ -18,7 +18,8 @@ import yaml
 from train.config import CheckpointConfig, FitConfig, TrainingConfig
 from train.errors import DivergedError, TerminatedError, UserError
 from train.run.checkpoint import Checkpoints
-from train.run.directory import RunDirectory, RunFiles, write_model
+from train.run.directory import RunDirectory
+from train.run.files import RunFiles, write_model
 from train.run.loop import NotFiniteError, Position
 from train.run.resume import Training
 
@@ -66,11 +67,17 @@ class Trap:
 
 
 def _hook(event: str, arguments: Sequence[Any]) -> None:
-    if Trap.armed is not None:
+    # The hook cannot be taken away, and when the interpreter ends there is no Trap any more.
+    if Trap is not None and Trap.armed is not None:
         Trap.armed.see(event, arguments)
 
 
 sys.addaudithook(_hook)
+
+
+def at(epoch: int, step: int = 0) -> Position:
+    """A place of a training of two steps an epoch."""
+    return Position(epoch, step, step=2 * epoch + step)
 
 
 class TinyLoop:
@@ -81,7 +88,7 @@ class TinyLoop:
     """
 
     def __init__(self, diverges: Callable[[int, Position], bool] = lambda *_: False) -> None:
-        self.steps_done = 0
+        self.epochs = 0
         self.position = Position()
         self.model = SimpleNamespace(optimizer=None, save=lambda path: path.write_bytes(b"model"))
         self.weight = tf.Variable(1, dtype=tf.int64)
@@ -91,32 +98,28 @@ class TinyLoop:
     def run(
         self,
         callbacks: Sequence[Any],
-        *,
-        epochs: int,
-        last_epoch_steps: int,
         guests: Sequence[Any],
-        restore: Callable[[], None],
+        *,
         start: Position,
-        steps_done: int,
+        restore: Callable[[], None],
     ) -> None:
-        assert steps_done == 2 * start.epoch + start.step_in_epoch
-        self.steps_done = steps_done
         for callback in callbacks:
             callback.on_train_begin()
         self.weight.assign(-1)
         restore()
         self.starts.append(start)
-        for epoch in range(start.epoch, epochs):
-            for step in range(start.step_in_epoch if epoch == start.epoch else 0, last_epoch_steps):
+        for epoch in range(start.epoch, self.epochs):
+            for step in range(start.step_in_epoch if epoch == start.epoch else 0, 2):
                 self.weight.assign(3 * self.weight + step + 2 * epoch)
-                self.steps_done += 1
-                if self.diverges(self.steps_done, start):
-                    raise NotFiniteError(self.steps_done)
-                guests[0].after_call(Position(epoch, step + 1), 1)
+                self.position = at(epoch, step + 1)
+                if self.diverges(self.position.step, start):
+                    raise NotFiniteError(self.position.step)
+                guests[0].after_call(self.position, 1)
             logs = {"loss": float(self.weight), "val_accuracy": 0.5}
             for callback in callbacks:
                 callback.on_epoch_end(epoch, logs)
-            guests[0].after_epoch(Position(epoch + 1))
+            self.position = at(epoch + 1)
+            guests[0].after_epoch(self.position)
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +128,7 @@ def a_tiny_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # What takes time and is not looked at here.
     monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setattr("train.run.directory.differences", differences)
-    monkeypatch.setattr(Training, "_state", lambda self, **_: {"model/0/weight": self.loop.weight})
+    monkeypatch.setattr(Training, "_state", lambda self: {"model/0/weight": self.loop.weight})
     monkeypatch.setattr(Training, "_explain", lambda self, error: f"{error}.")
     monkeypatch.setattr("train.run.resume.reduce_learning_rate", lambda *_: None)
 
@@ -138,9 +141,9 @@ def config(**changes: Any) -> FitConfig:
     return FitConfig(**defaults | changes)
 
 
-def differences(file: Path, config: FitConfig, **_: Any) -> list[str]:
-    there = yaml.safe_load(file.read_text())["training"]["epochs"]
-    return [] if there == config.training.epochs else ["training.epochs"]
+def differences(file: Path, config: FitConfig) -> dict[str, tuple[int, int | None]]:
+    there, here = yaml.safe_load(file.read_text())["training"]["epochs"], config.training.epochs
+    return {} if there == here else {"training.epochs": (there, here)}
 
 
 def run(config: FitConfig, loop: TinyLoop) -> RunDirectory:
@@ -148,14 +151,17 @@ def run(config: FitConfig, loop: TinyLoop) -> RunDirectory:
     directory = RunDirectory.of(config)
     placement = SimpleNamespace(is_chief=True, workers=(), strategy=tf.distribute.get_strategy())
     files = RunFiles(directory, config, {})
-    length = SimpleNamespace(epochs=config.training.epochs, last_epoch_steps=2)
-    phase = SimpleNamespace(loop=loop, callbacks=[files], guests=[], batches=length)
-    phases = SimpleNamespace(
-        configs=[config], current=phase, enter=lambda *_, **__: None, after=lambda *_: None
+    loop.epochs = config.training.epochs or 0
+    phases = SimpleNamespace(configs=[config], entered=lambda *_, **__: (loop, []))
+    training = Training(
+        config,
+        placement,  # type: ignore[arg-type]
+        directory,
+        phases,  # type: ignore[arg-type]
+        lambda *_: ([files], []),
     )
-    training = Training(config, placement, directory, phases)  # type: ignore[arg-type]
     try:
-        training.train(verbose=False)
+        training.train()
         write_model(loop.model, directory.model_file)  # type: ignore[arg-type]
     finally:
         directory.release()  # as the end of a process does
@@ -227,16 +233,16 @@ def test_run_killed_at_any_step_in_the_file_system_goes_on_to_the_same_end(
 
 def test_rollback_goes_further_back_each_time() -> None:
     options: dict[str, Any] = {"checkpoint": CheckpointConfig(every_steps=1, keep=3)}
-    loop = TinyLoop(lambda step, start: step == 4 and start != Position(0, 1))
+    loop = TinyLoop(lambda step, start: step == 4 and start != at(0, 1))
     directory = run(config(on_nan="rollback", **options), loop)
-    assert loop.starts == [Position(), Position(1, 1), Position(1), Position(0, 1)]
+    assert loop.starts == [at(0), at(1, 1), at(1), at(0, 1)]
     assert [line["epoch"] for line in directory.metrics()] == [1, 2]
     assert next(Checkpoints(directory.checkpoints, keep=3).whole()).learning_rate_cuts == 3
 
 
 def test_killed_rollback_is_gone_on_with() -> None:
     def diverge_and_be_killed(step: int, start: Position) -> bool:
-        if start != Position():
+        if start != at(0):
             raise Killed
         return step == 4
 
@@ -244,7 +250,7 @@ def test_killed_rollback_is_gone_on_with() -> None:
     with pytest.raises(Killed):
         run(named, TinyLoop(diverge_and_be_killed))
     found = next(Checkpoints(Path("run/checkpoints"), keep=1).whole())
-    assert (found.position, found.learning_rate_cuts) == (Position(1, 1), 1)
+    assert (found.position, found.learning_rate_cuts) == (at(1, 1), 1)
     close_locks()
     with pytest.raises(DivergedError, match="The learning rate was halved 3 times"):
         run(named, loop := TinyLoop(lambda *_: True))
@@ -288,10 +294,10 @@ def test_checkpoint_of_another_model_hides_no_older_one(
 ) -> None:
     directory = killed_in_epoch(2, checkpoint=CheckpointConfig(keep=3))
     store = Checkpoints(directory.checkpoints, keep=9)
-    other = store.save({"model/0/bias": tf.Variable(0.0)}, Position(9), step=18)
+    other = store.save({"model/0/bias": tf.Variable(0.0)}, at(9))
     run(three_epochs(), loop := TinyLoop())
-    assert loop.starts == [Position(2)]
-    assert f"Checkpoint {other} is of another model: it lacks model/0/weight" in (
+    assert loop.starts == [at(2)]
+    assert f"Checkpoint {other} is of another model: model/0/weight is missing there" in (
         capsys.readouterr().out
     )
 
@@ -331,7 +337,7 @@ def test_signal_to_end_waits_for_a_checkpoint(number: int, status: int) -> None:
         run(three_epochs(checkpoint=CheckpointConfig()), TinyLoop(ask))
     assert caught.value.status == status
     run(three_epochs(), loop := TinyLoop())
-    assert loop.starts == [Position(1, 1)]
+    assert loop.starts == [at(1, 1)]
 
 
 def test_second_ctrl_c_does_not_wait() -> None:

@@ -1,7 +1,8 @@
 """Runs that are trained longer than they were started for, or stop before their end."""
 
-import shutil
+import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -11,6 +12,7 @@ import yaml
 from train.__main__ import main
 from train.report.frames import gather
 from train.run.directory import RunDirectory
+from train.run.files import BestModel
 
 TINY = [
     "fit",
@@ -31,43 +33,20 @@ def weights(run: Path) -> dict[str, np.ndarray]:
     return {variable.path: variable.numpy() for variable in model.variables}
 
 
-@pytest.fixture(scope="module")
-def two_epochs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("two") / "run"
-    assert main([*TINY, "--training.epochs=2", f"--run_directory={run}"]) == 0
-    return run
-
-
-@pytest.fixture(scope="module")
-def one_epoch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("one") / "run"
-    assert main([*TINY, "--training.epochs=1", f"--run_directory={run}"]) == 0
-    return run
-
-
-@pytest.mark.parametrize("finished", [True, False])
-def test_longer_run_is_the_one_that_was_meant_to_be_so_long(
-    finished: bool, one_epoch: Path, two_epochs: Path, tmp_path: Path
-) -> None:
-    run = Path(shutil.copytree(one_epoch, tmp_path / "run"))
-    if not finished:
-        (run / "model.keras").unlink()
-    assert main([*TINY, "--training.epochs=2", f"--run_directory={run}"]) == 0
-    assert yaml.safe_load((run / "config.yaml").read_text())["training"]["epochs"] == 2
-    lines, expected = (RunDirectory(path).metrics() for path in (run, two_epochs))
+def test_longer_run_is_the_one_that_was_meant_to_be_so_long(tmp_path: Path) -> None:
+    runs = {}
+    for name, lengths in (("longer", (1, 2)), ("meant", (2,))):
+        runs[name] = tmp_path / name
+        for epochs in lengths:
+            line = [*TINY, f"--training.epochs={epochs}", f"--run_directory={runs[name]}"]
+            assert main(line) == 0
+    config = yaml.safe_load((runs["longer"] / "config.yaml").read_text())
+    assert config["training"]["epochs"] == 2
+    lines, expected = (RunDirectory(path).metrics() for path in runs.values())
     assert [line["epoch"] for line in lines] == [1, 2]
     assert [line["loss"] for line in lines] == [line["loss"] for line in expected]
-    for name, value in weights(two_epochs).items():
-        np.testing.assert_array_equal(weights(run)[name], value, err_msg=name)
-
-
-def test_unnamed_run_of_more_epochs_is_another_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for epochs in (1, 2):
-        assert main([*TINY, f"--training.epochs={epochs}"]) == 0
-    assert len(list((tmp_path / "runs").iterdir())) == 2
+    for name, value in weights(runs["meant"]).items():
+        np.testing.assert_array_equal(weights(runs["longer"])[name], value, err_msg=name)
 
 
 def test_run_that_stops_early_has_finished_and_keeps_its_best_epoch(
@@ -91,3 +70,25 @@ def test_run_that_stops_early_has_finished_and_keeps_its_best_epoch(
     assert f"accuracy        {accuracies[best]:.4f}" in capsys.readouterr().out
     assert main([*line, f"--run_directory={run}"]) == 0
     assert "has finished" in capsys.readouterr().out
+
+
+def test_best_epoch_before_its_model_was_asked_for_is_told_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = RunDirectory(tmp_path)
+    best = BestModel(directory)
+    best.set_model(SimpleNamespace(save=lambda path: path.write_text(f"of epoch {len(lines)}")))
+    lines: list[str] = []
+    kept = []
+    for epoch, accuracy in enumerate([0.5, 0.8, 0.6, 0.7, 0.9, 0.9, 0.4]):
+        if epoch >= 2:  # it is asked for when two epochs are done
+            best.on_epoch_end(epoch, {"val_accuracy": accuracy})
+            kept.append(directory.best_file.read_text() if directory.best_file.exists() else None)
+        lines.append(json.dumps({"epoch": epoch + 1, "val_accuracy": accuracy}))
+        directory.metrics_file.write_text("\n".join(lines) + "\n")
+    assert kept == [None, None, *["of epoch 4"] * 3]
+    said = capsys.readouterr().out
+    assert said.startswith(
+        "checkpoint.best: epoch 2 is the best so far, and its model was not kept."
+    )
+    assert said.count("\n") == 1

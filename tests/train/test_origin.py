@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from train.config import FitConfig
-from train.run import origin
-from train.run.directory import RunDirectory, RunFiles
+from train.run import files
+from train.run.directory import RunDirectory
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -26,11 +26,11 @@ def test_commit_and_changes_are_those_of_the_clone_itself(tmp_path: Path) -> Non
     git(tmp_path, "add", "file")
     git(tmp_path, "commit", "-q", "-m", "one")
     commit = {"commit": git(tmp_path, "rev-parse", "HEAD")}
-    assert origin.code(tmp_path) == {**commit, "uncommitted_changes": False}
-    assert origin.code(inside) == {}  # a copy in somebody else's clone
-    origin.code.cache_clear()
+    assert files.code(tmp_path) == {**commit, "uncommitted_changes": False}
+    assert files.code(inside) == {}  # a copy in somebody else's clone
+    files.code.cache_clear()
     (tmp_path / "file").write_text("b")
-    assert origin.code(tmp_path) == {**commit, "uncommitted_changes": True}
+    assert files.code(tmp_path) == {**commit, "uncommitted_changes": True}
 
 
 def test_setup_says_the_command_of_every_start(
@@ -39,9 +39,9 @@ def test_setup_says_the_command_of_every_start(
     directory = RunDirectory(tmp_path)
     for seed in (0, 1):
         monkeypatch.setattr(sys, "argv", ["/clone/train/__main__.py", "fit", f"--seed={seed}"])
-        files = RunFiles(directory, FitConfig(), {"replicas": 1})
-        files.on_train_begin()
-        files.on_train_begin()  # after a rollback
+        written = files.RunFiles(directory, FitConfig(), {"replicas": 1})
+        written.on_train_begin()
+        written.on_train_begin()  # after a rollback
     setup = json.loads(directory.setup_file.read_text())
     commands = [start["command"] for start in setup["starts"]]
     assert commands == [f"python -m train fit --seed={seed}" for seed in (0, 1)]
@@ -50,7 +50,7 @@ def test_setup_says_the_command_of_every_start(
 
 
 def test_hardware_has_the_devices_that_tensorflow_sees() -> None:
-    found = origin.hardware()
+    found = files.hardware()
     assert "CPU" in found["devices"]
     assert found["cpus"] >= 1
     assert found["processor"]

@@ -16,6 +16,7 @@ from train.commands.trained import load_trained
 from train.config import FitConfig
 from train.errors import UserError
 from train.parsing.command_line import parse
+from train.parsing.phases import phase_configs
 from train.report.frames import read
 from train.run.checkpoint import Checkpoints
 from train.run.fit import FinishedRun, fit
@@ -149,23 +150,32 @@ def test_layers_are_drawn_anew(run: tuple[FinishedRun, Notes]) -> None:
     np.testing.assert_array_equal(notes.begins[2]["head/bias"], np.zeros(10))
 
 
+# Behind the lines of phase 1's last epoch; in phase 2; before the first step of phase 3, which has
+# a checkpoint of its own; in its last epoch. Each with phase and step of the last checkpoint.
+DEATHS = [
+    ({"epoch": 1}, (0, 6)),
+    ({"batch": 1}, (1, 8)),
+    ({"batch": 1}, (2, 10)),
+    ({"batch": 3}, (2, 16)),
+]
+# In phase 3, behind the lines of its first epoch.
+FEW = [DEATHS[0], ({"epoch": 3}, (2, 14))]
+
+
+@pytest.mark.parametrize(
+    "deaths", [FEW, pytest.param(DEATHS, marks=pytest.mark.slow)], ids=["few", "all"]
+)
 def test_run_killed_in_any_phase_goes_on_there_to_the_same_bits(
-    run: tuple[FinishedRun, Notes], tmp_path: Path
+    run: tuple[FinishedRun, Notes], tmp_path: Path, deaths: list[Any]
 ) -> None:
     config = config_of(tmp_path / "run", PHASES, "--checkpoint.every_steps=1")
-    phases = []
-    # Behind the lines of phase 1's last epoch; in phase 2; before the first step of phase 3, which
-    # has a checkpoint of its own; in its last epoch.
-    for death in (DieAt(epoch=1), DieAt(1), DieAt(1), DieAt(3)):
+    for death, last in deaths:
         with pytest.raises(KilledError):
-            fit(config, extra_callbacks=[death])
-        newest = next(Checkpoints(tmp_path / "run" / "checkpoints", keep=3).whole())
-        phases.append((newest.position.phase, newest.step))
-        if newest.step == 8:  # as evaluate, export and angles see it
-            _, model = load_trained(str(tmp_path / "run"))
-            seen = {pathway.name: pathway.rule.name for pathway in tfwm.pathways(model)}
-            assert seen == run[1].rules[1]
-    assert phases == [(0, 6), (1, 8), (2, 10), (2, 16)]
+            fit(config, extra_callbacks=[DieAt(**death)])
+        position = next(Checkpoints(tmp_path / "run" / "checkpoints", keep=3).whole()).position
+        assert (position.phase, position.step) == last
+    _, model = load_trained(str(tmp_path / "run"))  # as evaluate, export and angles see it
+    assert {pathway.name: pathway.rule.name for pathway in tfwm.pathways(model)} == run[1].rules[2]
     fit(config)
     killing.assert_same_bits(run[0].directory.path, tmp_path / "run")
     lines = [path / "steps.jsonl" for path in (run[0].directory.path, tmp_path / "run")]
@@ -177,9 +187,9 @@ def test_two_replicas_killed_in_any_phase_end_with_the_same_bits(tmp_path: Path)
     mirrored = ["--strategy=mirrored", "--replicas=2", "--checkpoint.every_steps=1"]
     fit(config_of(tmp_path / "whole", PHASES, *mirrored))
     config = config_of(tmp_path / "killed", PHASES, *mirrored)
-    for death in (DieAt(epoch=1), DieAt(1), DieAt(1), DieAt(3)):
+    for death, _ in DEATHS:
         with pytest.raises(KilledError):
-            fit(config, extra_callbacks=[death])
+            fit(config, extra_callbacks=[DieAt(**death)])
     fit(config)
     killing.assert_same_bits(tmp_path / "whole", tmp_path / "killed")
 
@@ -218,9 +228,8 @@ def test_phase_that_a_callback_stops_is_followed_by_the_next(tmp_path: Path) -> 
 
 
 def test_one_phase_is_the_run_without_the_key(tmp_path: Path) -> None:
-    fit(config_of(tmp_path / "phases", [{}], "--training.epochs=1"))
-    fit(config_of(tmp_path / "none", [], "--training.epochs=1"))
-    killing.assert_same_bits(tmp_path / "phases", tmp_path / "none")
+    one, none = (config_of(tmp_path / "run", phases) for phases in ([{}], []))
+    assert phase_configs(one) == phase_configs(none) == [none]
 
 
 def test_backbone_of_another_model_is_taken_and_the_rest_left(

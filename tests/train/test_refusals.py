@@ -596,7 +596,7 @@ CASES = {
     ),
     "no room for metrics": training(
         "metrics.jsonl cannot be written: No space left on device.",
-        prepare=full_disk("train.run.directory.append_line"),
+        prepare=full_disk("train.run.files.append_line"),
     ),
     "no room for event files": training(
         "Event files cannot be written to {tmp}/run/events: No space left on device. The "

@@ -25,7 +25,8 @@ from train.report import configs
 from train.report.frames import TEST_ERROR, TRAIN_ERROR, gather
 from train.report.published import beside
 from train.report.write import BALANCED, results
-from train.run.directory import RunDirectory, RunFiles
+from train.run.directory import RunDirectory
+from train.run.files import RunFiles
 
 METRICS, CONFIG = "metrics.jsonl", "config.yaml"
 FIRST, SECOND, THIRD = lines(GOOD).splitlines()

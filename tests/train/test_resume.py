@@ -163,13 +163,13 @@ def test_damaged_checkpoint_is_reported_and_the_one_before_it_found(
 ) -> None:
     store, weight = Checkpoints(tmp_path, keep=3), tf.Variable(tf.range(100.0))
     state = {"model/0/weight": weight}
-    before = store.save(state, Position(0, 1), step=1)
+    before = store.save(state, Position(0, 1, step=1))
     weight.assign(-weight)
-    newest = store.save(state, Position(0, 2), step=2)
+    newest = store.save(state, Position(0, 2, step=2))
     newest = damage(newest, how)
     reports: list[str] = []
     found = next(store.whole(reports.append))
-    assert (found.folder, found.position) == (before, Position(0, 1))
+    assert (found.folder, found.position) == (before, Position(0, 1, step=1))
     assert [f"Checkpoint {newest} is damaged" in report for report in reports] == [True]
     restore(found, state)
     np.testing.assert_array_equal(weight, np.arange(100))
@@ -196,38 +196,19 @@ def test_run_whose_checkpoint_is_damaged_goes_on_from_the_one_before_it(
     killing.assert_same_bits(whole, ended)
 
 
-def test_unnamed_unfinished_run_is_found_again_and_a_finished_one_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    config, _ = parse(["fit", *SMALL])
-    with pytest.raises(TerminatedError):
-        fit(config, extra_callbacks=[EndAfter(3)])
-    assert fit(config).directory.path == Path("runs/digits-mlp-backprop-1")
-    assert fit(config).directory.path == Path("runs/digits-mlp-backprop-2")
-    assert len(list((tmp_path / "runs").iterdir())) == 2
-
-
-def test_only_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
-    arguments = ["--checkpoint.keep=2", f"--run_directory={tmp_path / 'run'}"]
-    assert main(["fit", *SMALL, *arguments]) == 0
-    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
-    assert [name.partition("-")[2] for name in names] == ["step-11", "step-12"]
-
-
 def test_damaged_checkpoints_do_not_count_and_the_one_just_written_stays(tmp_path: Path) -> None:
     state = {"model/0/weight": tf.Variable(1.0)}
     store = Checkpoints(tmp_path, keep=2)
     for step in (1, 7, 8):
         store.keep = 9
-        written = store.save(state, Position(0, step), step=step)
+        written = store.save(state, Position(0, step, step))
         if step > 1:
             damage(written, "bit")
     for step in (2, 3, 4):
         store = Checkpoints(tmp_path, keep=2)
-        assert next(store.whole(lambda _: None)).step == step - 1
-        store.save(state, Position(0, step), step=step)
-        assert [found.step for found in store.whole()] == [step, step - 1]
+        assert next(store.whole(lambda _: None)).position.step == step - 1
+        store.save(state, Position(0, step, step))
+        assert [found.position.step for found in store.whole()] == [step, step - 1]
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -242,12 +223,12 @@ def test_workers_of_one_process_number_write_at_the_same_time(
     describe = checkpoint._checksum
 
     def meanwhile(*arguments: Any) -> str:
-        worker.save(state, Position(0, 1), step=1)
+        worker.save(state, Position(0, 1, step=1))
         return describe(*arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "_checksum", meanwhile)
-        written = chief.save(state, Position(0, 1), step=1)
+        written = chief.save(state, Position(0, 1, step=1))
     assert list(tmp_path.iterdir()) == [written]
     assert next(chief.whole()).folder == written
 
@@ -266,13 +247,13 @@ def test_lost_worker_is_not_taken_for_a_full_disk(
 
         monkeypatch.setattr(checkpoint, "_tracker", fail)
         with pytest.raises(raised, match=said):
-            store.save(state, Position(), step=0)
+            store.save(state, Position())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_leftovers_are_removed(tmp_path: Path) -> None:
     store = Checkpoints(tmp_path, keep=1)
-    written = store.save({"model/0/weight": tf.Variable(1.0)}, Position(), step=0)
+    written = store.save({"model/0/weight": tf.Variable(1.0)}, Position())
     (tmp_path / ".writing-123").mkdir()
     (tmp_path / ".writing-123" / "variables.index").write_text("half")
     store.remove_leftovers()

@@ -24,7 +24,12 @@ DIVERGING = [
 
 
 @pytest.mark.parametrize(
-    ("rule", "weight_decay", "epochs"), [("fa", 0.25, 10), ("wm", 0.2, 8), ("kp", 0.1, 8)]
+    ("rule", "weight_decay", "epochs"),
+    [
+        ("wm", 0.2, 8),
+        pytest.param("fa", 0.25, 10, marks=pytest.mark.slow),
+        pytest.param("kp", 0.1, 8, marks=pytest.mark.slow),
+    ],
 )
 def test_run_that_diverges_goes_on_at_half_the_learning_rate_to_its_end(
     tmp_path: Path,

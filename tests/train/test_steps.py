@@ -18,9 +18,9 @@ from train.devices.strategy import place
 from train.errors import UserError
 from train.parsing.command_line import parse
 from train.report.frames import read
-from train.run.build import RunBatches, build_model
 from train.run.fit import fit
-from train.run.loop import Loop
+from train.run.loop import Position
+from train.run.phases import Phases
 
 SMALL = [
     "--data.train_split=train[:256]",
@@ -106,12 +106,10 @@ def test_step_lines_stand_at_their_steps_with_their_measures(looked_at: Path) ->
 
 def test_step_zero_is_the_model_as_it_is_drawn(looked_at: Path, tmp_path: Path) -> None:
     config = config_of(tmp_path / "run")
-    run_batches, placement = RunBatches(datasets.load(config.data), config), place(config)
-    model, _ = build_model(config, placement, run_batches)
-    loop = Loop(model, placement.strategy, run_batches, seed=0)
-    loop.prepare()
+    phases = Phases(config, place(config), datasets.load(config.data))
+    loop, _ = phases.entered(Position(), begins=True)
     line = by_step(looked_at)[0]
-    for name, value in loop.evaluate().items():
+    for name, value in loop.test_images().items():
         assert line[f"val_{name}"] == value
 
 
@@ -175,13 +173,21 @@ class DieAt(keras.callbacks.Callback):
             raise KilledError
 
 
-def test_killed_run_has_the_same_lines_and_bits(looked_at: Path, tmp_path: Path) -> None:
+# At step 0, in the first epoch, behind the lines of an epoch that no checkpoint has, in the last
+# epoch behind its first measure, and behind its last line.
+DEATHS = [{"batch": 0}, {"batch": 1}, {"epoch": 1}, {"batch": 3}, {"epoch": 3}]
+
+
+@pytest.mark.parametrize(
+    "deaths", [DEATHS[2:4], pytest.param(DEATHS, marks=pytest.mark.slow)], ids=["few", "all"]
+)
+def test_killed_run_has_the_same_lines_and_bits(
+    looked_at: Path, tmp_path: Path, deaths: list[dict[str, int]]
+) -> None:
     config = config_of(tmp_path / "run", *LOOKS, "--checkpoint.every_steps=1")
-    # At step 0, in the first epoch, behind the lines of an epoch that no checkpoint has, in the
-    # last epoch behind its first measure, and behind its last line.
-    for death in (DieAt(0), DieAt(1), DieAt(epoch=1), DieAt(3), DieAt(epoch=3)):
+    for death in deaths:
         with pytest.raises(KilledError):
-            fit(config, extra_callbacks=[death])
+            fit(config, extra_callbacks=[DieAt(**death)])
     fit(config)
     assert (tmp_path / "run" / "steps.jsonl").read_text() == (looked_at / "steps.jsonl").read_text()
     killing.assert_same_bits(looked_at, tmp_path / "run")

@@ -43,7 +43,7 @@ def before(owner: Any, name: str, count: int, act: Callable[[], None]) -> None:
 def arm(point: str, count: int) -> None:
     """Puts the trap."""
     import tfweightmirror as tfwm
-    from train.run import checkpoint, loop, resume
+    from train.run import checkpoint, loop, resume, steps
 
     mirror = tfwm.callbacks.WeightMirror
 
@@ -67,7 +67,7 @@ def arm(point: str, count: int) -> None:
         "before_rename": (Path, "rename", kill),
         "old_ones_removed": (checkpoint.shutil, "rmtree", kill),
         "in_mirror_mode": (mirror, "_run", soon),
-        "in_evaluation": (loop.Loop, "evaluate", kill),
+        "in_evaluation": (steps.Evaluation, "__call__", kill),
         "epoch_written": (resume.Training, "after_epoch", kill),
     }[point]
     before(owner, name, count, act)

@@ -17,7 +17,6 @@ import tensorflow as tf
 
 import tfweightmirror as tfwm
 from train.config import FitConfig
-from train.config.part import InitFrom
 from train.data import datasets
 from train.data.datasets import DataSet
 from train.data.image_folder import broken_images_are_named
@@ -26,16 +25,16 @@ from train.devices.strategy import Placement, place
 from train.disk import to_json, whole_file
 from train.errors import UserError
 from train.parsing.config_file import config_of
-from train.parsing.phases import phase_configs
 from train.parts.feedback import refusals_as_user_errors
 from train.parts.initial_weights import load_model
 from train.parts.losses import build_loss
 from train.parts.named import import_all
 from train.report.tables import to_text
-from train.run.build import RunBatches, build_measures, build_model
 from train.run.checkpoint import Checkpoints, restore_model
 from train.run.directory import RunDirectory
 from train.run.loop import Loop
+from train.run.phases import Phases, build_measures
+from train.run.steps import RunBatches
 
 
 def evaluate(model_or_run: str, config: FitConfig, *, as_json: bool = False) -> None:
@@ -61,10 +60,9 @@ def evaluate(model_or_run: str, config: FitConfig, *, as_json: bool = False) -> 
     elif own != data.normalization:
         remark = "inputs are normalised by the numbers of the run's own training set"
     data = dataclasses.replace(data, normalization=own)
-    loop = Loop(model, placement.strategy, RunBatches(data, config), seed=config.seed)
-    loop.prepare()
+    loop = Loop(model, placement.strategy, RunBatches(data, config))
     with broken_images_are_named(config.data):
-        results = loop.evaluate()
+        results = loop.test_images()
     if remark:
         print(f"{file}: {remark}", file=sys.stderr if as_json else sys.stdout)
     if as_json:
@@ -162,20 +160,17 @@ def _of_checkpoint(directory: RunDirectory, config: FitConfig) -> Any:
             f"its command again."
         )
     here = Placement("here", tf.distribute.get_strategy())
-    data, phases = datasets.load(config.data), phase_configs(config)
-    epochs = sum(RunBatches(data, phase).epochs for phase in phases)
-    # Its rules say which feedback weights there are; what begins a phase is in the checkpoint.
-    phase = phases[found.position.phase]
-    phase = dataclasses.replace(phase, init_from=InitFrom(), draw_anew=())
     with refusals_as_user_errors():
-        model, _ = build_model(phase, here, RunBatches(data, phase))
-    restore_model(found, model)
+        phases = Phases(config, here, datasets.load(config.data))
+        # Its rules say which feedback weights there are; what begins a phase is in the checkpoint.
+        phases.make_ready(found.position.phase, begins=False)
+    restore_model(found, phases.model)
     done, steps = found.position.epoch, found.position.step_in_epoch
     say(
         f"{directory.path} has not finished: this is {found.folder.name}, after {done} of "
-        f"{epochs} epochs{f' and {steps} steps' if steps else ''}"
+        f"{phases.epochs} epochs{f' and {steps} steps' if steps else ''}"
     )
-    return model
+    return phases.model
 
 
 def normalization_of(file: Path) -> Normalization | None:

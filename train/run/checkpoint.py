@@ -29,6 +29,7 @@ from train.errors import UserError
 from train.run.loop import Position
 
 DIGITS = 8
+CHECKSUM = "sha256"
 DAMAGE = (OSError, ValueError, TypeError, KeyError)
 
 
@@ -38,31 +39,16 @@ class OtherModelError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """A whole checkpoint on disk.
-
-    Args:
-        folder: Its files.
-        position: Where the training stood.
-        step: Training steps done.
-        learning_rate_cuts: How often the learning rate had been halved (`on_nan: rollback`).
-        contents: Variable name to shape and dtype.
-    """
+    """A whole checkpoint on disk."""
 
     folder: Path
     position: Position
-    step: int
-    learning_rate_cuts: int
-    contents: dict[str, list[Any]]
+    learning_rate_cuts: int  # how often the learning rate had been halved
+    contents: dict[str, list[Any]]  # variable name to shape and dtype
 
 
 class Checkpoints:
-    """The checkpoints of one run.
-
-    Args:
-        folder: Where they are; made at the first save.
-        keep: How many; the oldest goes first.
-        writes: False for workers that take part in a save and leave the writing to the chief.
-    """
+    """The checkpoints of a run; who does not write takes part in saves, as all workers must."""
 
     def __init__(self, folder: Path, *, keep: int, writes: bool = True) -> None:
         self.folder = folder
@@ -70,27 +56,12 @@ class Checkpoints:
         self.writes = writes
         self._known: dict[Path, Found] = {}
 
-    def save(
-        self, state: Mapping[str, tf.Variable], position: Position, *, step: int, cuts: int = 0
-    ) -> Path:
-        """Writes a checkpoint; every worker must call it.
-
-        When it stands, those of the same and of later steps go: it takes their place, or the
-        training that wrote them was given up. So do older ones, but for the last whole `keep`.
-
-        Args:
-            state: As `state_of` gives it.
-            position: Where the training stands.
-            step: Training steps done.
-            cuts: How often the learning rate was halved.
-
-        Raises:
-            UserError: If the disk is full or not writable. Older checkpoints are kept.
-        """
+    def save(self, state: Mapping[str, tf.Variable], position: Position, *, cuts: int = 0) -> Path:
+        """Writes a checkpoint of what `state_of` gives, and then makes way for it."""
         number = 1 + max((int(folder.name[:DIGITS]) for folder in self._folders()), default=0)
-        final = self.folder / f"{number:0{DIGITS}d}-step-{step}"
+        final = self.folder / f"{number:0{DIGITS}d}-step-{position.step}"
         aside = self.folder / f".writing-{uuid.uuid4().hex}"  # several workers share the folder
-        found = Found(final, position, step, cuts, _contents(state))
+        found = Found(final, position, cuts, _contents(state))
         try:
             aside.mkdir(parents=True)
             _tracker(state).write(str(aside / "variables"))
@@ -99,7 +70,7 @@ class Checkpoints:
                 return final
             written = dataclasses.asdict(found) | {"folder": final.name}
             (aside / "state.json").write_text(json.dumps(written))
-            (aside / "sha256").write_text(_checksum(aside, final.name))
+            (aside / CHECKSUM).write_text(_checksum(aside, final.name))
             rename_on_disk(aside, final)
         except (OSError, tf.errors.OpError) as error:
             shutil.rmtree(aside, ignore_errors=True)
@@ -108,7 +79,7 @@ class Checkpoints:
             last = next(self.whole(lambda _: None), None)
             kept = f"The last checkpoint is {last.folder}." if last else "There is none before it."
             raise UserError(
-                f"The checkpoint of step {step} cannot be written to {self.folder}: "
+                f"The checkpoint of step {position.step} cannot be written to {self.folder}: "
                 f"{reason_of(error)}. {kept} Make room or give rights, and start the same command "
                 f"again."
             ) from error
@@ -117,11 +88,7 @@ class Checkpoints:
         return final
 
     def whole(self, report: Callable[[str], object] = print) -> Iterator[Found]:
-        """The whole checkpoints, the newest first; damaged ones are reported.
-
-        Raises:
-            UserError: If there are only some that an earlier version of this code has written.
-        """
+        """The whole checkpoints, the newest first; damaged ones are reported."""
         for folder in self._folders():
             try:
                 found = self._known[folder] = _read(folder)
@@ -137,7 +104,7 @@ class Checkpoints:
             )
 
     def remove_leftovers(self) -> None:
-        """Removes what kills have left half-written. Nobody else may be at work here."""
+        """Removes what kills have left half-written; nobody else may be at work here."""
         for path in self.folder.glob(".writing-*"):
             shutil.rmtree(path, ignore_errors=True)
 
@@ -146,34 +113,28 @@ class Checkpoints:
         return sorted(self.folder.glob("[0-9]" * DIGITS + "-step-*"), reverse=True)
 
     def _make_way_for(self, written: Found) -> None:
+        """Removes those of the same and of later steps: it takes their place, or the training that
+        wrote them was given up. And older ones, but for the last whole `keep`.
+        """
         kept = 0
         for folder in self._folders():
             found = self._known.get(folder)
             if found is None:  # of an earlier process, and not looked at yet
                 with contextlib.suppress(*DAMAGE):
                     found = self._known[folder] = _read(folder)
-            if found is written or (found and found.step < written.step and kept < self.keep):
+            older = found is not None and found.position.step < written.position.step
+            if found is written or (older and kept < self.keep):
                 kept += 1
             else:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
 def restore(found: Found, state: Mapping[str, tf.Variable]) -> None:
-    """Puts all variables where they were.
-
-    Raises:
-        OtherModelError: If the checkpoint holds other variables.
-    """
+    """Puts all variables where they were."""
     there, here = found.contents, _contents(state)
     if _uncounted(there) != _uncounted(here):
-        lacks, has = [n for n in here if n not in there], [n for n in there if n not in here]
-        if lacks or has:
-            parts = [f"it lacks {lacks[0]}"] * bool(lacks)
-            parts += [f"it has {has[0]}, which this one has not"] if has else []
-            what = f"{' and '.join(parts)} ({len(lacks)} and {len(has)} such variables)."
-        else:
-            name = next(name for name in here if there[name] != here[name])
-            what = f"{name} is {there[name]} there and {here[name]} here."
+        name = next(name for name in [*here, *there] if there.get(name) != here.get(name))
+        what = f"{name} is {there.get(name, 'missing')} there and {here.get(name, 'missing')} here."
         raise OtherModelError(f"Checkpoint {found.folder} is of another model: {what}")
     _tracker(state).read(str(found.folder / "variables")).assert_consumed()
 
@@ -182,17 +143,14 @@ def restore_model(found: Found, model: keras.Model) -> None:
     """Puts the variables of a model alone where they were, whatever trained it.
 
     Statistics of which every replica had its own are averaged.
-
-    Raises:
-        OtherModelError: If the checkpoint holds those of another model.
     """
     reader = tf.train.load_checkpoint(str(found.folder / "variables"))
-    copies: dict[int, list[Any]] = {}
+    copies: dict[str, list[Any]] = {}
     for number, name in enumerate(found.contents):
         group, place, *_ = name.split("/")
         if group == "model":
             value = reader.get_tensor(f"v{number}/.ATTRIBUTES/VARIABLE_VALUE")
-            copies.setdefault(int(place), []).append(value)
+            copies.setdefault(place, []).append(value)
     shapes = [tuple(values[0].shape) for values in copies.values()]
     if shapes != [tuple(variable.shape) for variable in model.variables]:
         raise OtherModelError(f"Checkpoint {found.folder} is of another model.")
@@ -211,13 +169,8 @@ def state_of(
 
     Variables of which every replica has a copy of its own (metrics, BatchNorm's statistics, seeds)
     are taken apart, replica by replica. Between workers TensorFlow cannot: metrics are summed
-    there, and of the others the chief's copy counts.
-
-    Args:
-        model: Compiled and trained; its optimizer and metrics have their variables.
-        strategy: Under which it trains.
-        callbacks: Those with a method `state() -> {name: variable}` take part.
-        others: More variables by name.
+    there, and of the others the chief's copy counts. Callbacks with a method
+    `state() -> {name: variable}` take part.
     """
     state: dict[str, tf.Variable] = {}
     apart = not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
@@ -237,13 +190,10 @@ def state_of(
                 state |= {f"{name}/replica_{r}": copy for r, copy in enumerate(copies)}
             else:
                 state[name] = variable.value
-    kinds: list[str] = []
-    for callback in callbacks:
-        if hasattr(callback, "state"):
-            kinds.append(type(callback).__name__)
-            again = f"_{count}" if (count := kinds.count(kinds[-1])) > 1 else ""
-            of = f"callback/{kinds[-1]}{again}"
-            state |= {f"{of}/{name}": v for name, v in callback.state().items()}
+    stateful = [callback for callback in callbacks if hasattr(callback, "state")]
+    for number, callback in enumerate(stateful):
+        of = f"callback/{type(callback).__name__}_{number}"
+        state |= {f"{of}/{name}": v for name, v in callback.state().items()}
     return state | {f"other/{name}": variable for name, variable in others.items()}
 
 
@@ -262,18 +212,19 @@ def _uncounted(contents: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _read(folder: Path) -> Found:
-    if (folder / "sha256").read_text() != _checksum(folder, folder.name):
+    if (folder / CHECKSUM).read_text() != _checksum(folder, folder.name):
         raise ValueError("its checksum does not fit")
     written = json.loads((folder / "state.json").read_text())
-    position = Position(**written["position"])
-    return Found(**written | {"folder": folder, "position": position})
+    # Earlier versions wrote the step beside the position.
+    position = {"step": written.pop("step", 0)} | written["position"]
+    return Found(**written | {"folder": folder, "position": Position(**position)})
 
 
 def _checksum(folder: Path, name: str) -> str:
     """Of a checkpoint's name and all of its files, with their names."""
     whole = hashlib.sha256(name.encode())
     for path in sorted(folder.iterdir()):
-        if path.name != "sha256":
+        if path.name != CHECKSUM:
             with path.open("rb") as file:
                 part = hashlib.file_digest(file, "sha256").hexdigest()
             whole.update(f"\n{path.name} {part}".encode())

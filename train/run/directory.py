@@ -10,38 +10,37 @@ import json
 import math
 import os
 import re
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import keras
 import yaml
 
 from train.config import FitConfig
 from train.config.part import short_rule
-from train.disk import GO_ON, append_line, disk_errors, to_json, whole_file, write_whole
+from train.disk import GO_ON, disk_errors, to_json, write_whole
 from train.errors import UserError
+from train.parsing.config_file import config_of
 from train.parsing.phases import config_from, leaves
 from train.parsing.phases import differences as configs_differ
 from train.parsing.yaml_file import to_yaml
 from train.parts.models import filled
-from train.run.longer import KEY, why_not
-from train.run.origin import start
+from train.run.checkpoint import Checkpoints
 
 CONFIG_FILE = "config.yaml"
 LOCK_FILE = ".lock"
 # What a run that was killed before it had a configuration may leave.
 BEFORE_IT_BEGAN = {LOCK_FILE, "setup.json", ".setup.json.writing", f".{CONFIG_FILE}.writing"}
+EPOCHS = "training.epochs"
 
 
 class RunDirectory:
     """Where a run's files are.
 
     `config.yaml` (every value the run uses), `setup.json` (replicas, learning rate, versions,
-    hardware, and of every start date, command and commit),
-    `metrics.jsonl` (one line an epoch), `events/` (for TensorBoard), `checkpoints/` and, when the
-    run has finished, `model.keras`; with `checkpoint.best` also `best.keras`.
+    hardware, and of every start date, command and commit), `metrics.jsonl` (one line an epoch),
+    `events/` (for TensorBoard), `checkpoints/` and, when the run has finished, `model.keras`; with
+    `checkpoint.best` also `best.keras`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,10 +60,6 @@ class RunDirectory:
         """The folder the configuration names, or the last unfinished run's, or the next free one.
 
         It is made and locked, unless this process only reads.
-
-        Raises:
-            UserError: If the folder holds a finished run, a run of another configuration, one that
-                is running, or something else, or cannot be made or written.
         """
         named = None if config.run_directory is None else Path(config.run_directory)
         for directory in map(cls, _places(config) if named is None else [named]):
@@ -97,6 +92,30 @@ class RunDirectory:
         accuracy = f": val_accuracy {last['val_accuracy']:.4f}" if "val_accuracy" in last else ""
         return f"has finished in {self.path}{accuracy}"
 
+    def lengthen(self, config: FitConfig) -> None:
+        """Makes a finished or unfinished run one of more epochs, if `config` has more.
+
+        The model of a finished run goes: the last checkpoint holds its weights.
+        """
+        if not self.config_file.exists():
+            return
+        before, now = config_of(self.config_file).training.epochs, config.training.epochs
+        if before == now:
+            return
+        done = len(self.metrics())
+        if self.model_file.exists():
+            last = next(Checkpoints(self.checkpoints, keep=1).whole(), None)
+            if last is None or last.position.epoch < done:
+                raise UserError(
+                    f"run_directory={self.path} has finished after {done} epochs and has no "
+                    f"checkpoint of its end, so it cannot be trained longer. Give another name, or "
+                    f"start from its weights: init_from={self.model_file}."
+                )
+        with disk_errors(f"run_directory={self.path} cannot be written", GO_ON):
+            self.model_file.unlink(missing_ok=True)
+            write_whole(self.config_file, to_yaml(config))
+        print(f"{self.path}: {done} epochs done, now {now} instead of {before}")
+
     def release(self) -> None:
         """Lets others have the folder, which goes if it was made for a run that never began."""
         if self._lock is not None:
@@ -115,9 +134,6 @@ class RunDirectory:
 
         Args:
             epochs: So many, whatever stands behind them; None: all.
-
-        Raises:
-            UserError: If one is damaged or missing.
         """
         with disk_errors(f"{self.metrics_file} cannot be read"):
             content = self.metrics_file.read_bytes() if self.metrics_file.exists() else b""
@@ -171,55 +187,55 @@ class RunDirectory:
                 f"or give another name."
             )
         try:
-            # Who names a folder may mean its run, trained longer.
-            longer = config.run_directory is not None
-            differing = differences(self.config_file, config, may_be_longer=longer)
+            differing = differences(self.config_file, config)
         except UserError as error:
             return str(error)
-        if differing:
-            return (
-                f"run_directory={path} holds a run of another configuration: "
-                f"{'; '.join(differing)}. Give another name, or the run's own values."
-            )
-        done = self.model_file.exists() and not differences(self.config_file, config)
-        return f"run_directory={path} has finished." if done else None
+        if not differing:
+            return f"run_directory={path} has finished." if self.model_file.exists() else None
+        if config.run_directory is not None and EPOCHS in differing:
+            # Who names a folder may mean its run, trained longer.
+            why_not = _why_not_longer(config_of(self.config_file).training.epochs, config)
+            if not why_not and len(differing) == 1:
+                return None
+            differing[EPOCHS] += f", {why_not}" * bool(why_not)
+        return (
+            f"run_directory={path} holds a run of another configuration: "
+            f"{'; '.join(differing.values())}. Give another name, or the run's own values."
+        )
 
 
-def differences(config_file: Path, config: FitConfig, *, may_be_longer: bool = False) -> list[str]:
-    """What a run's configuration has otherwise than `config`, key by key.
+def _why_not_longer(before: int | None, config: FitConfig) -> str:
+    now = config.training.epochs
+    if before is None or now is None or now < before:
+        return "and no run gets shorter"
+    if config.phases:
+        return "but the run has phases, and those before the last would have been longer, too"
+    if config.optimizer.schedule.name == "cosine":
+        return (
+            "but optimizer.schedule is cosine, which ends with the training: with more epochs all "
+            "its rates would have been others"
+        )
+    return ""
 
-    Args:
-        config_file: Of the run.
-        config: To compare with.
-        may_be_longer: Whether more epochs are no difference where the run can go on with them.
+
+def differences(config_file: Path, config: FitConfig) -> dict[str, str]:
+    """What a run's configuration has otherwise, by key, defaults of the model's options included.
 
     Raises:
         UserError: If the file is damaged.
     """
     try:
-        tree = yaml.safe_load(config_file.read_text())
-        there = with_defaults(config_from(tree, source=str(config_file)))
+        there = config_from(yaml.safe_load(config_file.read_text()), source=str(config_file))
     except (OSError, ValueError, yaml.YAMLError, AttributeError, TypeError) as error:
         raise UserError(
             f"{config_file} is damaged: {getattr(error, 'problem', None) or error}. Expected what "
             f"the run was started with: restore it, or give another name."
         ) from error
-    here = with_defaults(config)
-    found = configs_differ(there, here)
-    if may_be_longer and KEY in found:
-        found[KEY] = why_not(there, here)
-    return [sentence for sentence in found.values() if sentence]
-
-
-def with_defaults(config: FitConfig) -> dict[str, Any]:
-    """Dotted name to value of a configuration, defaults of the model's options included."""
-    return leaves(dataclasses.replace(config, model=filled(config.model)))
-
-
-def write_model(model: keras.Model, path: Path) -> None:
-    """Saves a model aside and renames the file: where it stands, the run has finished."""
-    with whole_file(path, f"The model cannot be written to {path}", GO_ON) as aside:
-        model.save(aside)
+    one, other = (
+        leaves(dataclasses.replace(config, model=filled(config.model)))
+        for config in (there, config)
+    )
+    return configs_differ(one, other)
 
 
 def next_free(stem: Path) -> Path:
@@ -249,45 +265,3 @@ def _places(config: FitConfig) -> Iterable[Path]:
     there = list(reversed(numbered(stem).values()))
     there.sort(key=lambda path: not (path / CONFIG_FILE).exists())
     return itertools.chain(there, iter(lambda: next_free(stem), stem))
-
-
-def _starts(setup_file: Path) -> list[Any]:
-    """What setup.json says of earlier starts of the run."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return list(json.loads(setup_file.read_text())["starts"])
-    return []
-
-
-class RunFiles(keras.callbacks.Callback):
-    """Describes the run in its directory when it begins, and appends every epoch's logs there.
-
-    Callbacks that may refuse the training, or add to the logs, must stand before it.
-
-    Beside Keras' own logs a line of `metrics.jsonl` has `epoch`, counted from 1, and `seconds`, the
-    time since the training began or went on.
-    """
-
-    def __init__(self, directory: RunDirectory, config: FitConfig, setup: dict[str, Any]) -> None:
-        super().__init__()
-        self.directory = directory
-        self.config = config
-        self.setup = setup
-        self.start = start()
-        self.begin_s = 0.0
-
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        directory = self.directory
-        with disk_errors(f"run_directory={directory.path} cannot be written", GO_ON):
-            if not directory.config_file.exists():
-                write_whole(directory.config_file, to_yaml(self.config))
-            starts = [one for one in _starts(directory.setup_file) if one != self.start]
-            setup = self.setup | {"starts": [*starts, self.start]}
-            write_whole(directory.setup_file, to_json(setup, 2) + "\n")
-        self.begin_s = self.begin_s or time.perf_counter()  # of the first phase here
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        line = {"epoch": epoch + 1, "seconds": round(time.perf_counter() - self.begin_s, 3)}
-        values = (logs or {}).items()
-        line |= {name: v if isinstance(v, int) else float(v) for name, v in values}
-        with disk_errors(f"{self.directory.metrics_file} cannot be written", GO_ON):
-            append_line(self.directory.metrics_file, to_json(line))

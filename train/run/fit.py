@@ -14,7 +14,6 @@ import tfweightmirror as tfwm
 from train.config import FitConfig
 from train.config.part import short_rule
 from train.data import datasets
-from train.data.datasets import DataSet
 from train.data.image_folder import broken_images_are_named
 from train.devices.cluster import anybody, lost_workers_end_the_run
 from train.devices.strategy import Placement, place, strategy_name
@@ -23,35 +22,26 @@ from train.parts import feedback, models
 from train.parts.callbacks import build_callbacks, forgetful
 from train.parts.named import import_folders
 from train.parts.optimizers import scaled_learning_rate
-from train.run.best import BestModel
-from train.run.directory import RunDirectory, RunFiles, write_model
-from train.run.longer import lengthen
-from train.run.origin import hardware
-from train.run.phases import Company, Phases
+from train.run.directory import RunDirectory
+from train.run.files import BestModel, RunFiles, write_model
+from train.run.loop import Guest, Loop
+from train.run.phases import Phases, try_out
 from train.run.resume import Training
+from train.run.telemetry import StepLines, Telemetry
 from train.run.tensorboard import Dashboards
 from train.run.terminal import EpochLines
 
 
 @dataclasses.dataclass(frozen=True)
 class FinishedRun:
-    """What a run leaves behind.
-
-    Args:
-        model: Trained.
-        directory: Its files.
-        history: Name of a measure to its values, one an epoch. `val_...` is of the test images.
-        images_trained: Training images shown, over all epochs.
-        callbacks: The library's callbacks of its last phase.
-        is_chief: Whether this process wrote the files.
-    """
+    """What a run leaves behind."""
 
     model: Any
     directory: RunDirectory
-    history: dict[str, list[float]]
-    images_trained: int
-    callbacks: list[Any]
-    is_chief: bool = True
+    history: dict[str, list[float]]  # name of a measure to its values, one an epoch
+    images_trained: int  # over all epochs
+    callbacks: list[Any]  # the library's, of the last phase
+    is_chief: bool = True  # whether this process wrote the files
 
 
 def fit(config: FitConfig, extra_callbacks: Sequence[Any] = ()) -> FinishedRun:
@@ -78,8 +68,12 @@ def fit(config: FitConfig, extra_callbacks: Sequence[Any] = ()) -> FinishedRun:
     directory = RunDirectory.of(config, writes=placement.is_chief)
     try:
         if placement.is_chief:
-            lengthen(directory, config)
-        with lost_workers_end_the_run(placement.workers, where=directory.checkpoints):
+            directory.lengthen(config)
+        with (
+            lost_workers_end_the_run(placement.workers, where=directory.checkpoints),
+            feedback.refusals_as_user_errors(),
+            broken_images_are_named(config.data),
+        ):
             return _fit(config, placement, directory, extra_callbacks)
     finally:
         directory.release()
@@ -91,42 +85,64 @@ def _fit(
     directory: RunDirectory,
     extra_callbacks: Sequence[Any],
 ) -> FinishedRun:
-    training = config.training
+    is_chief, batch_size = placement.is_chief, config.training.batch_size
     data = datasets.load(config.data)
-    with feedback.refusals_as_user_errors(), broken_images_are_named(config.data):
-        phases = Phases(config, placement, data)
-        setup = _setup(config, placement, phases) | data.facts()
-        own = build_callbacks(config.callbacks)
-        verbose = training.progress != "none" and placement.is_chief
-        if verbose:
-            print(_headline(config, phases.model, data, directory, setup))
-            if data.remark:
-                print(data.remark)
-            if names := forgetful(own):
-                print(
-                    f"{', '.join(names)}: no state() for checkpoints, so after a kill begins anew"
-                )
-        dashboards = Dashboards(directory.events, config, phases.epochs)
-        files = [BestModel(directory)] * config.checkpoint.best
-        files += [RunFiles(directory, config, setup), dashboards]
-        lines = [EpochLines(phases.epochs, bar=training.progress == "bar")]
-        phases.company = Company(
-            own=own,
-            writers=[*files * placement.is_chief, *lines * verbose, *extra_callbacks],
-            folder=directory.path if placement.is_chief else None,
-            on_step_line=dashboards.on_step_line,
+    if len(config.phases) > 1:
+        try_out(config, placement, data)
+    phases = Phases(config, placement, data)
+    setup = _setup(config, placement, phases) | data.facts()
+    own = build_callbacks(config.callbacks)
+    verbose = config.training.progress != "none" and is_chief
+    if verbose:
+        rule, scaling = short_rule(config.feedback.rule), config.optimizer.learning_rate_scaling
+        replicas = f"{placement.replicas} replica{'s' * (placement.replicas > 1)}"
+        scaled = "" if scaling == "none" else f" ({scaling} in the batch size)"
+        print(f"{rule}: {phases.model.name} on {data.name}, into {directory.path}")
+        print(
+            f"{placement.name}, {replicas}, global batch {batch_size}, learning rate "
+            f"{setup['learning_rate']:g}{scaled}"
         )
-        Training(config, placement, directory, phases).train(verbose)
-        if placement.is_chief:
-            write_model(phases.model, directory.model_file)
-        anybody(placement.strategy)(False)  # nobody leaves before the chief has written
+        if data.remark:
+            print(data.remark)
+        if names := forgetful(own):
+            print(f"{', '.join(names)}: no state() for checkpoints, so after a kill begins anew")
+    dashboards = Dashboards(directory.events, config, phases.epochs)
+    writers = [BestModel(directory)] * config.checkpoint.best if is_chief else []
+    writers += [RunFiles(directory, config, setup), dashboards] if is_chief else []
+    writers += [EpochLines(phases.epochs, bar=config.training.progress == "bar")] * verbose
+
+    def company(loop: Loop, of_library: list[Any]) -> tuple[list[Any], list[Guest]]:
+        """All callbacks of a phase, and who looks in; whoever writes stands behind all measures."""
+        telemetry = Telemetry(
+            loop,
+            batch_size=batch_size,
+            callbacks=of_library,
+            several_phases=len(phases.configs) > 1,
+        )
+        lines = StepLines(
+            loop,
+            loop.batches,
+            loop.batches.config,
+            of_library,
+            directory.path if is_chief else None,
+            show=dashboards.on_step_line,
+        )
+        return [*of_library, *own, telemetry, lines, *writers, *extra_callbacks], [lines]
+
+    training = Training(config, placement, directory, phases, company)
+    training.train()
+    if is_chief:
+        write_model(phases.model, directory.model_file)
+    anybody(placement.strategy)(False)  # nobody leaves before the chief has written
+    lines = directory.metrics()  # of all epochs, those before a kill included
+    names = [name for name in lines[-1] if name not in ("epoch", "seconds")] if lines else []
     return FinishedRun(
         model=phases.model,
         directory=directory,
-        history=_history(directory),
-        images_trained=phases.current.loop.steps_done * training.batch_size,
-        callbacks=phases.current.feedback,
-        is_chief=placement.is_chief,
+        history={name: [line[name] for line in lines if name in line] for name in names},
+        images_trained=training.loop.steps_done * batch_size,
+        callbacks=training.feedback,
+        is_chief=is_chief,
     )
 
 
@@ -156,26 +172,4 @@ def _setup(config: FitConfig, placement: Placement, phases: Phases) -> dict[str,
         "keras": keras.__version__,
         "tfweightmirror": tfwm.__version__,
         "python": platform.python_version(),
-        **hardware(),
     }
-
-
-def _headline(
-    config: FitConfig, model: Any, data: DataSet, directory: RunDirectory, setup: dict[str, Any]
-) -> str:
-    replicas = setup["replicas"]
-    scaling = config.optimizer.learning_rate_scaling
-    rule = "" if scaling == "none" else f" ({scaling} in the batch size)"
-    feedback_rule = short_rule(config.feedback.rule)
-    return (
-        f"{feedback_rule}: {model.name} on {data.name}, into {directory.path}\n"
-        f"{setup['strategy']}, {replicas} replica{'s' * (replicas > 1)}, global batch "
-        f"{setup['global_batch_size']}, learning rate {setup['learning_rate']:g}{rule}"
-    )
-
-
-def _history(directory: RunDirectory) -> dict[str, list[float]]:
-    """Of all epochs, those before a kill included."""
-    lines = directory.metrics()
-    names = [name for name in lines[-1] if name not in ("epoch", "seconds")] if lines else []
-    return {name: [line[name] for line in lines if name in line] for name in names}

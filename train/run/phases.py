@@ -1,182 +1,154 @@
-"""The phases of a run: one loop after another over the same model."""
+"""The phases of a run: one model, and a loop and callbacks of each phase one after another."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from train.config import FitConfig
+import keras
+
+from train.config import FeedbackConfig, FitConfig
 from train.data.datasets import DataSet
+from train.data.plan import Share
+from train.data.source import Target
 from train.devices.strategy import Placement
 from train.errors import UserError
 from train.parsing.phases import phase_configs
-from train.parts.feedback import refusals_as_user_errors
-from train.run.build import RunBatches, RunModel
-from train.run.loop import Guest, Loop, Position
-from train.run.telemetry import StepLines, Telemetry
-
-
-@dataclasses.dataclass(frozen=True)
-class Phase:
-    """What trains in a phase.
-
-    Args:
-        number: From 0.
-        batches: Its data and its length.
-        loop: Prepared.
-        feedback: The library's callbacks.
-        callbacks: All of them.
-        guests: Who looks in between calls.
-    """
-
-    number: int
-    batches: RunBatches
-    loop: Loop
-    feedback: list[Any]
-    callbacks: list[Any]
-    guests: Sequence[Guest]
-
-
-@dataclasses.dataclass(frozen=True)
-class Company:
-    """Who goes along through all phases.
-
-    Args:
-        own: Callbacks of the user's own, before what the launcher measures.
-        writers: Callbacks behind all that adds to the logs.
-        folder: The run directory; None for workers that leave the writing to the chief.
-        on_step_line: Is told `(step, values)` of every line of `steps.jsonl`.
-    """
-
-    own: Sequence[Any] = ()
-    writers: Sequence[Any] = ()
-    folder: Path | None = None
-    on_step_line: Callable[[int, dict[str, float]], None] = lambda step, values: None
+from train.parts import feedback, models
+from train.parts.initial_weights import take_drawn, take_weights
+from train.parts.losses import build_loss, build_metrics
+from train.parts.optimizers import build_optimizer
+from train.run.loop import Loop, Position
+from train.run.steps import RunBatches
 
 
 class Phases:
-    """Makes the phases of a run, those to come tried out before.
-
-    Args:
-        config: Of the run.
-        placement: Where it trains.
-        data: What it is trained on.
+    """Makes the phases of a run, and of its model what each of them wants.
 
     Raises:
         UserError: If something is not known or refused.
     """
 
     def __init__(self, config: FitConfig, placement: Placement, data: DataSet) -> None:
-        self.configs = phase_configs(config)
+        if config.training.precision == "mixed_float16" and placement.replicas > 1:
+            raise UserError(
+                f"training.precision is mixed_float16 on {placement.replicas} replicas, where "
+                f"Keras' LossScaleOptimizer looks at the gradients of the first one alone: those "
+                f"that are not finite on another would be trained with. Expected mixed_bfloat16, "
+                f"or one replica."
+            )
         self.placement = placement
-        self.company = Company()
-        self._batches = [RunBatches(data, phase) for phase in self.configs]
-        if len(self.configs) > 1:
-            try_out(config, placement, data)
-        self._run_model = RunModel(config, placement, data)
-        self._current: Phase | None = None
-
-    @property
-    def model(self) -> Any:
-        """One in all phases."""
-        return self._run_model.model
-
-    @property
-    def current(self) -> Phase:
-        """The phase that was entered last."""
-        assert self._current is not None
-        return self._current
+        self.data = data
+        self.configs = phase_configs(config)
+        self.batches = [RunBatches(data, phase) for phase in self.configs]
+        keras.utils.set_random_seed(config.seed)
+        keras.config.set_dtype_policy(config.training.precision)
+        with placement.strategy.scope():
+            self.model = models.build(config.model, data.input_shape, data.output_shape)
+        self._feedback: FeedbackConfig | None = None
+        self._frozen: list[Any] = []
 
     @property
     def epochs(self) -> int:
         """Of the whole run, as planned."""
-        return sum(batches.epochs for batches in self._batches)
+        return sum(batches.epochs for batches in self.batches)
 
     @property
     def steps(self) -> int:
         """Of the whole run, as planned."""
-        return sum(batches.steps for batches in self._batches)
+        return sum(batches.steps for batches in self.batches)
 
-    def enter(self, position: Position, *, begins: bool) -> None:
-        """Makes the phase of a position the current one.
+    def entered(self, position: Position, *, begins: bool) -> tuple[Loop, list[Any]]:
+        """Loop and library's callbacks of a phase; unless it begins, all state will be restored."""
+        feedback_callbacks = self.make_ready(position.phase, begins=begins)
+        batches = RunBatches(self.data, self.configs[position.phase], position.phase_epoch)
+        return Loop(self.model, self.placement.strategy, batches), feedback_callbacks
 
-        Args:
-            position: Where the training stands.
-            begins: Whether the phase begins; else all its state will be restored.
-
-        Raises:
-            UserError: If something is not known or refused.
-        """
-        there = self._current
-        if (
-            there is None
-            or there.number != position.phase
-            or there.batches.first_epoch != position.phase_epoch
-        ):
-            self._current = self._made(position, begins=begins)
-
-    def after(self, position: Position, steps_done: int) -> Position | None:
-        """Where the next phase begins; None behind the last."""
-        if position.phase + 1 == len(self.configs):
-            return None
-        epoch = position.epoch
-        return Position(epoch, phase=position.phase + 1, phase_epoch=epoch, phase_step=steps_done)
-
-    def _made(self, position: Position, *, begins: bool) -> Phase:
-        number, company = position.phase, self.company
-        config, training = self.configs[number], self.configs[number].training
-        batches = dataclasses.replace(self._batches[number], first_epoch=position.phase_epoch)
-        feedback = self._run_model.make_ready(config, batches, phase=number, begins=begins)
-        loop = Loop(
-            self.model,
-            self.placement.strategy,
-            batches,
-            seed=config.seed,
-            train_error=batches.over_training_examples() if training.train_error else None,
-            steps_per_call=training.steps_per_call,
-            jit_compile=training.jit_compile,
-            times_input=not training.deterministic,
-        )
-        loop.prepare()
-        telemetry = Telemetry(
-            loop,
-            batch_size=training.batch_size,
-            callbacks=feedback,
-            several_phases=len(self.configs) > 1,
-        )
-        lines = StepLines(
-            loop, batches, config, feedback, company.folder, show=company.on_step_line
-        )
-        callbacks = [*feedback, *company.own, telemetry, lines, *company.writers]
-        return Phase(number, batches, loop, feedback, callbacks, [lines])
+    def make_ready(self, number: int, *, begins: bool) -> list[Any]:
+        """Gives the model rules, optimizer and loss of a phase; returns the library's callbacks."""
+        model, config, batches = self.model, self.configs[number], self.batches[number]
+        with self.placement.strategy.scope():
+            optimizer = build_optimizer(
+                config.optimizer,
+                batch_size=config.training.batch_size,
+                steps_per_epoch=batches.steps_per_epoch,
+                steps=batches.steps,
+            )
+            for variable in self._frozen:
+                variable.trainable = True
+            backprop = config.monitor.backprop
+            if config.feedback != self._feedback:
+                feedback.convert(
+                    model, config.feedback, seed=config.seed, measures_backprop=backprop
+                )
+                self._feedback = config.feedback
+            if begins and config.init_from.file is not None:
+                take_weights(model, Path(config.init_from.file), config.init_from.layers)
+            if begins and config.draw_anew:
+                seed = _seed_of(config.seed, number + 1)
+                keras.utils.set_random_seed(seed)
+                shapes = self.data.input_shape, self.data.output_shape
+                fresh = models.build(config.model, *shapes)
+                feedback.convert(fresh, config.feedback, seed=seed, measures_backprop=backprop)
+                take_drawn(model, fresh, config.draw_anew)
+            self._frozen = feedback.freeze(
+                model,
+                config.freeze,
+                only_last_layer_learns=config.feedback.only_last_layer_learns,
+            )
+            callbacks = feedback.build_callbacks(
+                model,
+                config.mirror,
+                seed=_seed_of(config.seed, number),
+                monitor=config.monitor,
+                probe=lambda: next(iter(batches.training(0, Share()))),
+            )
+            model.compile(
+                optimizer,
+                build_loss(config.loss, self.data.target.kind, axes=len(self.data.output_shape)),
+                weighted_metrics=build_measures(config, self.data.target),
+                jit_compile=False,  # the loop compiles
+            )
+        return callbacks
 
 
 def try_out(config: FitConfig, placement: Placement, data: DataSet) -> None:
-    """Builds model and callbacks of every phase once and lets them begin; trains nothing.
+    """Makes model and callbacks of every phase once and lets them begin; trains nothing.
 
     Raises:
         UserError: If a name, an option or a value is refused.
     """
-    for number, phase in enumerate(phase_configs(config)):
+    trial = Phases(config, placement, data)
+    for number, phase in enumerate(trial.configs):
+        warm_up = min(phase.mirror.warm_up_steps, 1)  # may take long, and checks nothing more
+        mirror = dataclasses.replace(phase.mirror, warm_up_steps=warm_up)
+        trial.configs[number] = dataclasses.replace(phase, mirror=mirror)
         try:
-            with refusals_as_user_errors():
-                _begin(phase, number, placement, data)
+            with feedback.refusals_as_user_errors():
+                callbacks = trial.make_ready(number, begins=True)
+                told = keras.callbacks.CallbackList(callbacks, model=trial.model)
+                told.on_train_begin()
+                told.on_train_end()
         except UserError as error:
             where = f"phases[{number}]: " if config.phases else ""
             raise UserError(f"{where}{error}") from error
 
 
-def _begin(phase: FitConfig, number: int, placement: Placement, data: DataSet) -> None:
-    warm_up = min(phase.mirror.warm_up_steps, 1)  # may take long, and checks nothing more
-    mirror = dataclasses.replace(phase.mirror, warm_up_steps=warm_up)
-    quick = dataclasses.replace(phase, mirror=mirror)
-    run_model = RunModel(quick, placement, data)
-    callbacks = run_model.make_ready(quick, RunBatches(data, quick), phase=number)
-    for callback in callbacks:
-        callback.set_model(run_model.model)
-    for callback in callbacks:
-        callback.on_train_begin()
-    for callback in callbacks:
-        callback.on_train_end()
+def _seed_of(seed: int, phase: int) -> int:
+    """A phase's own seed; the first has the run's.
+
+    Mirror noise counts its steps for each seed, and a resumed run does not know the counts of
+    phases that are over.
+    """
+    return (seed + phase * 0x9E3779B1) % 2**31 if phase else seed
+
+
+def build_measures(config: FitConfig, target: Target) -> list[Any]:
+    """The metrics asked for, behind those of classes: accuracy and, of many classes, top-5."""
+    measures: list[Any] = []
+    if target.kind == "classes":
+        measures.append("accuracy")
+        if target.num_classes > 20:
+            measures.append(keras.metrics.SparseTopKCategoricalAccuracy(5, name="top_5_accuracy"))
+    return [*measures, *build_metrics(config.metrics, target.kind)]

@@ -14,9 +14,8 @@ from train.config import FitConfig
 from train.disk import GO_ON, append_line, disk_errors, json_lines, to_json, write_whole
 from train.errors import UserError
 from train.parts.schedules import learning_rate_now
-from train.run.build import RunBatches
-from train.run.compiled import floats
 from train.run.loop import Guest, Loop, Position
+from train.run.steps import RunBatches, floats
 
 MEASURES = ("images_per_second", "input_wait_share")
 """Names of what differs between two runs of equal numbers; so does `seconds`."""
