@@ -158,8 +158,8 @@ DEATHS = [
     ({"batch": 1}, (2, 10)),
     ({"batch": 3}, (2, 16)),
 ]
-# In phase 3, behind the lines of its first epoch.
-FEW = [DEATHS[0], ({"epoch": 3}, (2, 14))]
+# Before the first step of phase 3.
+FEW = [({"batch": 5}, (2, 10))]
 
 
 @pytest.mark.parametrize(
@@ -200,6 +200,7 @@ def test_run_with_phases_is_not_trained_longer(run: tuple[FinishedRun, Notes]) -
         fit(config_of(path, PHASES, "--training.epochs=30"))
 
 
+@pytest.mark.slow
 def test_phase_that_diverges_goes_on_at_half_its_rate(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

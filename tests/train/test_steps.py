@@ -179,7 +179,7 @@ DEATHS = [{"batch": 0}, {"batch": 1}, {"epoch": 1}, {"batch": 3}, {"epoch": 3}]
 
 
 @pytest.mark.parametrize(
-    "deaths", [DEATHS[2:4], pytest.param(DEATHS, marks=pytest.mark.slow)], ids=["few", "all"]
+    "deaths", [DEATHS[4:], pytest.param(DEATHS, marks=pytest.mark.slow)], ids=["few", "all"]
 )
 def test_killed_run_has_the_same_lines_and_bits(
     looked_at: Path, tmp_path: Path, deaths: list[dict[str, int]]
