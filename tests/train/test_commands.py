@@ -23,8 +23,8 @@ from train.errors import UserError
 from train.parsing.command_line import parse, read_command
 from train.parts import models
 from train.parts.initial_weights import take_weights
-from train.run.build import build_measures
 from train.run.directory import RunDirectory
+from train.run.phases import build_measures
 
 TINY = [
     "--data.train_split=train[:256]",

@@ -194,10 +194,11 @@ class RunDirectory:
             return f"run_directory={path} has finished." if self.model_file.exists() else None
         if config.run_directory is not None and EPOCHS in differing:
             # Who names a folder may mean its run, trained longer.
-            why_not = _why_not_longer(config_of(self.config_file).training.epochs, config)
-            if not why_not and len(differing) == 1:
-                return None
-            differing[EPOCHS] += f", {why_not}" * bool(why_not)
+            longer = differing.pop(EPOCHS)
+            if why_not := _why_not_longer(config_of(self.config_file).training.epochs, config):
+                differing[EPOCHS] = f"{longer}, {why_not}"
+        if not differing:
+            return None
         return (
             f"run_directory={path} holds a run of another configuration: "
             f"{'; '.join(differing.values())}. Give another name, or the run's own values."
@@ -231,11 +232,8 @@ def differences(config_file: Path, config: FitConfig) -> dict[str, str]:
             f"{config_file} is damaged: {getattr(error, 'problem', None) or error}. Expected what "
             f"the run was started with: restore it, or give another name."
         ) from error
-    one, other = (
-        leaves(dataclasses.replace(config, model=filled(config.model)))
-        for config in (there, config)
-    )
-    return configs_differ(one, other)
+    whole = [dataclasses.replace(one, model=filled(one.model)) for one in (there, config)]
+    return configs_differ(*map(leaves, whole))
 
 
 def next_free(stem: Path) -> Path:
