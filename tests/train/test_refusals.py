@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keras
@@ -15,6 +15,9 @@ import pytest
 import tensorflow as tf
 
 from train.__main__ import main
+from train.config import DataConfig
+from train.data import datasets
+from train.data.datasets import DataSet
 
 TINY = [
     "--data.train_split=train[:256]",
@@ -747,6 +750,21 @@ CASES = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def data_are_read_once() -> Iterator[None]:
+    """Reading digits takes most of a refusal's time; of what is refused nothing is kept."""
+    load, known = datasets.load, {}
+
+    def once(config: DataConfig) -> DataSet:
+        key = repr(config)
+        known[key] = known[key] if key in known else load(config)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "load", once)
+        yield
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("finished") / "run"
@@ -762,7 +780,23 @@ def files(folder: Path) -> dict[Path, bytes]:
     }
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=[name.replace(" ", "_") for name in CASES])
+# Trainings like others of the table.
+SLOW = {
+    "no room for metrics",
+    "no room for event files",
+    "no room for the model",
+    "metrics that lack an epoch",
+    "loss is not finite after every rollback",
+}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=name.replace(" ", "_"), marks=[pytest.mark.slow] * (name in SLOW))
+        for name, case in CASES.items()
+    ],
+)
 def test_mistake_is_told_in_one_sentence_and_nothing_is_lost(
     case: Case,
     finished: Path,

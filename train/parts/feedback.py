@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import inspect
 import re
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -208,9 +209,8 @@ def refusals_as_user_errors() -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError) as error:
-        if error.__traceback__ is not None:
-            raised_in = inspect.getinnerframes(error.__traceback__)[-1].frame.f_globals["__name__"]
-            if raised_in.partition(".")[0] == tfwm.__name__:
-                key = next(key for words, key in _KEYS.items() if words in str(error))
-                raise UserError(f"{key}: {error}") from error
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if frame.f_globals["__name__"].partition(".")[0] == tfwm.__name__:
+            key = next(key for words, key in _KEYS.items() if words in str(error))
+            raise UserError(f"{key}: {error}") from error
         raise
