@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from train.errors import TerminatedError, UserError
+from train.errors import TerminatedError, UserError, with_source
 
 if TYPE_CHECKING:
     from train.parsing.command_line import Command
@@ -45,48 +45,41 @@ NEED_NO_TENSORFLOW = ("compare", "list", "report")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns the exit status."""
+    """Runs one command and returns the exit status; what is no fault of this code is a sentence."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    sources: Mapping[str, str] = {}
+    mistake: Exception
     try:
         try:
-            return _with_sentences(arguments)
+            from train.parsing.command_line import read_command
+
+            command = read_command(arguments)
+            sources = command.sources
+            return _run(command)
         finally:
             sys.stdout.flush()
     except UserError as error:
-        if "--debug" in arguments:
-            traceback.print_exc()
-        # One line, although what others wrote (Keras, an API server) may have several.
-        sentence = re.sub(r"\s*\n\s*", " ", str(error))
-        print(f"error: {sentence}", file=sys.stderr)
-        return error.status
+        mistake, sentence, status = error, with_source(str(error), sources), error.status
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        if package in ("train", "tfweightmirror"):
+            raise
+        mistake, status = error, UserError.status
+        sentence = (
+            f"The Python package {package} is not installed, which the launcher needs. Expected "
+            f"its packages: pip install -e '.[train]', in the clone."
+        )
     except BrokenPipeError:  # as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the exit
         return NOBODY_READS
     except KeyboardInterrupt:
         print("ended by Ctrl-C", file=sys.stderr)
         return INTERRUPTED
-
-
-def _with_sentences(arguments: Sequence[str]) -> int:
-    """Runs one command; what is no fault of this code becomes a UserError that names its source."""
-    sources: Mapping[str, str] = {}
-    try:
-        from train.parsing.command_line import read_command, with_source
-
-        try:
-            command = read_command(arguments)
-            sources = command.sources
-            return _run(command)
-        except UserError as error:
-            raise type(error)(with_source(str(error), sources)) from error
-    except ModuleNotFoundError as error:
-        package = str(error.name).partition(".")[0]
-        if package in ("train", "tfweightmirror"):
-            raise
-        raise UserError(
-            f"The Python package {package} is not installed, which the launcher needs. Expected "
-            f"its packages: pip install -e '.[train]', in the clone."
-        ) from error
+    if "--debug" in arguments:
+        traceback.print_exception(mistake)
+    # One line, although what others wrote (Keras, an API server) may have several.
+    print("error:", re.sub(r"\s*\n\s*", " ", sentence), file=sys.stderr)
+    return status
 
 
 def _run(command: Command) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import re
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class UserError(Exception):
@@ -34,3 +35,12 @@ def did_you_mean(received: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?` for the nearest known name, or nothing if none is near."""
     near = difflib.get_close_matches(received, list(known), n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def with_source(sentence: str, sources: Mapping[str, str]) -> str:
+    """A sentence that begins with a key, with the file that set it in front."""
+    first = re.split(r"[=:\s]", sentence, maxsplit=1)[0].rstrip(".")
+    for key, source in sorted(sources.items(), key=lambda pair: -len(pair[0])):
+        if key == first or key.startswith(f"{first}.") or first.startswith(f"{key}."):
+            return sentence if sentence.startswith(f"{source}: ") else f"{source}: {sentence}"
+    return sentence

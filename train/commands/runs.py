@@ -24,8 +24,8 @@ from train.config import DataConfig, FitConfig
 from train.data import datasets
 from train.data.datasets import DataSet
 from train.devices.strategy import Placement, strategy_name
-from train.errors import DivergedError, TerminatedError, UserError
-from train.parsing.command_line import DEBUG, Command, read_command, with_source
+from train.errors import DivergedError, TerminatedError, UserError, with_source
+from train.parsing.command_line import DEBUG, Command, read_command
 from train.parts.callbacks import build_callbacks
 from train.parts.feedback import refusals_as_user_errors
 from train.parts.named import import_folders

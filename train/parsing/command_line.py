@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from train.config import FitConfig
 from train.config.part import import_paths
-from train.errors import UserError, did_you_mean
-from train.parsing.commands import COMMANDS, PRINT_CONFIG, READERS, SWITCHES, Kind, print_help
+from train.errors import UserError, did_you_mean, with_source
+from train.parsing.commands import COMMANDS, FLAGS, NEEDED, SWITCHES, print_help
 from train.parsing.config_file import DEFAULT, Flat, built, chain, dotted_names, flatten, merged
 from train.parsing.phases import phase_configs
 from train.parsing.values import NO_TEXT, Text
@@ -30,15 +29,10 @@ class Command:
         keys: The part of the line that makes the configuration: `--config=...`, `--key=value`.
         sources: Key to where it was set: a file, or `command line`.
         only_print: Whether the configuration is only to be printed.
-        operands: Run directories, files, or what is to be listed.
-        json: Whether to print JSON.
-        out: What to write, of `export` and `report`.
-        feedback: What to write, of `export`.
-        seeds: Of `fit` and `sweep`; empty: that of the configuration.
-        jobs: Runs at a time, of `fit` and `sweep`.
-        grid: Of `sweep`: key to values, as they were written.
-        validation: Of `sweep`: the share of the training split to choose on.
         debug: Whether mistakes show where they were noticed.
+        operands: Run directories, files, or what is to be listed.
+
+    The rest are the flags of the commands, as FLAGS explains and reads them.
     """
 
     name: str
@@ -46,15 +40,15 @@ class Command:
     keys: tuple[str, ...] = ()
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
     only_print: bool = False
+    debug: bool = False
     operands: tuple[str, ...] = ()
-    json: bool = False
-    out: str = ""
-    feedback: str | None = None
     seeds: tuple[int, ...] = ()
     jobs: int = 1
     grid: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     validation: float = 0.1
-    debug: bool = False
+    out: str = ""
+    feedback: str | None = None
+    json: bool = False
 
 
 def read_command(arguments: Sequence[str]) -> Command:
@@ -63,7 +57,7 @@ def read_command(arguments: Sequence[str]) -> Command:
     Raises:
         UserError: If a command or key is not known, or a value has the wrong type or is refused.
     """
-    words = [word for word in arguments if word not in (PRINT_CONFIG, DEBUG)]
+    words = [word for word in arguments if word not in ("--print_config", DEBUG)]
     name = next((word for word in words if not word.startswith("-")), "")
     if not words or {"--help", "-h"} & set(words):
         print_help(name)
@@ -74,27 +68,22 @@ def read_command(arguments: Sequence[str]) -> Command:
         )
     if words[0] != name:
         raise UserError(f"command line: {words[0]} stands before {name}. Expected it behind.")
-    kind = COMMANDS[name]
-    flags, keys, operands = _sorted_out(words[1:], name, kind)
+    flags, keys, operands = _sorted_out(name, words[1:])
     if "jobs" in flags and name == "fit" and "seeds" not in flags:
         raise UserError("command line: jobs is given without seeds. Expected both, or none.")
     for key, values in flags.get("grid", {}).items():
         for value in values:  # told before anything is trained
             value_of(f"--{key}={value}")
     command = Command(name, operands=tuple(operands), debug=DEBUG in arguments, **flags)
-    if not kind.has_config:
+    if not COMMANDS[name].has_config:
         return command
-    if name == "evaluate":
-        keys = _with_config_of_run(operands[0], keys)
+    keys = _with_config_of_run(operands[0], keys) if name == "evaluate" else keys
     config, sources = configuration(keys)
     if command.seeds and sources.get("seed") == COMMAND_LINE:
         raise UserError("command line: seed and seeds are both given. Expected one of them.")
+    only_print = "--print_config" in arguments
     return dataclasses.replace(
-        command,
-        config=config,
-        keys=tuple(keys),
-        sources=sources,
-        only_print=PRINT_CONFIG in arguments,
+        command, config=config, keys=tuple(keys), sources=sources, only_print=only_print
     )
 
 
@@ -102,15 +91,6 @@ def parse(arguments: Sequence[str]) -> tuple[FitConfig, bool]:
     """The configuration of `fit`, and whether only to print it; raises as `read_command`."""
     command = read_command(arguments)
     return command.config, command.only_print
-
-
-def with_source(sentence: str, sources: Mapping[str, str]) -> str:
-    """A sentence that begins with a key, with the file that set it in front."""
-    first = re.split(r"[=:\s]", sentence, maxsplit=1)[0].rstrip(".")
-    for key, source in sorted(sources.items(), key=lambda pair: -len(pair[0])):
-        if key == first or key.startswith(f"{first}.") or first.startswith(f"{key}."):
-            return sentence if sentence.startswith(f"{source}: ") else f"{source}: {sentence}"
-    return sentence
 
 
 def configuration(keys: Sequence[str]) -> tuple[FitConfig, dict[str, str]]:
@@ -170,13 +150,12 @@ def _check_mirror(phases: Sequence[FitConfig], keys: Sequence[str]) -> None:
         )
 
 
-def _sorted_out(
-    words: list[str], name: str, kind: Kind
-) -> tuple[dict[str, Any], list[str], list[str]]:
+def _sorted_out(name: str, words: list[str]) -> tuple[dict[str, Any], list[str], list[str]]:
     """The command's own flags as they are read, the configuration's keys, and the operands."""
+    kind = COMMANDS[name]
+    known = [*kind.flags, *(("config", "print_config", *dotted_names()) if kind.has_config else ())]
     texts: dict[str, list[str]] = {}
     keys, operands = [], []
-    known = [*kind.flags, *(("config", "print_config", *dotted_names()) if kind.has_config else ())]
     while words:
         word = words.pop(0)
         flag, equals, text = word.removeprefix("--").partition("=")
@@ -185,17 +164,15 @@ def _sorted_out(
             continue
         if not equals and flag not in SWITCHES and words and not words[0].startswith("--"):
             equals, text = "=", words.pop(0)
-        near = did_you_mean(flag, known)
         if flag in kind.flags:
             if not equals and flag not in SWITCHES:
-                raise UserError(f"command line: {flag} has no value. Expected {kind.flags[flag]}.")
+                raise UserError(f"command line: {flag} has no value. Expected {FLAGS[flag][0]}.")
             texts.setdefault(flag, []).append(text)
-        elif flag != "config" and (
-            not kind.has_config or (near and not hasattr(DEFAULT, flag.partition(".")[0]))
-        ):
+            continue
+        keys.append(f"--{flag}{equals}{text}")
+        near, table = did_you_mean(flag, known), flag.partition(".")[0]
+        if not kind.has_config or (near and table != "config" and not hasattr(DEFAULT, table)):
             raise UserError(f"command line: {flag} is not a known key.{near}")
-        else:
-            keys.append(f"--{flag}{equals}{text}")
     _, expected, least, most = kind.operands
     if operands[most:]:
         raise UserError(
@@ -204,9 +181,10 @@ def _sorted_out(
         )
     if len(operands) < least:
         raise UserError(f"command line: {name} needs {expected}.")
-    if missing := [flag for flag in kind.needs if flag not in texts]:
-        raise UserError(f"command line: {name} needs --{missing[0]} {kind.flags[missing[0]]}.")
-    return {flag: READERS[flag](given) for flag, given in texts.items()}, keys, operands
+    for flag in NEEDED:
+        if flag in kind.flags and flag not in texts:
+            raise UserError(f"command line: {name} needs --{flag} {FLAGS[flag][0]}.")
+    return {flag: FLAGS[flag][1](given) for flag, given in texts.items()}, keys, operands
 
 
 def _with_config_of_run(model: str, keys: Sequence[str]) -> list[str]:

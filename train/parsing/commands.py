@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jsonargparse
 
@@ -15,7 +14,6 @@ from train.config import FitConfig
 from train.errors import UserError
 from train.parsing.config_file import dotted_names
 
-PRINT_CONFIG = "--print_config"
 STATUSES = """\
 exit status:
   0    finished
@@ -36,94 +34,66 @@ NOT_IN_A_GRID = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Kind:
-    """One command.
-
-    Args:
-        summary: What it does.
-        example: One.
-        operands: (name, explanation, at least, at most) of what has no key.
-        flags: Flag to what it takes, beside the keys of the configuration.
-        needs: Flags that must be given.
-        has_config: Whether it takes the keys of the configuration.
-    """
+class Kind(NamedTuple):
+    """A command. Operands are what has no key: name, explanation, at least and at most so many."""
 
     summary: str
     example: str
     operands: tuple[str, str, int, int] = ("", "", 0, 0)
-    flags: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    needs: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
     has_config: bool = False
 
 
 _MODEL = ("model_or_run", "a run directory or a .keras file", 1, 1)
-_JSON = {"json": "nothing: prints JSON"}
-_SEEDS = {
-    "seeds": "numbers with commas between, such as 0,1,2: a run for each, in a process of its own",
-    "jobs": "how many runs at a time; default 1",
-}
-
 COMMANDS = {
     "fit": Kind(
         "Train one model, or one for each seed.",
-        "python -m train fit --config configs/quickstart.yaml --seeds 0,1,2",
-        flags=_SEEDS,
+        "--config configs/quickstart.yaml --seeds 0,1,2",
+        flags=("seeds", "jobs"),
         has_config=True,
     ),
     "evaluate": Kind(
         "Loss and accuracy of a trained model, over every test image once.",
-        "python -m train evaluate runs/digits-mlp-backprop-1 --data.test_split=test[:100]",
+        "runs/digits-mlp-backprop-1 --data.test_split=test[:100]",
         _MODEL,
-        flags=_JSON,
+        flags=("json",),
         has_config=True,
     ),
     "export": Kind(
         "Write a trained model as a plain Keras model, which needs nothing of this library.",
-        "python -m train export runs/digits-mlp-backprop-1 --out digits.keras",
+        "runs/digits-mlp-backprop-1 --out digits.keras",
         _MODEL,
-        flags={
-            "out": "FILE.keras, to write; must not exist",
-            "feedback": "FILE.npz, to write: W and B of every pathway, for a chip",
-        },
-        needs=("out",),
+        flags=("out", "feedback"),
     ),
     "list": Kind(
         "Show what can be named in a configuration, with options and their defaults.",
-        "python -m train list models",
+        "models",
         ("what", "one of models, rules, noises, losses, ...; nothing: all, by name", 0, 1),
     ),
     "sweep": Kind(
         "Choose values on a part of the training images; test images are never looked at.",
-        "python -m train sweep --config configs/quickstart.yaml "
-        "--grid optimizer.learning_rate=0.1,0.05 --grid optimizer.weight_decay=0.1,0.01 "
-        "--seeds 0,1",
-        flags={
-            "grid": "KEY=VALUE,VALUE,...; several --grid: every combination",
-            **_SEEDS,
-            "validation": "share of the training split, its last part, to choose on; default 0.1",
-        },
-        needs=("grid",),
+        "--config configs/quickstart.yaml --grid optimizer.learning_rate=0.1,0.05 "
+        "--grid optimizer.weight_decay=0.1,0.01 --seeds 0,1",
+        flags=("grid", "seeds", "jobs", "validation"),
         has_config=True,
     ),
     "report": Kind(
         "Tables, curves and angles of finished runs, beside published numbers.",
-        "python -m train report runs/quickstart-1 runs/digits-mlp-backprop-1 --out report",
+        "runs/quickstart-1 runs/digits-mlp-backprop-1 --out report",
         ("runs", "run directories, or folders that hold several", 1, 10**6),
-        flags={"out": "FOLDER, to write; must be new or empty"},
-        needs=("out",),
+        flags=("out",),
     ),
     "compare": Kind(
         "What differs between two runs: configuration, set-up, results.",
-        "python -m train compare runs/digits-mlp-backprop-1 runs/digits-mlp-backprop-2",
+        "runs/digits-mlp-backprop-1 runs/digits-mlp-backprop-2",
         ("runs", "two run directories", 2, 2),
-        flags=_JSON,
+        flags=("json",),
     ),
     "angles": Kind(
         "Weight angle and norm ratio of every layer of a trained model.",
-        "python -m train angles runs/digits-mlp-weight_mirror-1",
+        "runs/digits-mlp-weight_mirror-1",
         _MODEL,
-        flags=_JSON,
+        flags=("json",),
     ),
 }
 
@@ -177,18 +147,31 @@ def read_grid(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
     return found
 
 
+# Flag to what it takes, and how the texts that are given for it are read.
+FLAGS: dict[str, tuple[str, Callable[[Sequence[str]], Any]]] = {
+    "seeds": (
+        "numbers with commas between, such as 0,1,2: a run for each, in a process of its own",
+        read_seeds,
+    ),
+    "jobs": ("how many runs at a time; default 1", read_jobs),
+    "grid": ("KEY=VALUE,VALUE,...; several --grid: every combination", read_grid),
+    "validation": (
+        "share of the training split, its last part, to choose on; default 0.1",
+        read_validation,
+    ),
+    "out": (
+        "FILE.keras, or FOLDER of a report, to write; nothing is overwritten",
+        lambda texts: texts[-1],
+    ),
+    "feedback": (
+        "FILE.npz, to write: W and B of every pathway, for a chip",
+        lambda texts: texts[-1],
+    ),
+    "json": ("nothing: prints JSON", lambda texts: True),
+}
+NEEDED = ("grid", "out")
 SWITCHES = ("json",)
 """Flags without a value."""
-# How the texts that were given for a flag are read.
-READERS: Mapping[str, Callable[[Sequence[str]], Any]] = {
-    "seeds": read_seeds,
-    "jobs": read_jobs,
-    "validation": read_validation,
-    "grid": read_grid,
-    "json": lambda texts: True,
-    "out": lambda texts: texts[-1],
-    "feedback": lambda texts: texts[-1],
-}
 
 
 def print_help(name: str) -> None:
@@ -196,7 +179,7 @@ def print_help(name: str) -> None:
     parser = _parser("Trains Keras models without weight transport.", prog="python -m train")
     commands = parser.add_subcommands()
     for command, kind in COMMANDS.items():
-        commands.add_subcommand(command, _parser_of(kind), help=kind.summary)
+        commands.add_subcommand(command, _parser_of(command, kind), help=kind.summary)
     parser.parse_args([name, "--help"] if name in COMMANDS else ["--help"])
 
 
@@ -210,23 +193,23 @@ def _parser(description: str, **options: Any) -> jsonargparse.ArgumentParser:
     )
 
 
-def _parser_of(kind: Kind) -> jsonargparse.ArgumentParser:
+def _parser_of(name: str, kind: Kind) -> jsonargparse.ArgumentParser:
     overrides = (
         "Every value below can stand in a configuration file, and the command line overrides it."
     )
     summary = f"{kind.summary} {overrides if kind.has_config else ''}"
-    parser = _parser(f"{summary}\n\n  {kind.example}")
+    parser = _parser(f"{summary}\n\n  python -m train {name} {kind.example}")
     operand, text, least, most = kind.operands
     if most:
         nargs: Any = {(1, 1): None, (0, 1): "?", (2, 2): 2}.get((least, most), "+")
         parser.add_argument(operand, type=str, help=text, nargs=nargs)
-    for flag, text in kind.flags.items():
-        parser.add_argument(f"--{flag}", type=str, help=text)
+    for flag in kind.flags:
+        parser.add_argument(f"--{flag}", type=str, help=FLAGS[flag][0])
     if kind.has_config:
         base = "YAML file; its key `base` names one it changes"
         parser.add_argument("--config", type=str, help=base)
         whole = "print every value as YAML and stop"
-        parser.add_argument(PRINT_CONFIG, action="store_true", help=whole)
+        parser.add_argument("--print_config", action="store_true", help=whole)
         parser.add_class_arguments(FitConfig)
         offered = {*dotted_names(), *kind.flags, operand, "help", "config", "print_config"}
         for action in parser._actions:
