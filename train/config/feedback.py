@@ -21,9 +21,8 @@ class FeedbackConfig:
         last_layer: Rule of the classifier; null: as the others.
         initializer: Keras initializer of all feedback weights; null: that of the layer's forward
             weights, with a seed of its own.
-        only_last_layer_learns: Freezes all weights below the classifier at their initial values
-            (BatchNorm's statistics still follow the data): the baseline that a rule must beat,
-            because angles alone can flatter a deep network.
+        only_last_layer_learns: Freezes all weights below the classifier (BatchNorm's statistics
+            still follow the data): the baseline that a rule must beat, since angles can flatter.
     """
 
     rule: Part = Part("backprop")
@@ -52,10 +51,9 @@ class MonitorConfig:
         gradient_angles: Whether to measure the same of every variable's gradient.
         backprop: Whether a network without feedback weights is measured, too: its layers become
             feedback layers of rule backprop then, and its saved model needs the library.
-        last_epoch_measures: How often all this is measured within the last epoch, at even distances
-            and last at its end; the last line has `<measure>_mean/<layer>` and
-            `<measure>_std/<layer>` over them, as figure 3 of Xiao et al. 2018, and steps.jsonl
-            every one; 0: once, at its end.
+        last_epoch_measures: How often all this is measured within the last epoch, at even
+            distances; its line has `<measure>_mean/<layer>` and `<measure>_std/<layer>` over them,
+            as figure 3 of Xiao et al. 2018, and steps.jsonl every one; 0: once, at its end.
     """
 
     measures: tuple[str, ...] = (
@@ -78,8 +76,8 @@ class MirrorConfig:
 
     Args:
         mode: `linear` (listens to the linear response, biases blocked; orthogonal noise),
-            `akrout2019` (the paper's: noise through the activation, biases on, decay; that it is
-            gaussian, with standard deviation 1, 128 samples and a decay for 12 degrees, is ours) or
+            `akrout2019` (the paper's: noise through the activation, biases on, decay; gaussian
+            noise, standard deviation 1, 128 samples, a decay for 12 degrees are ours) or
             `akrout2019_code` (what the released code does: uniform noise on +-0.05, no decay, a
             fixed step of 0.01). The keys below change what a mode sets.
         noise: Balanced: orthogonal, impulse. Independent: gaussian, uniform, rademacher. Or the

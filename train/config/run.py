@@ -31,21 +31,17 @@ class TrainingConfig:
         epochs: Passes over the training images; null: the length is given in `steps`.
         steps: Training steps, instead of epochs: the last epoch may be shorter then.
         batch_size: Images in a training batch, over all replicas of all workers.
-        test_batch_size: Images in a batch of the evaluation, over all replicas; the evaluation
-            counts every test image once.
+        test_batch_size: The same of the evaluation, which counts every test image once.
         evaluate_every: Steps after which the test images are evaluated and what `monitor` names is
             measured, beside the end of every epoch: a line a time in steps.jsonl; null: never.
         evaluate_at_start: Whether that is done before the first step, too (step 0).
         train_error: Whether every epoch ends with a pass over the training images as they are
-            tested (no augmentation, no dropout): `train_loss`, `train_accuracy`. The running
-            `loss` and `accuracy` are of weights that still changed.
+            tested: `train_loss`, `train_accuracy`. The running ones are of weights that changed.
         precision: Keras dtype policy of every layer.
         jit_compile: Whether XLA compiles the training step (on a TPU it always does).
-        steps_per_call: Training steps in one call of the compiled function. Callbacks, progress and
-            checkpoints happen between calls.
+        steps_per_call: Training steps in one compiled call. Callbacks and checkpoints come between.
         deterministic: Whether operations give the same bits in every run, at some cost in speed.
-        progress: A line an `epoch` on the terminal, which `bar` shows growing within the epoch,
-            or `none`.
+        progress: A line an `epoch` on the terminal, growing with it (`bar`), or `none`.
     """
 
     epochs: Count | None = 20
@@ -82,8 +78,8 @@ class CheckpointConfig:
         every_steps: A checkpoint after at least so many training steps, beside those at the end of
             every epoch and when the run is asked to end (SIGTERM); null: none.
         keep: Checkpoints kept; the oldest goes first.
-        best: Whether the model of the best epoch is kept as best.keras. It is chosen on the test
-            images, so that its accuracy there is too good.
+        best: Whether the model of the best epoch is kept as best.keras: best on the test images,
+            so that its accuracy there is too good.
     """
 
     every_steps: Count | None = None
@@ -96,16 +92,15 @@ class ClusterConfig:
     """Several processes that train one model, for `strategy: multi_worker` and `tpu`.
 
     Args:
-        source: Where the cluster is described: `tf_config` (the environment's TF_CONFIG), `slurm`
-            (of the job step), `kubernetes`, `workers` (below), or `auto`: what is there.
+        source: Where it is described: `tf_config` (the environment's TF_CONFIG), `slurm` (of the
+            job step), `kubernetes`, `workers` (below), or `auto`: what is there.
         workers: host:port of every worker, in the same order on each.
-        index: Which of `workers` this process is, counted from 0; worker 0 is the chief, which
-            writes the run's files.
+        index: Which of `workers` this process is; worker 0 is the chief, which writes the files.
         port: Port of the first worker on a host, under slurm and kubernetes.
         kubernetes_selector: Label selector of the workers' pods, such as `job-name=my-job`.
         tpu: Name, zone-free, or grpc address of the TPU; null: that of this machine.
-        timeout_s: Seconds to wait for all workers at the begin. (A worker that is lost later is
-            noticed by TensorFlow's heartbeat, in about ten seconds.)
+        timeout_s: Seconds to wait for all workers at the begin. (One that is lost later is noticed
+            by TensorFlow's heartbeat, in about ten seconds.)
     """
 
     source: Literal["auto", "tf_config", "slurm", "kubernetes", "workers"] = "auto"
@@ -130,13 +125,13 @@ class FitConfig:
 
     Args:
         seed: Of weights, feedback weights, shuffling, augmentation, dropout and mirror noise.
-        run_directory: Folder for everything the run writes. An unfinished run of the same
-            configuration is gone on with, from its last checkpoint. null: runs/<data>-<model>-
-            <rule>-<n>, the last unfinished of this configuration or else the next free one.
+        run_directory: Folder for everything the run writes; an unfinished run of this configuration
+            goes on from its last checkpoint. null: runs/<data>-<model>-<rule>-<n>, the last
+            unfinished of this configuration or else the next free one.
         strategy: Where the model trains: one_device, mirrored (all accelerators of this machine),
             multi_worker, tpu, or auto: what the machine has.
-        replicas: Devices of this machine to train on, of `mirrored` and `multi_worker`; null: all.
-            On a machine without accelerators the processor is split into so many.
+        replicas: Devices of this machine, of `mirrored` and `multi_worker`; null: all. Without
+            accelerators the processor is split into so many.
         init_from: A saved model whose weights the run starts from.
         draw_anew: Name patterns of layers whose weights, feedback weights and statistics are drawn
             anew after that, with another seed than the model's.
@@ -147,8 +142,7 @@ class FitConfig:
             optimizer, and with `init_from` and `draw_anew` of its own. None: one phase.
         on_nan: When the loss is no longer finite: `stop`, or `rollback`: go on from the last
             checkpoint with half the learning rate, at most three times.
-        import_from: Folders in which import paths are looked for. The folder of a `--config` file
-            with an import path is one of them.
+        import_from: Folders in which import paths are looked for, beside that of a `--config` file.
         data: Images and labels.
         model: The network, whose last layer gives logits or values: `small_conv`, `mlp`,
             `resnet18`, `resnet50`, or the import path of a callable `(input_shape, output_shape,
