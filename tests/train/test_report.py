@@ -81,6 +81,7 @@ def write_digits(runs: Path) -> None:
             config["model"] = {"name": "small_conv", "small_conv": {}, "mlp": {"units": [9]}}
             config["training"]["loss"] = "softmax"
         angles = {"weight_angle/conv": 10.0 + seed, "weight_angle/head": 1.0}
+        angles["norm_ratio/head"] = None if seed == 1 else 1.0
         write_run(runs / "seeds" / f"seed_{seed}", config, lines([0.5, 0.99, last], **angles))
     values = {"weight_angle/a": [None, 3.0, 5.0], "weight_angle/b": [1.0, math.nan, None]}
     write_run(runs / "urfb", tree("urfb"), lines(GOOD, **values, **{"norm_ratio/a": math.inf}))
@@ -129,6 +130,7 @@ def test_seeds_are_one_row_with_mean_and_standard_error(report: Report) -> None:
     assert row[f"{TEST_ERROR} (s.e.)"] == pytest.approx((26 / 2 / 3) ** 0.5)
     assert row["weight_angle/conv"] == pytest.approx(11.0)
     assert row["mean_over_layers/weight_angle"] == pytest.approx(6.0)
+    assert row["norm_ratio/head"] is None  # one of the runs has no value
     assert report.row("digits, small_conv, backprop")[f"{TEST_ERROR} (s.e.)"] is None
     assert f"| {group} | 3 | 3 | 7.00 (2.08) |" in report.page
     curves = pd.read_csv(report.folder / "curves.csv").set_index(["group", "epoch"])
