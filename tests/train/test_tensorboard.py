@@ -117,8 +117,8 @@ def test_layers_of_a_measure_are_in_the_given_order_whatever_their_names() -> No
 
 
 def test_measure_that_comes_late_gets_its_chart(tmp_path: Path) -> None:
-    events = written(tmp_path, [{"loss": 1.0}, {"late/head": 0.5}])
-    assert layout_of(events) == {"late": ["^late/head$"]}
+    events = written(tmp_path, [{"early/head": 1.0}, {"early/head": 1.0, "late/head": 0.5}])
+    assert layout_of(events) == {"early": ["^early/head$"], "late": ["^late/head$"]}
 
 
 def test_hparams_have_the_configuration_and_name_metrics_that_exist(mirrored: FinishedRun) -> None:

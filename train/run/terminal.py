@@ -65,7 +65,7 @@ class EpochLines(keras.callbacks.Callback):
         left_s = (time.perf_counter() - self._begin_s) / done * (self.epochs - epoch - 1)
         left = str(datetime.timedelta(seconds=round(left_s)))
         row = self._row(epoch, logs, f"{logs.get('images_per_second', 0):>10,.0f} {left:>11}")
-        print(f"\r{row:<100}".rstrip() if self.bar else row, flush=True)
+        print(f"\r{row:<100}" if self.bar else row, flush=True)
 
     def _row(self, epoch: int, logs: dict[str, Any], end: str) -> str:
         angles = [float(v) for name, v in logs.items() if name.startswith("weight_angle/")]
