@@ -18,7 +18,8 @@ import tensorflow as tf
 
 import tfweightmirror as tfwm
 from train.config import DataConfig, FeedbackConfig, FitConfig, Part, TrainingConfig
-from train.data import batches, datasets
+from train.data import datasets
+from train.data.splits import Share
 from train.parts import feedback, models
 from train.run.loop import Loop
 from train.run.steps import RunBatches
@@ -73,12 +74,12 @@ def by_fit(config: FitConfig, run_batches: RunBatches) -> list[float]:
     times = EpochTimes()
     model = compiled(config, run_batches)
     model.fit(
-        run_batches.training(0, batches.Share()),
+        run_batches.training(0, Share()),
         steps_per_epoch=run_batches.steps_per_epoch,
         epochs=EPOCHS,
         callbacks=[*callbacks(config.feedback.rule.name), times],
         # The loop evaluates after every epoch, too.
-        validation_data=run_batches.evaluation(batches.Share()),
+        validation_data=run_batches.evaluation(Share()),
         shuffle=False,
         verbose=0,
     )

@@ -58,7 +58,7 @@ def test_packed_copy_becomes_the_whole_set(
 ) -> None:
     import_set(name, PACKED, data_dir=tmp_path)
     images = datasets.load(DataConfig(name=name, data_dir=str(tmp_path)))
-    assert (images.target.num_classes, images.train_count) == (classes, train)
-    assert images.test_count == test
+    assert (images.target.num_classes, images.train.count) == (classes, train)
+    assert images.test.count == test
     np.testing.assert_allclose(images.train.arrays[0].mean((0, 1, 2)) / 255, mean, atol=6e-5)
     assert sorted(SOURCES) == ["cifar10", "cifar100", "mnist"]

@@ -79,7 +79,7 @@ def test_saved_model_scores_what_the_last_epoch_says(mirrored: Path) -> None:
     config, _ = parse(["fit", *SMALL])
     images = datasets.load(config.data)
     model = keras.models.load_model(mirrored / "model.keras")
-    assert images.test_count == 100
+    assert images.test.count == 100
     pixels, labels = images.test.arrays
     normalized = images.normalization(pixels)
     scores = np.argmax(model.predict(normalized, verbose=0), axis=-1) == labels

@@ -19,8 +19,8 @@ import tfweightmirror as tfwm
 from train.config import FitConfig
 from train.data import datasets
 from train.data.datasets import DataSet
-from train.data.image_folder import broken_images_are_named
 from train.data.normalization import LAYER, Normalization
+from train.data.splits import faults_named
 from train.devices.strategy import Placement, place
 from train.disk import to_json, whole_file
 from train.errors import UserError
@@ -55,20 +55,20 @@ def evaluate(model_or_run: str, config: FitConfig, *, as_json: bool = False) -> 
         )
     own, remark = normalization_of(file) or data.normalization, ""
     if _normalizes(model):
-        own = Normalization.of([0.0], [1.0])
+        own = Normalization()
         remark = "normalises its inputs itself, so data.normalization is not used"
     elif own != data.normalization:
         remark = "inputs are normalised by the numbers of the run's own training set"
     data = dataclasses.replace(data, normalization=own)
     loop = Loop(model, placement.strategy, RunBatches(data, config))
-    with broken_images_are_named(config.data):
+    with faults_named(data.train, data.test):
         results = loop.test_images()
     if remark:
         print(f"{file}: {remark}", file=sys.stderr if as_json else sys.stdout)
     if as_json:
         print(to_json(results))
         return
-    print(f"{file} on {data.name}, {config.data.test_split}: {data.test_count} examples")
+    print(f"{file} on {data.name}, {config.data.test_split}: {data.test.count} examples")
     for name, value in results.items():
         print(f"{name.replace('_', ' '):<15} {value:.4f}")
 
@@ -181,7 +181,7 @@ def normalization_of(file: Path) -> Normalization | None:
     run = _run_of(file)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         setup = json.loads(run.setup_file.read_text())
-        return Normalization.of(setup["input_offset"], setup["input_scale"])
+        return Normalization(tuple(setup["input_offset"]), tuple(setup["input_scale"]))
     if not run.config_file.is_file():
         return None
     return datasets.load(config_of(run.config_file).data).normalization

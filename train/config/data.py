@@ -15,11 +15,11 @@ class DataConfig:
     """Inputs and targets.
 
     Args:
-        name: `digits` (embedded); a TensorFlow Datasets name such as `mnist` or `cifar10`, with a
-            version (`mnist:3.0.1`) if wanted; the path of a TFDS builder folder, of a folder of
-            images (`train/<class>/...` and `test/<class>/...`), of a .npz file with the arrays
-            x_train, y_train, x_test and y_test, or of a folder of .npy files of these names; or the
-            import path `package.module:function` of a function that returns (train, test).
+        name: `digits` (embedded); a TensorFlow Datasets name such as `mnist`, with a version
+            (`mnist:3.0.1`) if wanted; the path of a TFDS builder folder, of a folder of images
+            (`train/<class>/...` and `test/<class>/...`), of a .npz file with the arrays x_train,
+            y_train, x_test and y_test, or of a folder of .npy files of these names; or the import
+            path `package.module:function` of a function that returns (train, test).
         options: Arguments of that function.
         target: What the model shall give: `classes`, `values` (regression), `inputs` (what it sees
             itself, normalised: an autoencoder), or `auto`: what the data have.
@@ -31,23 +31,22 @@ class DataConfig:
         take: Train on the first so many examples of the training split; null: on all.
         shuffle: Whether every epoch has an order of its own.
         normalization: `standard` (mean 0, standard deviation 1 per channel, or per value of a row)
-            and `unit` (divided by the largest input), measured on the training inputs; for sets
-            that stay on the disk `unit` divides by 255, and there is no `standard`, but `imagenet`:
-            mean and standard deviation of ImageNet's pixels, given by hand. `none`: as they come.
+            and `unit` (divided by the largest input) are measured on the training inputs; for sets
+            that stay on the disk `unit` divides by 255, and there is no `standard`. `imagenet`:
+            mean and standard deviation of ImageNet's pixels. `none`: as they come.
         augmentation: Of training images. `pad_crop_flip`: padded by `pad` zeros on each side,
             cropped back at a random place, flipped left to right half of the time (He et al. 2016).
             `random_resized_crop`: a random part of 8 to 100 % of the area and aspect ratio 3/4 to
             4/3, resized to `image_size`, flipped half of the time (Szegedy et al. 2015).
         pad: Pixels on each side, of `pad_crop_flip`.
-        image_size: Height and width in pixels of what the model sees, for sets with images of many
-            sizes; null: the size the set has. Test images are resized so that their shorter side
-            has 256/224 times as many, and cropped in the middle (a single crop).
-        storage: `memory` (read once), `disk` (every batch is read when it is needed) or `auto`
-            (memory up to 4 GiB and if all images have one size; what is no array of a data function
-            stays as it comes). On the disk, what is read by index (array_record files, images,
-            .npy files) is as good as memory; TFRecord files and a `tf.data.Dataset` can only be
-            read from the front, so their shuffle is weaker and a run that goes on reads the epoch's
-            earlier examples once more.
+        image_size: Height and width in pixels of what the model sees, for images of many sizes;
+            null: as they are. Test images are resized so that their shorter side has 256/224 times
+            as many, and cropped in the middle (a single crop).
+        storage: `memory` (read once), `disk` (read when it is needed) or `auto` (memory up to 4 GiB
+            and if all images have one size; what is no array of a data function stays as it comes).
+            On the disk, what is read by index (array_record files, images, .npy files) is as good
+            as memory; TFRecord files and a `tf.data.Dataset` can only be read from the front, so
+            their shuffle is weaker and a run that goes on reads the epoch's earlier examples again.
     """
 
     name: str = "digits"

@@ -1,7 +1,32 @@
 """Inputs and targets: where they come from, how they become batches."""
 
-from pathlib import Path
+from __future__ import annotations
 
-from train.data.sets import Sets as Sets
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
 
 EMBEDDED = {"digits": Path(__file__).parent / "digits" / "1.0.0"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sets:
+    """Training and test set of a user's own function, where a pair of them does not say enough.
+
+    Each is a pair of arrays (inputs, targets), a `tf.data.Dataset` of single examples (input,
+    target), or an object with `__len__` and `__getitem__`, which gives such an example.
+
+    Args:
+        train: The training set.
+        test: The test set.
+        target: `classes`: whole numbers, one each. `values`: numbers of any shape. `inputs`: the
+            model shall give what it sees; other targets are not read. `boxes`: a dictionary of
+            boxes (n, 4) and classes (n,), padded. null: whole numbers, one each, are classes, and
+            floating-point numbers values.
+        num_classes: How many classes there are; null: counted, where the targets are arrays.
+    """
+
+    train: Any
+    test: Any
+    target: Literal["classes", "values", "inputs", "boxes"] | None = None
+    num_classes: int | None = None

@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import functools
+import traceback
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from train.config import DataConfig
-from train.data.arrays import source_of_pairs
-from train.data.plan import Plan
-from train.data.sets import Sets
-from train.data.source import Source, rows_of, spec_of, target_of
-from train.data.splits import Split, Streamed, by_index, shuffled
+from train.data import Sets
+from train.data.files import source_of_pairs
+from train.data.source import Pieces, Source, spec_of, splits_of, target_of
+from train.data.splits import Split, by_python, streamed
 from train.errors import UserError
 from train.parts.named import checked_options, imported
 
-STREAMED = (
-    "a tf.data.Dataset is read from the front: its shuffle is a buffer of 10,000 examples, and a "
-    "run that goes on reads the epoch's earlier examples once more, to the same bits only if the "
-    "dataset gives the same ones again. data.storage=memory reads it once, and promises the rest."
-)
-
 
 def function(config: DataConfig) -> Source:
-    """What a function of the user's own returns: (train, test), or `Sets`.
-
-    Raises:
-        UserError: If it is not found, refuses its options, or returns something else.
-    """
+    """What a function of the user's own returns: (train, test), or `Sets`."""
     who = f"data.name={config.name}"
     target = imported("data.name", config.name)
     if not callable(target):
         raise UserError(f"{who} is {target!r}. Expected a function that returns (train, test).")
-    sets = target(**checked_options("data.options", target, config.options))
+    options = checked_options("data.options", target, config.options)
+    with _failures_named(who):
+        sets = target(**options)
     if isinstance(sets, (tuple, list)) and len(sets) == 2:
         sets = Sets(*sets)
     if not isinstance(sets, Sets):
@@ -56,6 +50,34 @@ def function(config: DataConfig) -> Source:
     )
 
 
+def remark(config: DataConfig, train: Split) -> str:
+    """What cannot be promised of these data."""
+    if train.by_index or not config.is_function:
+        return ""
+    return (
+        f"data.name={config.name}: a tf.data.Dataset is read from the front: its shuffle is a "
+        f"buffer of 10,000 examples, and a run that goes on reads the epoch's earlier examples "
+        f"once more, to the same bits only if the dataset gives the same ones again. "
+        f"data.storage=memory reads it once, and promises the rest."
+    )
+
+
+@contextlib.contextmanager
+def _failures_named(who: str) -> Iterator[None]:
+    """A context in which whatever the user's code raises becomes a sentence that says where."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        _, *frames = traceback.extract_tb(error.__traceback__)
+        where = frames[1] if len(frames) > 1 else frames[0]  # the first behind our call
+        raise UserError(
+            f"{who} fails in {where.name} ({where.filename}, line {where.lineno}): "
+            f"{type(error).__name__}: {' '.join(str(error).split())}"
+        ) from error
+
+
 def _pair_of_specs(who: str, specs: Any) -> tuple[Any, Any]:
     if not (isinstance(specs, tuple) and len(specs) == 2 and isinstance(specs[0], tf.TensorSpec)):
         raise UserError(f"{who} has examples of {specs}. Expected (input, target).")
@@ -72,48 +94,63 @@ def _pair_of_specs(who: str, specs: Any) -> tuple[Any, Any]:
 def _indexables(both: Mapping[str, Any], config: DataConfig, sets: Sets) -> Source:
     """Objects with `__len__` and `__getitem__`, read by index."""
     who = f"data.name={config.name}"
-    counts = {name: len(one) for name, one in both.items()}
+
+    def example(name: str, row: int) -> Any:
+        with _failures_named(f"{who}: example {row} of {name}"):
+            found = both[name][row]
+            return tuple(found) if isinstance(found, list) else found
+
+    with _failures_named(who):
+        counts = {name: len(one) for name, one in both.items()}
     if not all(counts.values()):
         raise UserError(f"{who} has {counts} examples. Expected at least one of each.")
-    first = sets.train[0]
-    specs = _pair_of_specs(who, spec_of(tuple(first) if isinstance(first, list) else first))
-    target = target_of(specs[1], config, given=sets.target, num_classes=sets.num_classes)
+    spec = _pair_of_specs(who, spec_of(example("train", 0)))
+    target = target_of(spec[1], config, sets.target, sets.num_classes)
 
-    def open_one(key: str, split: str, take: int | None) -> Split:
-        name, rows = rows_of(key, split, take, counts)
+    def shapes(specs: Any) -> list[Any]:
+        return [one.shape for one in tf.nest.flatten(specs)]
 
-        def fetch(indices: list[int]) -> Any:
-            examples = [tuple(both[name][rows[index]]) for index in indices]
-            return tf.nest.map_structure(lambda *parts: np.stack(parts), *examples)
+    def part(pieces: Pieces) -> Split:
+        places = [(name, row) for name, rows in pieces for row in rows]
+        failed: list[UserError] = []
 
-        return by_index(len(rows), fetch, specs)
+        def fetch(indices: Any) -> Any:
+            try:
+                examples = [example(*places[index]) for index in indices]
+                for index, one in zip(indices, map(spec_of, examples), strict=True):
+                    if shapes(one) != shapes(spec):
+                        name, row = places[index]
+                        raise UserError(
+                            f"{who}: example {row} of {name} is of {one}. Expected {spec}, as of "
+                            f"the first."
+                        )
+            except UserError as error:
+                failed.append(error)
+                raise
+            return tf.nest.map_structure(
+                lambda one, *parts: np.asarray(parts, one.dtype.as_numpy_dtype), spec, *examples
+            )
 
-    return Source(specs[0], target, specs[1], open_one)
+        return by_python(len(places), fetch, spec, fault=lambda: next(iter(failed), None))
+
+    return Source(spec, target, splits_of(counts), part)
 
 
-def _streams(both: Mapping[str, Any], config: DataConfig, sets: Sets) -> Source:
+def _streams(both: Mapping[str, tf.data.Dataset], config: DataConfig, sets: Sets) -> Source:
     """Datasets of single examples, read from the front."""
     who = f"data.name={config.name}"
-    specs = _pair_of_specs(who, sets.train.element_spec)
-    target = target_of(specs[1], config, given=sets.target, num_classes=sets.num_classes)
-    counts = {}
+    spec = _pair_of_specs(who, sets.train.element_spec)
+    counts = {name: int(dataset.cardinality()) for name, dataset in both.items()}
     for name, dataset in both.items():
-        counts[name] = int(dataset.cardinality())
         if counts[name] == tf.data.INFINITE_CARDINALITY:
             raise UserError(f"{who} returned a {name} set without end. Expected one pass of it.")
         if counts[name] < 0:
             counts[name] = int(dataset.reduce(np.int64(0), lambda count, *_: count + 1))
 
-    def open_one(key: str, split: str, take: int | None) -> Split:
-        name, rows = rows_of(key, split, take, counts)
-        if not isinstance(rows, range):
-            raise UserError(f"{key} is {split!r}. Expected consecutive examples of a dataset.")
-        part = both[name].skip(rows[0]).take(len(rows))
+    def part(pieces: Pieces) -> Split:
+        parts = (both[name].skip(rows.start).take(len(rows)) for name, rows in pieces)
+        whole = functools.reduce(lambda some, more: some.concatenate(more), parts)
+        return streamed(sum(len(rows) for _, rows in pieces), lambda plan, epoch: whole)
 
-        def records(plan: Plan, epoch: Any) -> Any:
-            return part if plan.order_seed is None else shuffled(part, plan, epoch)
-
-        return Streamed(len(rows), records)
-
-    remark = "" if config.storage == "memory" else f"{who}: {STREAMED}"
-    return Source(specs[0], target, specs[1], open_one, remark=remark)
+    target = target_of(spec[1], config, sets.target, sets.num_classes)
+    return Source(spec, target, splits_of(counts), part)

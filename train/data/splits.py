@@ -1,219 +1,226 @@
-"""Splits, which give batches of what stands where a plan says: by index, or streamed.
+"""Splits of a data set: which example stands where in a training, and how it is read.
 
-By index any step is entered in the same time, and every epoch is a permutation. What can only be
-read from the front is streamed, with a weaker promise.
+What stands at a place is a function of the seed and the step, not of a stream. By index any step is
+entered in the same time, and every epoch is a permutation. What can only be read from the front is
+streamed, with a weaker promise.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
-from train.data.decoding import decode
-from train.data.plan import Example, Plan
+from train.data.images import decode
+from train.errors import UserError
 
 SHUFFLE_BUFFER = 10_000
-MAX_BYTES_IN_MEMORY = 4 * 2**30
 
 # Any number: it keeps the shuffle buffer from depending on `tf.random.set_seed`.
 _GRAPH_SEED = 1
 
-Open = Callable[[Any], tuple[Any, Any]]
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """The rows of every global batch that one process makes: those of its replicas."""
+
+    first_replica: int = 0
+    replicas: int = 1
+    replicas_in_all: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
-class Indexed:
-    """A split that is read by index, so that any step is entered in the same time.
+class Plan:
+    """The steps `first_step`, ..., `last_step - 1` over a split, and the order of its examples.
+
+    Position p of a training, counted over all epochs, is place `p % batch_size` of the global batch
+    of step `p // batch_size`. What lies behind an epoch's last example is padding.
+    """
+
+    batch_size: int
+    steps_per_epoch: int
+    last_step: int
+    first_step: int = 0
+    order_seed: int | None = None
+    share: Share = Share()
+
+    @property
+    def rows(self) -> int:
+        """Examples in the batch of one replica."""
+        return self.batch_size // self.share.replicas_in_all
+
+    @property
+    def epoch_size(self) -> int:
+        """Positions of one epoch, padding included."""
+        return self.steps_per_epoch * self.batch_size
+
+    def order(self, index: Any, epoch: Any, count: int) -> Any:
+        """What stands at `index` of the epoch's order of `count` things (examples, files)."""
+        if self.order_seed is None:
+            return index
+        return tf.random.experimental.index_shuffle(index, self.epoch_key(epoch), count - 1)
+
+    def epoch_key(self, epoch: Any) -> Any:
+        """Key (2,) int64 of the epoch's order."""
+        return tf.stack([tf.constant(self.order_seed, tf.int64), epoch])
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """A split of a data set.
 
     Args:
         count: Examples.
-        read: Indices (rows,) int64 to records: (inputs, targets), or what is still to be opened.
+        read: Plan to a `tf.data.Dataset` of (records, positions), (rows,) each: step after step,
+            and in a step replica after replica.
+        by_index: Whether any step is entered in the same time.
         open: One record to its (input, target), images encoded or not; null: it is that.
         arrays: (inputs, targets), where they are arrays, which can be measured.
+        fault: What the user shall know of an error of TensorFlow, if reading the split caused it.
     """
 
     count: int
-    read: Callable[[Any], Any]
-    open: Open | None = None
+    read: Callable[[Plan], Any]
+    by_index: bool = True
+    open: Callable[[Any], tuple[Any, Any]] | None = None
     arrays: tuple[Any, Any] | None = None
+    fault: Callable[[], UserError | None] = lambda: None
 
-    def batches(self, plan: Plan) -> Any:
-        """A `tf.data.Dataset` of a replica's `Example`s (rows,)."""
+    def batches(self, plan: Plan, view: Callable[[Any, Any], Any] | None) -> Any:
+        """As `read`, of ((inputs, targets), positions); `view` makes of an image what is seen."""
+        batches = self.read(plan)
+        if view is None:
+            return batches
 
-        def read(batch: Example) -> Example:
-            return batch._replace(record=self.read(batch.record))
+        def seen(record: Any, position: Any) -> Any:
+            image, target = self.open(record) if self.open else record
+            return (view(image, position), target), position
 
-        return plan.indices().map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-
-
-@dataclasses.dataclass(frozen=True)
-class Streamed:
-    """A split that is read from the front.
-
-    What stands at a place is still a function of (seed, epoch, place) alone, so every run and every
-    number of replicas sees the same batches. But the shuffle is weaker, that of a buffer of 10,000
-    examples. Entering an epoch at a step reads its earlier examples once more, without decoding
-    them, in a time that grows with the step within the epoch. And every process reads the examples
-    of all.
-
-    Args:
-        count: Examples.
-        records: Plan and epoch, an int64 tensor, to a `tf.data.Dataset` of the epoch's records in
-            their order.
-        open: As for `Indexed`.
-        arrays: There are none.
-    """
-
-    count: int
-    records: Callable[[Plan, Any], Any]
-    open: Open | None = None
-    arrays: None = None
-
-    def batches(self, plan: Plan) -> Any:
-        """As `Indexed.batches`; padding repeats the first examples with weight 0."""
-        per_epoch = plan.steps_per_epoch * plan.batch_size
-        shape = (plan.share.replicas, plan.rows)
-        first_row = plan.share.first_replica * plan.rows
-        place = (first_row + np.arange(shape[0] * shape[1])).reshape(shape)
-
-        def shared_out(step: Any, records: Any) -> Example:
-            position = step % plan.steps_per_epoch * plan.batch_size + place
-            return Example(
-                record=tf.nest.map_structure(lambda part: tf.gather(part, place), records),
-                step=tf.fill(shape, step),
-                place=tf.constant(place),
-                weight=tf.cast(position < self.count, tf.float32),
-            )
-
-        steps = tf.data.Dataset.range(plan.first_step, plan.last_step)
-        epochs = tf.data.Dataset.range(
-            plan.first_step // plan.steps_per_epoch, -(-plan.last_step // plan.steps_per_epoch)
-        )
-        records = epochs.flat_map(lambda epoch: self.records(plan, epoch).repeat().take(per_epoch))
-        records = records.skip(plan.first_step % plan.steps_per_epoch * plan.batch_size)
-        batches = records.batch(plan.batch_size, drop_remainder=True)
-        return tf.data.Dataset.zip((steps, batches)).map(shared_out).unbatch()
+        return _mapped(batches.unbatch(), seen).batch(plan.rows, drop_remainder=True)
 
 
-Split = Indexed | Streamed
+@contextlib.contextmanager
+def faults_named(*splits: Split) -> Iterator[None]:
+    """A context in which a sentence tells the user of a fault in the data, and not TensorFlow."""
+    try:
+        yield
+    except (tf.errors.InvalidArgumentError, tf.errors.UnknownError) as error:
+        for split in splits:
+            if (fault := split.fault()) is not None:
+                raise fault from (fault.__cause__ or error)
+        raise
 
 
-def shuffled(records: Any, plan: Plan, epoch: Any) -> Any:
-    """A dataset through a buffer, in an order that is a function of the plan's seed and the epoch.
-
-    Called inside a function of `tf.data`.
-    """
-    tf.compat.v1.get_default_graph().seed = _GRAPH_SEED
-    seed = tf.random.stateless_uniform(
-        [],
-        tf.stack([tf.constant(plan.order_seed, tf.int64), epoch]),
-        minval=0,
-        maxval=2**31 - 1,
-        dtype=tf.int64,
-        alg="philox",
-    )
-    return records.shuffle(SHUFFLE_BUFFER, seed, reshuffle_each_iteration=False)
+def _mapped(dataset: Any, function: Callable[..., Any]) -> Any:
+    return dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
-def by_index(
-    count: int, fetch: Callable[[list[int]], Any], spec: Any, open_: Open | None = None
-) -> Indexed:
-    """A split that Python reads.
+def indexed(count: int, read: Callable[[Any], Any], **parts: Any) -> Split:
+    """A split that `read` gives records of for indices, (rows,) int64."""
 
-    Args:
-        count: Examples.
-        fetch: Indices to records, a nest of arrays.
-        spec: Nest of the `tf.TensorSpec` of one record.
-        open_: As for `Indexed`.
-    """
-    parts = tf.nest.flatten(spec)
+    def batches(plan: Plan) -> Any:
+        share = plan.share
 
-    def flat(indices: npt.NDArray[np.int64]) -> list[Any]:
-        return [
-            np.asarray(part, one.dtype.as_numpy_dtype)
-            for part, one in zip(tf.nest.flatten(fetch(indices.tolist())), parts, strict=True)
-        ]
+        def of_replica(number: Any) -> tuple[Any, Any]:
+            step, replica = number // share.replicas, number % share.replicas + share.first_replica
+            place = replica * plan.rows + tf.range(plan.rows, dtype=tf.int64)
+            position = step * plan.batch_size + place
+            index = position % plan.epoch_size
+            index = tf.where(index < count, index, 0)
+            return read(plan.order(index, step // plan.steps_per_epoch, count)), position
+
+        first, last = plan.first_step * share.replicas, plan.last_step * share.replicas
+        return _mapped(tf.data.Dataset.range(first, last), of_replica)
+
+    return Split(count, batches, **parts)
+
+
+def by_python(count: int, fetch: Callable[[Any], Any], spec: Any, **parts: Any) -> Split:
+    """A split of which Python reads records, a nest of arrays; `spec` is that of one record."""
 
     def read(indices: Any) -> Any:
-        types = [one.dtype for one in parts]
-        read = tf.numpy_function(flat, [indices], types, stateful=False)
-        whole = [
-            tf.ensure_shape(part, (*indices.shape, *one.shape))
-            for part, one in zip(read, parts, strict=True)
-        ]
-        return tf.nest.pack_sequence_as(spec, whole)
+        flat = tf.numpy_function(
+            lambda rows: tf.nest.flatten(fetch(rows)),
+            [indices],
+            [part.dtype for part in tf.nest.flatten(spec)],
+            stateful=False,
+        )
+        return tf.nest.map_structure(
+            lambda part, array: tf.ensure_shape(array, (*indices.shape, *part.shape)),
+            spec,
+            tf.nest.pack_sequence_as(spec, flat),
+        )
 
-    return Indexed(count, read, open_)
+    return indexed(count, read, **parts)
 
 
-def of_arrays(inputs: Any, targets: Any, *, in_memory: bool, open_: Open | None = None) -> Indexed:
-    """A split of arrays, one entry of the first axis an example.
-
-    Args:
-        inputs: Array (count, ...).
-        targets: Array (count, ...), or a dictionary of several.
-        in_memory: Whether to hold a tensor of them; else the arrays are read batch by batch.
-        open_: As for `Indexed`.
-    """
-    arrays = (inputs, targets)
-    count = len(inputs)
-    measured = arrays if open_ is None else None
-    if not in_memory:
-        spec = tf.nest.map_structure(lambda a: tf.TensorSpec(a.shape[1:], a.dtype), arrays)
-
-        def fetch(indices: list[int]) -> Any:
-            return tf.nest.map_structure(lambda array: array[indices], arrays)
-
-        return dataclasses.replace(by_index(count, fetch, spec, open_), arrays=measured)
+def in_memory(records: Any, **parts: Any) -> Split:
+    """A split whose records, a nest of arrays (count, ...), are held as tensors."""
     tensors: list[Any] = []
 
     def read(indices: Any) -> Any:
         if not tensors:
             # Not on the accelerator, where a batch would travel both ways; and not in the graph.
             with tf.init_scope(), tf.device("CPU:0"):
-                tensors.append(tf.nest.map_structure(tf.constant, arrays))
+                tensors.append(tf.nest.map_structure(tf.constant, records))
         return tf.nest.map_structure(lambda tensor: tf.gather(tensor, indices), tensors[0])
 
-    return Indexed(count, read, open_, measured)
+    return indexed(len(records[0]), read, **parts)
 
 
-def read_into_memory(split: Split, spec: tuple[Any, Any]) -> Indexed:
-    """Reads, and decodes, all examples of a split, which keep their order.
+def streamed(count: int, records: Callable[[Plan, Any], Any], **parts: Any) -> Split:
+    """A split that is read from the front; `records` gives an epoch's in their order.
 
-    Args:
-        split: What to read.
-        spec: `tf.TensorSpec` of one input, decoded, and nest of those of its target.
+    What stands at a place is still a function of (seed, epoch, place) alone, so every run and every
+    number of replicas sees the same batches. But the shuffle is weaker, that of a buffer of 10,000
+    examples. Entering an epoch at a step reads its earlier examples once more, without decoding
+    them, in a time that grows with the step within the epoch. And every process reads the examples
+    of all.
     """
+
+    def batches(plan: Plan) -> Any:
+        first, last = plan.first_step * plan.batch_size, plan.last_step * plan.batch_size
+        begin = plan.share.first_replica * plan.rows
+        end = begin + plan.share.replicas * plan.rows
+
+        def of_epoch(epoch: Any) -> Any:
+            examples = records(plan, epoch)
+            if plan.order_seed is not None:
+                tf.compat.v1.get_default_graph().seed = _GRAPH_SEED
+                seed = tf.random.stateless_uniform(
+                    [], plan.epoch_key(epoch), 0, 2**31 - 1, tf.int64, alg="philox"
+                )
+                examples = examples.shuffle(SHUFFLE_BUFFER, seed, reshuffle_each_iteration=False)
+            return examples.repeat().take(plan.epoch_size)
+
+        def shared_out(*batch: Any) -> Any:
+            return tf.nest.map_structure(lambda part: part[begin:end], batch)
+
+        epochs = tf.data.Dataset.range(first // plan.epoch_size, -(-last // plan.epoch_size))
+        examples = epochs.flat_map(of_epoch).skip(first % plan.epoch_size)
+        placed = tf.data.Dataset.zip((examples, tf.data.Dataset.range(first, last)))
+        whole = placed.batch(plan.batch_size, drop_remainder=True)
+        return whole.map(shared_out).rebatch(plan.rows, drop_remainder=True)
+
+    return Split(count, batches, by_index=False, **parts)
+
+
+def read_into_memory(split: Split, spec: tuple[Any, Any]) -> Split:
+    """Reads, and decodes, all examples, which keep their order; `spec` is of one, decoded."""
+    if split.arrays:
+        return in_memory(split.arrays, arrays=split.arrays)
     rows = min(split.count, 1024)
     steps = -(-split.count // rows)
-    plan = Plan(
-        count=split.count, batch_size=rows, steps_per_epoch=steps, first_step=0, last_step=steps
-    )
 
-    def one(record: Any) -> tuple[Any, Any]:
-        encoded, target = split.open(record) if split.open else record
-        pixels = decode(encoded, spec[0].shape[-1])
-        return tf.ensure_shape(pixels, spec[0].shape), target
+    def view(image: Any, _: Any) -> Any:
+        return tf.ensure_shape(decode(image, spec[0].shape[-1]), spec[0].shape)
 
-    def whole(batch: Example) -> Any:
-        if split.open is None:
-            return batch.record
-        # One element of `tf.data` for many images: a third of the time of one for each.
-        return tf.map_fn(one, batch.record, fn_output_signature=spec)
-
-    arrays = tf.nest.map_structure(
-        lambda part: np.empty((steps, rows, *part.shape), part.dtype.as_numpy_dtype), spec
+    batches = split.batches(Plan(rows, steps, steps), view if split.open else None)
+    arrays, _ = tf.nest.map_structure(
+        lambda *parts: np.concatenate(parts)[: split.count], *batches.as_numpy_iterator()
     )
-    batches = split.batches(plan).map(whole, num_parallel_calls=2, deterministic=True)
-    for step, batch in enumerate(batches.as_numpy_iterator()):
-        for array, part in zip(tf.nest.flatten(arrays), tf.nest.flatten(batch), strict=True):
-            array[step] = part
-    inputs, targets = tf.nest.map_structure(
-        lambda array: array.reshape((-1, *array.shape[2:]))[: split.count], arrays
-    )
-    return of_arrays(inputs, targets, in_memory=True)
+    return in_memory(arrays, arrays=arrays)

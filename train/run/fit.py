@@ -14,7 +14,8 @@ import tfweightmirror as tfwm
 from train.config import FitConfig
 from train.config.part import short_rule
 from train.data import datasets
-from train.data.image_folder import broken_images_are_named
+from train.data.datasets import DataSet
+from train.data.splits import faults_named
 from train.devices.cluster import anybody, lost_workers_end_the_run
 from train.devices.strategy import Placement, place, strategy_name
 from train.errors import UserError
@@ -72,9 +73,10 @@ def fit(config: FitConfig, extra_callbacks: Sequence[Any] = ()) -> FinishedRun:
         with (
             lost_workers_end_the_run(placement.workers, where=directory.checkpoints),
             feedback.refusals_as_user_errors(),
-            broken_images_are_named(config.data),
         ):
-            return _fit(config, placement, directory, extra_callbacks)
+            data = datasets.load(config.data)
+            with faults_named(data.train, data.test):
+                return _fit(config, placement, directory, data, extra_callbacks)
     finally:
         directory.release()
 
@@ -83,10 +85,10 @@ def _fit(
     config: FitConfig,
     placement: Placement,
     directory: RunDirectory,
+    data: DataSet,
     extra_callbacks: Sequence[Any],
 ) -> FinishedRun:
     is_chief, batch_size = placement.is_chief, config.training.batch_size
-    data = datasets.load(config.data)
     if len(config.phases) > 1:
         try_out(config, placement, data)
     phases = Phases(config, placement, data)

@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from train.data.plan import Share
+from train.data.splits import Share
 from train.devices.replicas import averaging_of_replicas
 from train.run.steps import Evaluation, RunBatches, distributed, floats, training_call
 

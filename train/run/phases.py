@@ -10,8 +10,8 @@ import keras
 
 from train.config import FeedbackConfig, FitConfig
 from train.data.datasets import DataSet
-from train.data.plan import Share
 from train.data.source import Target
+from train.data.splits import Share
 from train.devices.strategy import Placement
 from train.errors import UserError
 from train.parsing.phases import phase_configs

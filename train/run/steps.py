@@ -12,7 +12,7 @@ import tensorflow as tf
 from train.config import FitConfig, TrainingConfig
 from train.data import batches
 from train.data.datasets import DataSet
-from train.data.plan import Share
+from train.data.splits import Share
 from train.devices.replicas import replica_seeds
 
 
@@ -32,7 +32,7 @@ class RunBatches:
         self.evaluation_steps = batches.evaluation_steps(data, training.test_batch_size)
         # Rows of one evaluation over real ones.
         rows = self.evaluation_steps * training.test_batch_size
-        self.evaluation_padding = rows / data.test_count
+        self.evaluation_padding = rows / data.test.count
 
     def training(self, first_step: int, share: Share) -> Any:
         """(inputs, targets) from `first_step` on, counted from 0 over whole epochs."""

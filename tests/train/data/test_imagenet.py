@@ -9,9 +9,8 @@ import pytest
 from tests.train.data.sets import write_imagenet, write_noise
 from train.config import DataConfig
 from train.data import batches, datasets
-from train.data.batches import Share
 from train.data.datasets import DataSet
-from train.data.splits import Indexed
+from train.data.splits import Share
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +47,9 @@ def numbers(pixels: np.ndarray) -> list[int]:
 
 
 def test_set_is_found_by_name_and_read_by_index(images: DataSet) -> None:
-    assert isinstance(images.train, Indexed)
+    assert images.train.by_index
     assert images.input_shape == (24, 24, 3)
-    assert (images.train_count, images.test_count, images.target.num_classes) == (12, 5, 2)
+    assert (images.train.count, images.test.count, images.target.num_classes) == (12, 5, 2)
 
 
 def test_crops_have_the_size_asked_for_and_an_epoch_every_image(

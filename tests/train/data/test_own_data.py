@@ -13,9 +13,8 @@ import tensorflow as tf
 from train.__main__ import main
 from train.config import DataConfig
 from train.data import Sets, batches, datasets, own_function, splits
-from train.data.batches import Share
 from train.data.datasets import DataSet
-from train.data.splits import Indexed, Streamed
+from train.data.splits import Share
 from train.errors import UserError
 from train.run.directory import RunDirectory
 
@@ -71,7 +70,7 @@ def test_folder_of_images_has_classes_in_alphabetical_order(
     data = datasets.load(config)
     assert data.input_shape == (5, 4, 3)
     assert data.output_shape == (2,)
-    assert (data.train_count, data.test_count) == (14, 6)
+    assert (data.train.count, data.test.count) == (14, 6)
     inputs, labels = evaluated(data)
     by_value = dict(zip(inputs[:, 2, 1, 0].astype(int).tolist(), labels.tolist(), strict=True))
     # 140, 150, 160 are bees, 170, 180, 190 ants.
@@ -108,7 +107,7 @@ def test_grey_images_have_one_channel_and_images_of_many_sizes_are_cropped(tmp_p
     config = DataConfig(name=str(folder), image_size=6, augmentation="random_resized_crop", **RAW)
     data = datasets.load(config)
     assert data.input_shape == (6, 6, 1)
-    assert isinstance(data.train, Indexed)
+    assert data.train.by_index
     replayed = train(data, config, 0, 6)
     assert replayed[0][0].shape == (4, 6, 6, 1)
     assert_same(replayed[4:], train(data, config, 4, 6))
@@ -139,7 +138,7 @@ def test_files_of_arrays_are_read_by_index_and_normalised_by_value(
 ) -> None:
     config = DataConfig(name=write_arrays(tmp_path, kind), storage=storage)
     data = datasets.load(config)
-    assert isinstance(data.train, Indexed)
+    assert data.train.by_index
     assert (data.input_shape, data.output_shape) == ((3,), (3,))
     (x, _), (test_x, test_y) = arrays()
     inputs, labels = evaluated(data)
@@ -212,8 +211,8 @@ def test_stream_is_entered_where_it_was_left_and_says_what_it_cannot_promise(
     sets = Sets(*(stream(one, unknown=unknown) for one in arrays()), num_classes=3)
     config = returning(monkeypatch, sets, **RAW)
     data = datasets.load(config)
-    assert isinstance(data.train, Streamed)
-    assert (data.train_count, data.test_count) == (23, 6)
+    assert not data.train.by_index
+    assert (data.train.count, data.test.count) == (23, 6)
     assert "is read from the front" in data.remark
     replayed = train(data, config, 0, 12)
     assert_same(replayed[7:], train(data, config, 7, 12))
@@ -267,16 +266,91 @@ def test_grey_pixels_without_a_channel_are_images(monkeypatch: pytest.MonkeyPatc
 def test_arrays_too_large_for_memory_are_read_batch_by_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("train.data.arrays.MAX_BYTES_IN_MEMORY", 100)
-    read: list[Any] = []
-    original = splits.by_index
-    monkeypatch.setattr(splits, "by_index", lambda *a: read.append(a) or original(*a))
+    monkeypatch.setattr(datasets, "MAX_BYTES_IN_MEMORY", 100)
     config = returning(monkeypatch, arrays())
+    read: list[Any] = []
+    original = splits.in_memory
+    monkeypatch.setattr(splits, "in_memory", lambda *a, **b: read.append(a) or original(*a, **b))
     large = datasets.load(config)
-    assert len(read) == 2
+    assert not read
     monkeypatch.undo()
     small = datasets.load(returning(monkeypatch, arrays()))
     assert_same(train(large, config, 0, 7), train(small, config, 0, 7))
+
+
+class FaultyRows(Rows):
+    """One of whose examples cannot be read."""
+
+    fault = "missing"
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, Any]:
+        if index == 5 and self.fault == "missing":
+            raise KeyError("row five\nis missing")
+        if index == 5 and self.fault == "end":
+            raise StopIteration
+        cut = 2 if index == 5 else 3
+        return self.inputs[index][:cut], self.targets[index]
+
+
+def faulty() -> Sets:
+    return Sets(*map(FaultyRows, arrays()), num_classes=3)
+
+
+MISSING = f"fails in __getitem__ ({__file__}, line {{}}): KeyError: 'row five\\nis missing'"
+
+
+@pytest.mark.parametrize(
+    ("storage", "fault", "expected"),
+    [
+        ("memory", "missing", MISSING),
+        ("disk", "missing", MISSING),
+        ("disk", "end", "fails in __getitem__ ("),  # which would end a dataset in silence
+        ("disk", "shape", "is of (TensorSpec(shape=(2,)"),
+    ],
+    ids=["memory", "missing", "end", "shape"],
+)
+def test_failing_getitem_is_named_with_its_place_and_its_error(
+    monkeypatch: pytest.MonkeyPatch, storage: str, fault: str, expected: str
+) -> None:
+    monkeypatch.setattr(FaultyRows, "fault", fault)
+    config = returning(monkeypatch, faulty(), storage=storage, **RAW)
+
+    def read() -> None:
+        data = datasets.load(config)
+        with splits.faults_named(data.train, data.test):
+            train(data, config, 0, 10)
+
+    with pytest.raises(UserError) as caught:
+        read()
+    line = FaultyRows.__getitem__.__code__.co_firstlineno + 2
+    of_five = f"data.name=own.data:make: example 5 of train {expected.format(line)}"
+    assert of_five in str(caught.value)
+    assert "\n" not in str(caught.value)
+    if fault != "shape":  # the user's own error, not that of TensorFlow
+        assert isinstance(caught.value.__cause__, (KeyError, StopIteration))
+
+
+def test_failing_getitem_ends_a_run_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "--data.name=tests.train.data.test_own_data:faulty"
+    small = ["--model=mlp", "--training.batch_size=4", "--training.progress=none"]
+    raw = "--data.normalization=none"
+    assert main(["fit", name, raw, *small, f"--run_directory={tmp_path / 'run'}"]) == 2
+    error = capsys.readouterr().err
+    assert "example 5 of train fails in __getitem__ (" in error
+    assert error.count("\n") == 1
+
+
+def test_failing_function_is_named_with_its_place_and_its_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken() -> None:
+        raise OSError("no disk")
+
+    monkeypatch.setattr(own_function, "imported", lambda key, path: broken)
+    with pytest.raises(UserError, match=r"fails in broken \(.*, line \d+\): OSError: no disk"):
+        datasets.load(DataConfig(name="own.data:make"))
 
 
 X, Y = arrays()[0]

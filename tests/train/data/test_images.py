@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from train.data import augmentation, decoding
+from train.data import images
 
 NOISE = np.random.default_rng(3).normal(size=(7, 6, 3)).astype(np.float32)
 
@@ -13,11 +13,10 @@ def crops(
     *, seed: int = 1, step: int = 0, places: range = range(400), batch_size: int = 400, pad: int = 2
 ) -> np.ndarray:
     """The same image at all places."""
-    images = np.broadcast_to(NOISE, (len(places), *NOISE.shape))
-    return augmentation.pad_crop_flip(
-        tf.constant(images),
+    return images.pad_crop_flip(
+        tf.constant(np.broadcast_to(NOISE, (len(places), *NOISE.shape))),
         tf.constant(list(places), tf.int64),
-        augmentation.step_key(seed, step),
+        images.step_key(seed, step),
         batch_size=batch_size,
         pad=pad,
     ).numpy()
@@ -58,25 +57,26 @@ def test_crop_is_a_function_of_seed_step_and_place() -> None:
     assert (here[:-1] != here[1:]).any(axis=(1, 2, 3)).sum() > 350
 
 
-def test_random_flip_mirrors_half_of_the_images_by_place() -> None:
-    key = augmentation.step_key(1, 0)
-
-    def flips(places: range) -> list[bool]:
-        images = np.broadcast_to(NOISE, (len(places), *NOISE.shape))
-        seen = augmentation.random_flip(
-            tf.constant(images), tf.constant(list(places), tf.int64), key, batch_size=400
-        ).numpy()
-        assert all(np.array_equal(x, NOISE) or np.array_equal(x, NOISE[:, ::-1]) for x in seen)
-        return [not np.array_equal(x, NOISE) for x in seen]
-
-    assert 160 <= sum(flips(range(400))) <= 240
-    assert flips(range(400))[200:210] == flips(range(200, 210))
+def test_without_padding_half_of_the_images_are_flipped_by_place() -> None:
+    seen = crops(pad=0)
+    flips = [not np.array_equal(x, NOISE) for x in seen]
+    assert all(np.array_equal(x, NOISE[:, ::-1]) for x in seen[flips])
+    assert 160 <= sum(flips) <= 240
+    np.testing.assert_array_equal(seen[200:210], crops(pad=0, places=range(200, 210)))
 
 
 def windows(height: int, width: int, count: int) -> np.ndarray:
-    keys = [augmentation.place_key(1, 0, place) for place in range(count)]
-    draw = tf.function(augmentation.random_window)
-    return np.array([draw(tf.constant(height), tf.constant(width), key) for key in keys])
+    @tf.function
+    def draw(places: tf.Tensor) -> tf.Tensor:
+        return tf.map_fn(
+            lambda place: images.random_window(
+                tf.constant([height, width, 3]), images.place_key(1, 0, place)
+            ),
+            places,
+            fn_output_signature=tf.int32,
+        )
+
+    return draw(tf.range(count)).numpy()
 
 
 def test_random_window_stays_in_the_image_and_in_the_ranges_of_area_and_ratio() -> None:
@@ -107,18 +107,26 @@ def test_image_that_no_part_fits_gives_its_middle(
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png"])
-def test_part_of_an_encoded_image_is_that_part_of_its_pixels(kind: str) -> None:
+def test_part_of_an_encoded_image_is_that_part_of_its_pixels(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     smooth = tf.image.resize(NOISE * 60 + 128, [90, 70])
     pixels = tf.cast(tf.clip_by_value(smooth, 0, 255), tf.uint8)
     encoded = {"jpeg": tf.io.encode_jpeg, "png": tf.io.encode_png}[kind](pixels)
-    whole = decoding.decode(encoded, 3)
-    assert [int(side) for side in decoding.size(encoded)] == [90, 70]
-    part = decoding.decode_window(encoded, tf.constant([11, 5, 40, 33]), 3)
-    assert part.shape == (40, 33, 3)
+    whole = images.decode(encoded, 3)
+    asked: list[list[int]] = []
+
+    def window(shape: tf.Tensor, key: None) -> tf.Tensor:
+        asked.append(shape.numpy().tolist())
+        return tf.constant([11, 5, 40, 40])
+
+    monkeypatch.setattr(images, "random_window", window)
+    part = images.random_resized_crop(encoded, None, size=40, channels=3)  # resized to itself
     edge = {"jpeg": slice(2, -2), "png": slice(None)}[kind]  # a JPEG's colours reach over the edge
-    np.testing.assert_array_equal(part[edge, edge], whole[11:51, 5:38][edge, edge])
-    same = decoding.decode_window(whole, tf.constant([11, 5, 40, 33]), 3)
-    np.testing.assert_array_equal(same, whole[11:51, 5:38])
+    np.testing.assert_array_equal(part[edge, edge], whole[11:51, 5:45][edge, edge])
+    same = images.random_resized_crop(whole, None, size=40, channels=3)
+    np.testing.assert_array_equal(same, whole[11:51, 5:45])
+    assert asked == [[90, 70, 3]] * 2
 
 
 @pytest.mark.parametrize(("height", "width"), [(256, 256), (256, 400), (300, 256)])
@@ -127,7 +135,7 @@ def test_single_crop_is_the_middle_of_an_image_whose_shorter_side_is_right(
 ) -> None:
     image = np.random.default_rng(1).integers(0, 256, (height, width, 3), np.uint8)
     top, left = (height - 224) // 2, (width - 224) // 2
-    crop = augmentation.single_crop(tf.constant(image), 224)
+    crop = images.single_crop(tf.constant(image), 224)
     np.testing.assert_array_equal(crop, image[top : top + 224, left : left + 224])
 
 
@@ -135,7 +143,7 @@ def test_single_crop_is_the_middle_of_an_image_whose_shorter_side_is_right(
 def test_single_crop_keeps_the_aspect_ratio_and_the_middle(height: int, width: int) -> None:
     y, x = np.mgrid[:height, :width].astype(np.float32)
     image = tf.constant(np.stack([y, x], axis=-1))
-    crop = augmentation.single_crop(image, 28).numpy()
+    crop = images.single_crop(image, 28).numpy()
     assert crop.shape == (28, 28, 2)
     scale = min(height, width) / 32  # pixels of the image in one of the crop
     middle = crop[13:15, 13:15].mean(axis=(0, 1))

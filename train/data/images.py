@@ -1,0 +1,119 @@
+"""Pixels of encoded images; random and central crops.
+
+Random ones are functions of (seed, step, place in the global batch), so the number of replicas
+changes no image. Their generator is named, Philox: TensorFlow's own choice differs between kinds of
+devices.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import tensorflow as tf
+
+AREA_RANGE = (0.08, 1.0)
+RATIO_RANGE = (3 / 4, 4 / 3)
+ATTEMPTS = 10
+RESIZED_OVER_CROPPED = 256 / 224
+
+# Sets these draws apart from others that may come from the same seed.
+_STREAM = 0x61756D
+
+
+def step_key(seed: int, step: Any) -> Any:
+    """Key (2,) int64 of everything random about the images of one step."""
+    return _folded(tf.constant([seed, _STREAM], tf.int64), step)
+
+
+def place_key(seed: int, step: Any, place: Any) -> Any:
+    """Key (2,) int64 of one image of one step."""
+    return _folded(step_key(seed, step), place)
+
+
+def _folded(key: Any, number: Any) -> Any:
+    return tf.random.experimental.stateless_fold_in(key, tf.cast(number, tf.int64), alg="philox")
+
+
+def decode(image: Any, channels: int) -> Any:
+    """All pixels (height, width, channels) uint8 of encoded bytes; given pixels are passed on."""
+    if image.dtype != tf.string:
+        return image
+    pixels = tf.io.decode_image(image, channels, expand_animations=False)
+    return tf.ensure_shape(pixels, (None, None, channels))
+
+
+def pad_crop_flip(images: Any, place: Any, key: Any, *, batch_size: int, pad: int) -> Any:
+    """Crops of the zero-padded images at random places, half of them flipped (He et al. 2016).
+
+    Padding is zero as the model sees it: give normalised images (rows, height, width, channels),
+    their places (rows,) in the global batch of `batch_size`, and the step's key. One gather of
+    pixels takes a third of the time of a slice for each image, and a ninth of a reversed copy's.
+    """
+    rows, height, width, channels = images.shape
+    drawn = tf.random.stateless_uniform(
+        [batch_size, 3], key, minval=0, maxval=2**31 - 1, dtype=tf.int32, alg="philox"
+    )
+    draws = tf.gather(drawn, place)
+    corners, flipped = draws[:, :2] % (2 * pad + 1), draws[:, 2, None] % 2 == 1
+    ahead, back = tf.range(width), tf.range(width)[::-1]
+    y = corners[:, 0, None] + tf.range(height)
+    x = corners[:, 1, None] + tf.where(flipped, back, ahead)
+    line = tf.range(rows)[:, None] * (height + 2 * pad) + y
+    pixel = line[:, :, None] * (width + 2 * pad) + x[:, None, :]
+    padded = tf.pad(images, [[0, 0], [pad, pad], [pad, pad], [0, 0]])
+    return tf.gather(tf.reshape(padded, (-1, channels)), pixel)
+
+
+def random_resized_crop(image: Any, key: Any, *, size: int, channels: int) -> Any:
+    """A random part of one image, resized to (size, size, channels) float32.
+
+    Of a JPEG only that part is decoded, whose outermost two pixels may differ a little from the
+    whole image's: colours are stored at half the resolution. An antialiased resize would take four
+    times as long as decoding the part (3.6 ms against 0.9 ms for 250x300 pixels).
+    """
+
+    def of_pixels() -> Any:
+        pixels = decode(image, channels)
+        top, left, height, width = tf.unstack(random_window(tf.shape(pixels), key))
+        return pixels[top : top + height, left : left + width]
+
+    def of_jpeg() -> Any:
+        window = random_window(tf.io.extract_jpeg_shape(image), key)
+        return tf.io.decode_and_crop_jpeg(image, window, channels)
+
+    encoded = image.dtype == tf.string
+    part = tf.cond(tf.io.is_jpeg(image), of_jpeg, of_pixels) if encoded else of_pixels()
+    return tf.image.resize(tf.ensure_shape(part, (None, None, channels)), [size, size])
+
+
+def random_window(shape: Any, key: Any) -> Any:
+    """(top, left, height, width), (4,) int32, of a random part of an image of `shape`.
+
+    Area and, on a logarithmic scale, the ratio of width to height are uniform in their ranges. Of
+    ten parts the first that fits into the image is taken; if none fits, the largest central part
+    whose ratio is allowed (Szegedy et al. 2015, as torchvision draws it).
+    """
+    size = tf.cast(shape[:2], tf.float32)
+    draws = tf.random.stateless_uniform([ATTEMPTS, 4], key, alg="philox")
+    least, most = AREA_RANGE
+    area = (least + (most - least) * draws[:, 0]) * size[0] * size[1]
+    low, high = (math.log(ratio) for ratio in RATIO_RANGE)
+    ratio = tf.exp(low + (high - low) * draws[:, 1])
+    parts = tf.round(tf.stack([tf.sqrt(area / ratio), tf.sqrt(area * ratio)], axis=1))
+    corners = tf.floor(draws[:, 2:] * (size - parts + 1))
+    clipped = tf.clip_by_value(size[1] / size[0], *RATIO_RANGE)
+    central = tf.round(tf.minimum(size, tf.stack([size[1] / clipped, size[0] * clipped])))
+    fits = tf.reduce_all((parts >= 1) & (parts <= size), axis=1)
+    first = tf.argmax(tf.cast(fits, tf.int32))
+    found = tf.concat([corners[first], parts[first]], axis=0)
+    fallback = tf.concat([tf.floor((size - central) / 2), central], axis=0)
+    return tf.cast(tf.where(fits[first], found, fallback), tf.int32)
+
+
+def single_crop(image: Any, size: int) -> Any:
+    """The middle (size, size, channels) of an image whose shorter side is first 256/224 of that."""
+    shape = tf.cast(tf.shape(image)[:2], tf.float32)
+    shorter = float(round(size * RESIZED_OVER_CROPPED))
+    sides = tf.cast(tf.round(shape * shorter / tf.reduce_min(shape)), tf.int32)
+    return tf.image.resize_with_crop_or_pad(tf.image.resize(image, sides), size, size)
