@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import inspect
 import re
 import traceback
 from collections.abc import Callable, Iterator, Sequence
