@@ -186,9 +186,7 @@ def _picture(panels: Mapping[str, str], stem: Path) -> Iterator[list[Any]]:
 
 
 def _scale(axis: Any, unit: str, low: float, high: float) -> None:
-    """Errors by logarithm but near 0, angles to a right angle or as far as any goes, ratios of
-    several magnitudes and many epochs by logarithm.
-    """
+    """Angles to a right angle at least; errors, far ratios and many epochs by logarithm."""
     if unit == "error (%)":
         axis.set_yscale("symlog", linthresh=0.1, linscale=0.4)
         axis.set_yticks([0, 0.1, 0.3, 1, 3, 10, 30, 100])

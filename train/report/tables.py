@@ -113,7 +113,6 @@ def layers(groups: Sequence[Group], measure: str) -> pd.DataFrame:
 
 
 def runs(groups: Sequence[Group]) -> pd.DataFrame:
-    """A row a run."""
     versions = ("TensorFlow", "Keras", "tfweightmirror")
     return pd.DataFrame(
         {

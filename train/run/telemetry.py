@@ -127,7 +127,6 @@ class StepLines(keras.callbacks.Callback, Guest):
             self._look(0, evaluates=True)
 
     def due_in(self, position: Position) -> int | None:
-        """Steps to the next look."""
         due = [self.every - self.loop.steps_done % self.every] if self.every else []
         if self._is_last(position.epoch):
             due += [s - position.step_in_epoch for s in self._last if s > position.step_in_epoch]
@@ -157,7 +156,6 @@ class StepLines(keras.callbacks.Callback, Guest):
         return epoch + 1 == self.batches.epochs
 
     def _length(self, epoch: int) -> int:
-        """Steps of an epoch."""
         batches = self.batches
         return batches.last_epoch_steps if self._is_last(epoch) else batches.steps_per_epoch
 
