@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from train.config import FitConfig
-from train.parsing.config_file import dotted_names
-from train.parsing.values import type_name
+from train.parsing.config_file import dotted_names, type_name
 
 FILE = Path(__file__).with_name("option_list.txt")
 

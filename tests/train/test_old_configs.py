@@ -6,7 +6,8 @@ import pytest
 
 from train.config import FitConfig, MirrorConfig, Part
 from train.config.old import modern
-from train.parsing.phases import config_from, differences, leaves
+from train.parsing.config_file import config_from
+from train.parsing.phases import differences, leaves
 
 
 def config(**tree: Any) -> FitConfig:

@@ -22,11 +22,7 @@ _at = pkgutil.resolve_name
 
 
 def print_all(what: str = "") -> None:
-    """Prints the names of all kinds of parts, or of one kind with options and what they mean.
-
-    Raises:
-        UserError: If there is no such kind.
-    """
+    """Prints the names of all kinds of parts, or of one kind with options and what they mean."""
     if what and what not in KINDS:
         raise UserError(
             f"command line: {what!r} cannot be listed. Expected one of {', '.join(KINDS)}."

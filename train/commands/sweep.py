@@ -24,7 +24,8 @@ from train.config import FitConfig
 from train.disk import disk_errors, to_json, write_whole
 from train.errors import UserError
 from train.parsing.command_line import Command
-from train.parsing.phases import config_from, differences, leaves
+from train.parsing.config_file import config_from
+from train.parsing.phases import differences, leaves
 from train.parsing.yaml_file import to_yaml
 from train.report.tables import to_text
 from train.run.directory import RunDirectory, next_free, numbered, stem_of

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from typing import Any, Literal
 
-from train.config.ranges import Count
+from train.config.part import Count
 from train.errors import UserError
 
 

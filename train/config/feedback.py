@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
-from train.config.part import Part, canonical_rule
-from train.config.ranges import ZeroOrSeveral
+from train.config.part import Part, ZeroOrSeveral, canonical_rule
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
-from train.config.ranges import Count, NotNegative, Positive, WholeNotNegative
+from train.config.part import Count, NotNegative, Positive, WholeNotNegative
 from train.errors import UserError
 
 

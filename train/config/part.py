@@ -1,10 +1,11 @@
-"""A part of a run that a user may exchange: a name and its options."""
+"""What fields of the tables are made of: parts that a user may exchange, numbers with a range."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Any
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any
 
 from train.errors import UserError
 
@@ -84,3 +85,27 @@ def short_rule(part: Part) -> str:
         if part.name == "sign_symmetry" and part.options.get("magnitude") == magnitude:
             return alias
     return str(part.name).rpartition(":")[2]
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """What holds of a number, and what is said behind its key where it does not, {} the number."""
+
+    holds: Callable[[float], bool]
+    sentence: str
+
+
+_NOT_NEGATIVE = Range(lambda x: 0 <= x < math.inf, "is {}. Expected null, 0 or a number above it.")
+Count = Annotated[int, Range(lambda n: n >= 1, "has the value {}. Expected 1 or more.")]
+Positive = Annotated[float, Range(lambda x: 0 < x < math.inf, "is {}. Expected a number above 0.")]
+NotNegative = Annotated[float, _NOT_NEGATIVE]
+WholeNotNegative = Annotated[int, _NOT_NEGATIVE]
+Seed = Annotated[int, Range(lambda n: 0 <= n < 2**32, f"is {{}}. Expected 0 to {2**32 - 1}.")]
+Port = Annotated[int, Range(lambda n: 0 < n < 2**16, "is {}. Expected 1 to 65535.")]
+ZeroOrSeveral = Annotated[
+    int,
+    Range(
+        lambda n: n == 0 or n >= 2,
+        "is {}. Expected 0, or 2 or more, which have a standard deviation.",
+    ),
+]

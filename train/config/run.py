@@ -8,8 +8,7 @@ from typing import Any, Literal
 from train.config.data import DataConfig
 from train.config.feedback import FeedbackConfig, MirrorConfig, MonitorConfig
 from train.config.optimizer import OptimizerConfig
-from train.config.part import InitFrom, Part
-from train.config.ranges import Count, Port, Positive, Seed
+from train.config.part import Count, InitFrom, Part, Port, Positive, Seed
 from train.errors import UserError
 
 # A run goes on although these have changed: they do not touch its numbers.

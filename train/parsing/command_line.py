@@ -11,9 +11,18 @@ from train.config import FitConfig
 from train.config.part import import_paths
 from train.errors import UserError, did_you_mean, with_source
 from train.parsing.commands import COMMANDS, FLAGS, NEEDED, SWITCHES, print_help
-from train.parsing.config_file import DEFAULT, Flat, built, chain, dotted_names, flatten, merged
+from train.parsing.config_file import (
+    DEFAULT,
+    NO_TEXT,
+    Flat,
+    Text,
+    built,
+    chain,
+    dotted_names,
+    flatten,
+    merged,
+)
 from train.parsing.phases import phase_configs
-from train.parsing.values import NO_TEXT, Text
 
 DEBUG = "--debug"
 COMMAND_LINE = "command line"
@@ -21,27 +30,15 @@ COMMAND_LINE = "command line"
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What the command line asks for.
-
-    Args:
-        name: Of COMMANDS.
-        config: The configuration, of `fit`, `evaluate` and `sweep`.
-        keys: The part of the line that makes the configuration: `--config=...`, `--key=value`.
-        sources: Key to where it was set: a file, or `command line`.
-        only_print: Whether the configuration is only to be printed.
-        debug: Whether mistakes show where they were noticed.
-        operands: Run directories, files, or what is to be listed.
-
-    The rest are the flags of the commands, as FLAGS explains and reads them.
-    """
+    """What the command line asks for. `FLAGS` explains what is below the operands."""
 
     name: str
     config: FitConfig = DEFAULT
-    keys: tuple[str, ...] = ()
-    sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    keys: tuple[str, ...] = ()  # what makes the configuration: `--config=...`, `--key=value`
+    sources: Mapping[str, str] = dataclasses.field(default_factory=dict)  # file or line, by key
     only_print: bool = False
     debug: bool = False
-    operands: tuple[str, ...] = ()
+    operands: tuple[str, ...] = ()  # run directories, files, or what is to be listed
     seeds: tuple[int, ...] = ()
     jobs: int = 1
     grid: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
@@ -52,11 +49,7 @@ class Command:
 
 
 def read_command(arguments: Sequence[str]) -> Command:
-    """The command.
-
-    Raises:
-        UserError: If a command or key is not known, or a value has the wrong type or is refused.
-    """
+    """The command; UserError if it or a key is not known, or a value refused."""
     words = [word for word in arguments if word not in ("--print_config", DEBUG)]
     name = next((word for word in words if not word.startswith("-")), "")
     if not words or {"--help", "-h"} & set(words):
@@ -88,7 +81,7 @@ def read_command(arguments: Sequence[str]) -> Command:
 
 
 def parse(arguments: Sequence[str]) -> tuple[FitConfig, bool]:
-    """The configuration of `fit`, and whether only to print it; raises as `read_command`."""
+    """The configuration of `fit`, and whether only to print it."""
     command = read_command(arguments)
     return command.config, command.only_print
 
@@ -97,9 +90,6 @@ def configuration(keys: Sequence[str]) -> tuple[FitConfig, dict[str, str]]:
     """The configuration that `--config=...` and `--key=value` make, and where each was set.
 
     Files are merged in their order, below the keys, wherever they stand.
-
-    Raises:
-        UserError: If a key is not known, or a value has the wrong type or is refused.
     """
     files = [Path(key.partition("=")[2]) for key in keys if key.startswith("--config=")]
     layers = [layer for file in files for layer in chain(file)]

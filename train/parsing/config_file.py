@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Union, get_args, get_origin
+
+import jsonargparse
 
 from train.config import FitConfig
 from train.config.old import modern
+from train.config.part import Part
 from train.errors import UserError, did_you_mean
-from train.parsing.values import checked
-from train.parsing.yaml_file import read_yaml
+from train.parsing.yaml_file import load_yaml, read_yaml
 
 Flat = dict[str, Any]
 DEFAULT = FitConfig()
@@ -21,17 +24,12 @@ _hints = functools.cache(typing.get_type_hints)
 
 
 def config_of(path: Path) -> FitConfig:
-    """The configuration that a file describes.
-
-    Raises:
-        UserError: If it or a base is not there or not YAML, bases form a circle, a key is not
-            known, or a value is of the wrong type or refused.
-    """
+    """The configuration that a file describes, or UserError."""
     return built(read_config_file(path))
 
 
 def read_config_file(path: Path) -> Flat:
-    """What a file and its bases set; raises UserError as `config_of`."""
+    """What a file and its bases set."""
     return functools.reduce(merged, [layer for _, layer in chain(path)], {})
 
 
@@ -74,7 +72,7 @@ def flatten(
     for key, value in tree.items():
         name = f"{prefix}{key}"
         if key not in _hints(table):
-            raise UserError(f"{source}: {unknown_key(name, _hints(table), prefix)}")
+            raise UserError(f"{source}: {_unknown_key(name, _hints(table), prefix)}")
         hint = _hints(table)[key]
         if not dataclasses.is_dataclass(hint):
             flat[name] = checked(value, hint, name=name, source=source)
@@ -104,12 +102,14 @@ def dotted_names(table: type = FitConfig, prefix: str = "") -> dict[str, Any]:
     return names
 
 
-def built(flat: Mapping[str, Any], default: Any = DEFAULT, prefix: str = "") -> Any:
-    """The configuration, with the values of `flat` and defaults elsewhere.
+def config_from(tree: Mapping[str, Any], *, source: str) -> FitConfig:
+    """The configuration, old or new, that a run wrote; UserError if there is no such."""
+    config: FitConfig = built(flatten(modern(tree), source=source))
+    return config
 
-    Raises:
-        UserError: If a value or a table is refused.
-    """
+
+def built(flat: Mapping[str, Any], default: Any = DEFAULT, prefix: str = "") -> Any:
+    """The configuration of these values and defaults elsewhere; UserError if one is refused."""
     changes: dict[str, Any] = {}
     for key, hint in typing.get_type_hints(type(default), include_extras=True).items():
         name = f"{prefix}{key}"
@@ -117,14 +117,14 @@ def built(flat: Mapping[str, Any], default: Any = DEFAULT, prefix: str = "") -> 
             changes[key] = built(flat, getattr(default, key), f"{name}.")
         elif name in flat:
             changes[key] = flat[name]
-            for one in (hint, *typing.get_args(hint)):
+            for one in (hint, *get_args(hint)):
                 for limits in getattr(one, "__metadata__", ()):
                     if flat[name] is not None and not limits.holds(flat[name]):
                         raise UserError(f"{name} {limits.sentence.format(flat[name])}")
     return dataclasses.replace(default, **changes)
 
 
-def unknown_key(name: str, known: Mapping[str, Any], prefix: str = "") -> str:
+def _unknown_key(name: str, known: Mapping[str, Any], prefix: str = "") -> str:
     """The sentence about a key that does not exist among those `known` below `prefix`."""
     here = [f"{prefix}{key}" for key in known]
     if near := did_you_mean(name, here):
@@ -134,3 +134,97 @@ def unknown_key(name: str, known: Mapping[str, Any], prefix: str = "") -> str:
         if full.startswith(prefix) and full.endswith(f".{name.rpartition('.')[2]}"):
             return f"{name} is not a known key. Did you mean {full!r}?"
     return f"{name} is not a known key. Expected one of {', '.join(here)}."
+
+
+_NAMES = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    bool: "true or false",
+    type(None): "null",
+    Any: "a value",
+    Part: "a name or a table with name and options",
+}
+
+
+class Text(str):
+    """A value of the command line: YAML, unless a text is wanted."""
+
+
+NO_TEXT = Text("a key without a value")
+
+
+def checked(value: Any, hint: Any, *, name: str, source: str = "") -> Any:
+    """`value` as the type `hint` has it; UserError if it is of another."""
+    where = f"{source}: " if source else ""
+    if value is NO_TEXT:
+        raise UserError(f"{where}{name} has no value. Expected {type_name(hint)}.")
+    given, value = value, _read(value, hint)
+    origin, arguments = get_origin(hint), get_args(hint)
+    inner = functools.partial(checked, hint=Part, source=source)
+    if origin is dict and arguments[1] is Part and isinstance(value, dict):
+        return {key: inner(entry, name=f"{name}.{key}") for key, entry in value.items()}
+    if origin is tuple and arguments[0] is Part and isinstance(value, list):
+        return tuple(inner(entry, name=f"{name}[{i}]") for i, entry in enumerate(value))
+    try:
+        if hint is Part:
+            return _part(value)
+        if value is None and hint is not Any and type(None) not in arguments:
+            raise TypeError  # jsonargparse takes null for any type
+        return _parser(hint).parse_object({"value": value}).value if hint is not Any else value
+    except (jsonargparse.ArgumentError, TypeError) as error:
+        raise UserError(f"{where}{_wrong_type(name, given, hint)}") from error
+
+
+def type_name(hint: Any) -> str:
+    """A type as a user would say it: `whole number or null`."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return " or ".join(map(str, arguments))
+    if origin in (Union, types.UnionType):
+        return " or ".join(map(type_name, arguments))
+    if origin in (tuple, list):
+        return f"a list, each entry {type_name(arguments[0])}"
+    if origin is dict:
+        return f"a table, each value {type_name(arguments[1])}"
+    return _NAMES.get(hint, str(hint))
+
+
+def _read(value: Any, hint: Any = Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _read(entry) for key, entry in value.items()}
+    if not isinstance(value, Text):
+        return value
+    text = str(value)
+    try:
+        read = text if hint is str else load_yaml(text)
+    except Exception:  # of a YAML parser; a text may hold anything
+        return text
+    # --data.data_dir=5 names a folder.
+    return text if isinstance(read, (int, float)) and hint == (str | None) else read
+
+
+def _part(value: Any) -> Part:
+    """Of a name or a table; raises TypeError."""
+    part = Part(**({"name": value} if isinstance(value, str) else value))
+    if not isinstance(part.name, str) or not isinstance(part.options, dict):
+        raise TypeError
+    return part
+
+
+@functools.cache
+def _parser(hint: Any) -> jsonargparse.ArgumentParser:
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=hint)
+    return parser
+
+
+def _wrong_type(name: str, value: Any, hint: Any) -> str:
+    if name == "strategy" and str(value).lower().replace("_", "").startswith(("parameters", "ps")):
+        return (
+            f"strategy is {value!r}, which is not supported: Keras 3 has no parameter servers "
+            f"(keras issue 18624), and feedback weights would meet gradients of other weights. "
+            f"Expected {type_name(hint)}."
+        )
+    near = did_you_mean(str(value), get_args(hint)) if get_origin(hint) is Literal else ""
+    return f"{name} is {value!r}. Expected {type_name(hint)}.{near}"

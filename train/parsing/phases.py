@@ -7,7 +7,6 @@ from dataclasses import MISSING
 from typing import Any
 
 from train.config import MAY_DIFFER, FitConfig, Part
-from train.config.old import modern
 from train.errors import UserError, did_you_mean
 from train.parsing.config_file import Flat, built, flatten, merged
 from train.parsing.yaml_file import plain
@@ -21,10 +20,7 @@ def phase_configs(config: FitConfig) -> list[FitConfig]:
     """The configuration of every phase; of one phase, if the key is not there.
 
     Each overrides the keys outside `phases`, not those of the phase before. `init_from` and
-    `draw_anew` outside stand for the first phase.
-
-    Raises:
-        UserError: If a phase has a key that no phase can have, or a value is refused.
+    `draw_anew` outside stand for the first phase. UserError tells what no phase can have.
     """
     found = []
     for number, table in enumerate(config.phases):
@@ -44,16 +40,6 @@ def phase_configs(config: FitConfig) -> list[FitConfig]:
         except UserError as error:
             raise UserError(f"{source}: {error}") from error
     return found or [config]
-
-
-def config_from(tree: Mapping[str, Any], *, source: str) -> FitConfig:
-    """The configuration, old or new, that a run wrote.
-
-    Raises:
-        UserError: If a key is not known, or a value has the wrong type or is refused.
-    """
-    config: FitConfig = built(flatten(modern(tree), source=source))
-    return config
 
 
 def leaves(config: FitConfig) -> Flat:

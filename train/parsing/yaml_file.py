@@ -85,11 +85,7 @@ def load_yaml(text: str) -> Any:
 
 
 def read_yaml(path: Path, named_by: Path | None = None) -> dict[str, Any]:
-    """The table that a file holds.
-
-    Raises:
-        UserError: If it cannot be read, or holds no table.
-    """
+    """The table that a file holds, or UserError."""
     where = f", the base of {named_by}," if named_by else ""
     try:
         tree = load_yaml(path.read_text(encoding="utf-8"))

@@ -15,16 +15,13 @@ from typing import Any
 from train.config import FitConfig, Part
 from train.config.part import import_paths
 from train.errors import UserError, did_you_mean
-from train.parsing.values import checked
+from train.parsing.config_file import checked
 
 
 def find(key: str, name: str | None, known: Mapping[str, Any], *, also: str = "") -> Any:
     """What `name` means: one of `known` (in lower case, too), or what an import path leads to.
 
-    `key` is the configuration's, and `also` what else may be named, both for the error.
-
-    Raises:
-        UserError: If there is nothing of that name.
+    `key` is the configuration's, and `also` what else may be named, both for the UserError.
     """
     name = name or ""
     if ":" in name:
@@ -92,16 +89,9 @@ def classes_of(module: Any, base: Any, *, snake_case: bool = False) -> dict[str,
 def checked_options(
     key: str, target: Any, options: Mapping[str, Any], *, set_by_us: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """`options` in the types that the signature of `target` wants.
+    """`options` in the types that the signature of `target` wants; what it lacks is a UserError.
 
-    Args:
-        key: The options' key in the configuration, such as model.options.
-        target: A function or class.
-        options: By name.
-        set_by_us: Arguments that the caller gives, which cannot be options.
-
-    Raises:
-        UserError: If an option is unknown, missing, or of another type than is annotated.
+    `key` is that of the options, such as model.options; the caller gives the arguments `set_by_us`.
     """
     accepted, hints = options_of(target, set_by_us), _hints(target)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in _parameters(target).values())

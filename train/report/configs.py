@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from train.config import MAY_DIFFER
-from train.parsing.phases import config_from, leaves
+from train.parsing.config_file import config_from
+from train.parsing.phases import leaves
 
 Flat = dict[str, Any]
 """Dotted key to value, also of each option of a part: `model.options.units`."""

@@ -20,9 +20,9 @@ from train.config import FitConfig
 from train.config.part import short_rule
 from train.disk import GO_ON, disk_errors, to_json, write_whole
 from train.errors import UserError
-from train.parsing.config_file import config_of
-from train.parsing.phases import config_from, leaves
+from train.parsing.config_file import config_from, config_of
 from train.parsing.phases import differences as configs_differ
+from train.parsing.phases import leaves
 from train.parsing.yaml_file import to_yaml
 from train.parts.models import filled
 from train.run.checkpoint import Checkpoints
