@@ -100,7 +100,7 @@ class Split:
             image, target = self.open(record) if self.open else record
             return (view(image, position), target), position
 
-        return _mapped(batches.unbatch(), seen).batch(plan.rows, drop_remainder=True)
+        return mapped(batches.unbatch(), seen).batch(plan.rows, drop_remainder=True)
 
 
 @contextlib.contextmanager
@@ -115,7 +115,8 @@ def faults_named(*splits: Split) -> Iterator[None]:
         raise
 
 
-def _mapped(dataset: Any, function: Callable[..., Any]) -> Any:
+def mapped(dataset: Any, function: Callable[..., Any]) -> Any:
+    """The dataset through a function, at once and in order."""
     return dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
@@ -134,7 +135,7 @@ def indexed(count: int, read: Callable[[Any], Any], **parts: Any) -> Split:
             return read(plan.order(index, step // plan.steps_per_epoch, count)), position
 
         first, last = plan.first_step * share.replicas, plan.last_step * share.replicas
-        return _mapped(tf.data.Dataset.range(first, last), of_replica)
+        return mapped(tf.data.Dataset.range(first, last), of_replica)
 
     return Split(count, batches, **parts)
 

@@ -25,7 +25,11 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="module", params=KINDS)
+# Files that are read by index give the same bits as memory, which is tested by itself.
+@pytest.fixture(
+    scope="module",
+    params=["memory", pytest.param("array_record", marks=pytest.mark.slow), "tfrecord"],
+)
 def config(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
     storage, kind = KINDS[request.param]
     folder = write_noise(tmp_path_factory.mktemp(request.param), **kind)
@@ -158,8 +162,7 @@ def test_unshuffled_images_keep_their_order_and_change_their_crops(
     assert (seeds[0][0] != seeds[1][0]).any(axis=(1, 2, 3)).sum() >= 3
 
 
-@pytest.mark.parametrize("batch_size", [2, 7, 8])
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize(("batch_size", "replicas"), [(2, 1), (7, 2), (8, 2)])
 def test_evaluation_counts_every_image_once_in_order(
     images: DataSet, batch_size: int, replicas: int
 ) -> None:

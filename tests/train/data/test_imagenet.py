@@ -72,7 +72,10 @@ def test_single_crop_counts_every_image_once(images: DataSet) -> None:
     assert y[:5].tolist() == [0, 1, 0, 1, 0]
 
 
-@pytest.mark.parametrize("kind", ["memory", "array_record", "tfrecord"])
+@pytest.mark.parametrize(
+    "kind",
+    [*(pytest.param(k, marks=pytest.mark.slow) for k in ("memory", "tfrecord")), "array_record"],
+)
 def test_random_resized_crop_is_a_function_of_seed_step_and_place(
     tmp_path: Path, kind: str
 ) -> None:
@@ -95,9 +98,9 @@ def test_random_resized_crop_is_a_function_of_seed_step_and_place(
             np.testing.assert_array_equal(half_x, x[2 * replica : 2 * replica + 2])
             np.testing.assert_array_equal(half_y, y[2 * replica : 2 * replica + 2])
     unshuffled = dataclasses.replace(config, shuffle=False)
-    epochs = train(images, unshuffled, 0, 1) + train(images, unshuffled, 5, 6)
-    np.testing.assert_array_equal(epochs[0][1], epochs[1][1])
-    differ = (epochs[0][0] != epochs[1][0]).any(axis=(1, 2, 3))
+    epochs = train(images, unshuffled, 0, 6)
+    np.testing.assert_array_equal(epochs[0][1], epochs[5][1])
+    differ = (epochs[0][0] != epochs[5][0]).any(axis=(1, 2, 3))
     assert differ.sum() >= 3  # of 4: these images have few parts
 
 

@@ -1,5 +1,6 @@
 """Data of a user's own: folders of images, arrays, and what a function returns."""
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from train.data import Sets, batches, datasets, own_function, splits
 from train.data.datasets import DataSet
 from train.data.splits import Share
 from train.errors import UserError
+from train.local_cluster import start
 from train.run.directory import RunDirectory
 
 RAW = {"normalization": "none"}
@@ -467,33 +469,80 @@ def test_options_without_a_function_are_refused() -> None:
         DataConfig(name="mnist:3.0.1", options={"a": 1})
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "measures"),
-    [
-        ("npz", [], {"loss", "mean_absolute_error"}),
-        ("digits", ["--data.target=inputs"], {"loss", "mean_absolute_error"}),
-    ],
-    ids=["values", "autoencoder"],
-)
+@pytest.mark.parametrize("kind", ["values", pytest.param("autoencoder", marks=pytest.mark.slow)])
 def test_regression_and_autoencoder_train_and_are_evaluated(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    name: str,
-    options: list[str],
-    measures: set[str],
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
-    if name == "npz":
+    data = ["--data.name=digits", "--data.target=inputs", "--data.take=160"]
+    if kind == "values":
         (x, _), (test_x, _) = arrays(64)
-        name, law = str(tmp_path / "rows.npz"), np.array([0.1, 2, -1], np.float32)
-        np.savez(name, x_train=x, y_train=x @ law, x_test=test_x, y_test=test_x @ law)
-    arguments = [f"--data.name={name}", *options, "--model=mlp", "--model.options.units=[16]"]
+        law = np.array([0.1, 2, -1], np.float32)
+        data = [f"--data.name={tmp_path / 'rows.npz'}"]
+        rows = {"x_train": x, "y_train": x @ law, "x_test": test_x, "y_test": test_x @ law}
+        np.savez(tmp_path / "rows.npz", **rows)
+    model = ["--model=mlp", "--model.options.units=[16]", "--feedback.rule=fa"]
     training = ["--training.epochs=3", "--training.batch_size=16", "--training.progress=none"]
-    parts = ["--loss=mean_squared_error", '--metrics=["mean_absolute_error"]', "--feedback.rule=fa"]
+    loss = ["--loss=mean_squared_error", '--metrics=["mean_absolute_error"]']
     run = tmp_path / "run"
-    assert main(["fit", *arguments, *training, *parts, f"--run_directory={run}"]) == 0
+    assert main(["fit", *data, *model, *training, *loss, f"--run_directory={run}"]) == 0
     lines = RunDirectory(run).metrics()
-    assert {key for key in lines[0] if key.startswith("val_")} == {f"val_{m}" for m in measures}
+    measures = {key for key in lines[0] if key.startswith("val_")}
+    assert measures == {"val_loss", "val_mean_absolute_error"}
     assert lines[-1]["val_loss"] < 0.9 * lines[0]["val_loss"]
     capsys.readouterr()
     assert main(["evaluate", str(run)]) == 0
     assert f"loss            {lines[-1]['val_loss']:.4f}" in capsys.readouterr().out
+
+
+def by_index() -> Sets:
+    return Sets(*map(Rows, arrays()), num_classes=3)
+
+
+def from_the_front() -> Sets:
+    return Sets(*map(stream, arrays()), num_classes=3)
+
+
+def small_run(name: str, directory: Path) -> list[str]:
+    options = ["--data.normalization=none", "--model=mlp", "--model.options.units=[8]"]
+    training = ["--training.epochs=2", "--training.batch_size=4", "--training.progress=none"]
+    rate = ["--optimizer.learning_rate=0.001", "--training.test_batch_size=4"]
+    data = f"--data.name={__name__}:{name}"
+    return ["fit", data, *options, *training, *rate, f"--run_directory={directory}"]
+
+
+def on_two_workers(name: str, directory: Path) -> list[tuple[int, str]]:
+    """Statuses, and what the workers say."""
+    workers = start(
+        2,
+        small_run(name, directory),
+        cwd=Path(__file__).parents[3],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    said = [worker.communicate(timeout=240)[0] for worker in workers]
+    return [(worker.returncode, text) for worker, text in zip(workers, said, strict=True)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["by_index", "from_the_front"])
+def test_two_workers_train_on_the_same_data_of_a_function_as_one(tmp_path: Path, name: str) -> None:
+    ended = on_two_workers(name, tmp_path / "two")
+    assert [status for status, _ in ended] == [0, 0], ended
+    assert main(small_run(name, tmp_path / "one")) == 0
+    one, two = (
+        keras.models.load_model(tmp_path / run / "model.keras").get_weights()
+        for run in ("one", "two")
+    )
+    for weights, twin in zip(one, two, strict=True):
+        np.testing.assert_allclose(weights, twin, atol=1e-5)
+    last, twin = (RunDirectory(tmp_path / run).metrics()[-1] for run in ("one", "two"))
+    assert last["val_loss"] == pytest.approx(twin["val_loss"], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_example_that_one_worker_cannot_read_ends_both(tmp_path: Path) -> None:
+    """Each reads its own rows, so that one alone comes to the faulty example."""
+    ended = on_two_workers("faulty", tmp_path / "run")
+    assert all(status for status, _ in ended), ended
+    assert sum("example 5 of train fails in __getitem__ (" in said for _, said in ended) == 1
+    assert not any("Traceback" in said for _, said in ended), ended
