@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -228,34 +227,6 @@ def start_two(directory: Path, *arguments: str) -> list[subprocess.Popen[str]]:
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     command = [*RUN, f"--run_directory={directory}", *arguments]
     return start(2, command, cwd=REPOSITORY, **pipes)
-
-
-@pytest.mark.first
-def test_loss_of_a_worker_ends_the_others_and_the_cluster_goes_on_when_started_again(
-    tmp_path: Path,
-) -> None:
-    directory = tmp_path / "run"
-    workers = start_two(directory, "--training.epochs=500")
-    give_up = time.monotonic() + 120
-    while not list(directory.glob("checkpoints/*-step-*4")):
-        assert time.monotonic() < give_up
-        assert workers[0].poll() is None, workers[0].communicate()[0]
-        time.sleep(0.05)
-    workers[1].send_signal(signal.SIGKILL)
-    (status, said), (_, _) = finish(workers, within_s=60)
-    assert status == WORKER_LOST
-    assert "error: A worker is lost" in said
-    assert "Start the same command again on all workers" in said
-    assert "Traceback" not in said
-
-    # The same command, but for fewer epochs to come: the configuration's own file says so.
-    config = directory / "config.yaml"
-    config.write_text(config.read_text().replace("epochs: 500", "epochs: 8"))
-    ended = finish(start_two(directory, "--training.epochs=8"), within_s=240)
-    assert [status for status, _ in ended] == [0, 0], ended
-    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    assert [line["epoch"] for line in lines] == list(range(1, 9))
-    assert (directory / "model.keras").is_file()
 
 
 @pytest.mark.slow

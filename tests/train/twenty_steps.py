@@ -1,11 +1,15 @@
 """Twenty training steps under some rules, weights into a file: run by each strategy alike.
 
-python -m tests.train.twenty_steps OUT.npz RULE[;RULE ...] [arguments of `train fit`]
+python -m tests.train.twenty_steps OUT.npz RULE[;RULE ...] CALLS [arguments of `train fit`]
 """
 
+import itertools
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -39,11 +43,18 @@ STEPS = [
     "--training.epochs=2",
     "--training.steps_per_call=4",
     "--training.progress=none",
+    "--checkpoint.every_steps=4",
+    "--monitor.measures=[weight_angle]",
 ]
 
 
-def train_all(out: Path, rules: Sequence[str], arguments: Sequence[str]) -> None:
-    """Trains 2 epochs of 10 steps with every one of `rules`; writes `<rule>/<weight number>`."""
+def train_all(
+    out: Path, rules: Sequence[str], arguments: Sequence[str], *, dies_after: int = 0
+) -> None:
+    """Trains 2 epochs of 10 steps with every one of `rules`; writes `<rule>/<weight number>`.
+
+    All workers but the chief die after so many calls of 4, 4 and 2 steps an epoch; 0: none does.
+    """
     from train.devices.strategy import place
     from train.parsing.command_line import parse
     from train.run import fit as fit_module
@@ -51,12 +62,13 @@ def train_all(out: Path, rules: Sequence[str], arguments: Sequence[str]) -> None
     results: dict[str, np.ndarray] = {}
     first, _ = parse(["fit", *STEPS, *arguments])
     placement = place(first)
+    extra = [] if placement.is_chief else [death(dies_after)]
     for rule in rules:
         directory = f"--run_directory={out.with_suffix('')}_{rule}"
         config, _ = parse(["fit", *STEPS, *RULES[rule], directory, *arguments])
         # A process can make its cluster once.
         with mock.patch.object(fit_module, "place", return_value=placement):
-            finished = fit_module.fit(config)
+            finished = fit_module.fit(config, extra)
         for number, weight in enumerate(finished.model.weights):
             results[f"{rule}/{number}"] = np.asarray(weight)
         for name, values in finished.history.items():
@@ -66,8 +78,22 @@ def train_all(out: Path, rules: Sequence[str], arguments: Sequence[str]) -> None
         np.savez(out, **results)
 
 
+def death(calls: int) -> Any:
+    """A callback that kills its process, without a word, behind so many calls; 0: never."""
+    import keras
+
+    count = itertools.count(1)
+
+    def end(batch: int, logs: object) -> None:
+        if next(count) == calls:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return keras.callbacks.LambdaCallback(on_train_batch_end=end)
+
+
 if __name__ == "__main__":
     from train.parsing.start_up import load_tensorflow_quietly
 
     load_tensorflow_quietly()
-    train_all(Path(sys.argv[1]), sys.argv[2].split(";"), sys.argv[3:])
+    out, rules, calls, *arguments = sys.argv[1:]
+    train_all(Path(out), rules.split(";"), arguments, dies_after=int(calls))
