@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from tests.slow import slow_but
 from train.config import Part
 from train.errors import UserError
 from train.parts import models
@@ -18,7 +19,7 @@ def trainable(model: keras.Model) -> int:
 SMALL: dict[str, dict[str, Any]] = {"mlp": {"units": [4]}, "small_conv": {"filters": [4, 4, 4]}}
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("name", slow_but(models.MODELS.keys() - {"resnet50"}, models.MODELS))
 def test_every_model_gives_logits(name: str) -> None:
     model = models.build(Part(name, SMALL.get(name, {"width": 4})), (8, 8, 1), (7,))
     assert model.output_shape == (None, 7)
@@ -48,7 +49,7 @@ def small_resnet(name: str, **options: Any) -> keras.Model:
     return models.build(config, (32, 32, 3), (10,))
 
 
-@pytest.mark.parametrize("name", RESNETS)
+@pytest.mark.parametrize("name", slow_but(["resnet18"], RESNETS))
 @pytest.mark.parametrize("place", ["before_relu", "after_relu"])
 def test_batch_norm_stands_on_its_side_of_every_relu(name: str, place: str) -> None:
     model = small_resnet(name, batch_norm=place)
@@ -64,7 +65,7 @@ def test_batch_norm_stands_on_its_side_of_every_relu(name: str, place: str) -> N
             assert before in (keras.layers.BatchNormalization, keras.layers.Add)
 
 
-@pytest.mark.parametrize("name", RESNETS)
+@pytest.mark.parametrize("name", slow_but(["resnet18"], RESNETS))
 def test_width_and_stem_set_the_shapes_of_the_stages(name: str) -> None:
     expansion = {"resnet18": 1, "resnet50": 4}[name]
     for stem, first in (("cifar", 32), ("imagenet", 8)):

@@ -1,5 +1,6 @@
 """Optimizers from the configuration: options by Keras' names, decay, and the step of biases."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import tensorflow as tf
 
 import tfweightmirror as tfwm
 from tests.callbacks.training import assert_same_on_replicas
+from tests.slow import slow_but
 from train.config import OptimizerConfig, ScheduleConfig
 from train.errors import UserError
 from train.parts.optimizers import build_optimizer, known_optimizers, scaled_learning_rate
@@ -206,7 +208,7 @@ def test_decay_per_step_takes_its_share_once_an_update_under_adam_and_accumulati
     assert np.abs(decayed - weight.numpy()).max() > 0.01
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam"])
+@pytest.mark.parametrize("name", slow_but(["adam"], ["sgd", "adam"]))
 def test_the_gap_of_kolen_pollack_falls_by_one_minus_decay_a_step(name: str) -> None:
     options = {"momentum": 0.9} if name == "sgd" else {}
     optimizer = per_step(name=name, schedule=DROP, options=options)
@@ -273,13 +275,24 @@ def after_step(strategy: tf.distribute.Strategy, **options: Any) -> dict[str, fl
     return values
 
 
-@pytest.fixture(params=["one device", "two replicas"])
-def strategy(request: pytest.FixtureRequest, two_replicas: Any) -> tf.distribute.Strategy:
-    return two_replicas if request.param == "two replicas" else tf.distribute.get_strategy()
+@pytest.fixture
+def strategy(where: str, two_replicas: Any) -> tf.distribute.Strategy:
+    return two_replicas if where == "two replicas" else tf.distribute.get_strategy()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("decay_biases", [True, False])
+PLACES = ["one device", "two replicas"]
+every_kind_everywhere = pytest.mark.parametrize(
+    ("kind", "where"),
+    slow_but(
+        [("coupled", "two replicas"), ("per_step", "one device"), ("decoupled", "one device")],
+        itertools.product(KINDS, PLACES),
+        unpack=True,
+    ),
+)
+
+
+@every_kind_everywhere
+@pytest.mark.parametrize("decay_biases", slow_but([False], [True, False]))
 def test_biases_and_batch_norm_decay_only_if_asked_for(
     kind: str, decay_biases: bool, strategy: tf.distribute.Strategy
 ) -> None:
@@ -293,7 +306,7 @@ def test_biases_and_batch_norm_decay_only_if_asked_for(
         assert left[name] == pytest.approx(shrunk if decay_biases else 1.0), name
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@every_kind_everywhere
 def test_w_and_b_get_the_same_increment_and_the_same_share_of_decay(
     kind: str, strategy: tf.distribute.Strategy
 ) -> None:
@@ -310,7 +323,7 @@ def test_w_and_b_get_the_same_increment_and_the_same_share_of_decay(
     assert decayed["feedback_kernel"] - of_b == pytest.approx(decayed["kernel"] - of_w)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_but(["per_step"], KINDS))
 def test_w_and_b_that_start_equal_stay_equal_to_the_bit(kind: str) -> None:
     optimizer = build(
         weight_decay=DECAY, options={"momentum": 0.9, "global_clipnorm": 0.5}, **KINDS[kind]
@@ -323,7 +336,7 @@ def test_w_and_b_that_start_equal_stay_equal_to_the_bit(kind: str) -> None:
     assert np.abs(pair[0].numpy() - START).max() > 0.1
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@every_kind_everywhere
 def test_step_of_biases_is_smaller_by_the_factor(
     kind: str, strategy: tf.distribute.Strategy
 ) -> None:
@@ -337,7 +350,7 @@ def test_step_of_biases_is_smaller_by_the_factor(
         assert value == pytest.approx(1 - whole), name
 
 
-@pytest.mark.parametrize("schedule", ["piecewise", "cosine"])
+@pytest.mark.parametrize("schedule", slow_but(["cosine"], ["piecewise", "cosine"]))
 def test_xla_compiles_schedule_and_decay_to_the_same_training(schedule: Any) -> None:
     boundaries = (0.1,) if schedule == "piecewise" else ()  # two of eight steps
     config = ScheduleConfig(name=schedule, boundaries_epochs=boundaries, warm_up_epochs=0.2)

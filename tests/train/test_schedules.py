@@ -1,5 +1,6 @@
 """Learning rates over the steps, and their reduction in the middle of a run."""
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.slow import slow_but
 from train.config import ScheduleConfig
 from train.errors import UserError
 from train.parts.schedules import (
@@ -26,9 +28,8 @@ def rates(config: ScheduleConfig) -> list[float]:
     """The rate of every step of a training that starts at 0.5."""
     schedule = build_schedule(config, 0.5, steps_per_epoch=STEPS, steps=EPOCHS * STEPS)
     every_step = tf.range(EPOCHS * STEPS + 1, dtype=tf.int64)
-    if not callable(schedule):
-        return [schedule] * len(every_step)
-    return [float(schedule(step)) for step in every_step]
+    compiled = tf.function(lambda: tf.map_fn(schedule, every_step, fn_output_signature=tf.float32))
+    return list(compiled().numpy())
 
 
 def test_constant_rate_is_the_optimizers_own_number() -> None:
@@ -116,8 +117,14 @@ def compiled_step(optimizer: Any, weight: Any) -> Any:
     return step
 
 
-@pytest.mark.parametrize("scaled", [False, True], ids=["plain", "under loss scaling"])
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize(
+    ("name", "scaled"),
+    slow_but(
+        [("constant", False), ("cosine with warm-up", True)],
+        itertools.product(SCHEDULES, [False, True]),
+        unpack=True,
+    ),
+)
 def test_reduction_takes_effect_in_a_step_that_is_already_compiled(name: str, scaled: bool) -> None:
     expected = rates_of_one_epoch(name)
     optimizer, weight = optimizer_of(name), keras.Variable(0.0)
@@ -141,7 +148,7 @@ def rates_of_one_epoch(name: str) -> list[float]:
     return [float(rate(step)) if callable(rate) else rate for step in range(STEPS)]
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", slow_but(["constant", "cosine"], SCHEDULES))
 def test_reduction_is_in_a_checkpoint_of_the_named_variables(name: str, tmp_path: Path) -> None:
     def state(optimizer: Any) -> Any:
         return tf.train.Checkpoint(
@@ -160,8 +167,8 @@ def test_reduction_is_in_a_checkpoint_of_the_named_variables(name: str, tmp_path
     assert learning_rate_now(other) == learning_rate_now(optimizer)
 
 
-@pytest.mark.parametrize("decay", [None, 0.5], ids=["", "decay"])
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("decay", slow_but([0.5], [None, 0.5]))
+@pytest.mark.parametrize("name", slow_but(["constant", "cosine with warm-up"], SCHEDULES))
 def test_two_replicas_take_the_rates_of_one_and_are_reduced_together(
     two_replicas: tf.distribute.Strategy, name: str, decay: float | None
 ) -> None:

@@ -45,7 +45,7 @@ def test_twenty_steps_give_the_same_weights_under_every_strategy_and_after_the_l
     one = one_process(tmp_path / "one.npz", rules, "--strategy=one_device")
     mirrored = one_process(tmp_path / "two.npz", rules, "--strategy=mirrored", "--replicas=2")
     out = tmp_path / "workers.npz"
-    (chief, said), (other, last) = two_workers(out, rules, dies_after=4)
+    (chief, said), (other, last) = two_workers(out, rules, dies_after=2)
     assert (chief, other) == (WORKER_LOST, -signal.SIGKILL), said + last
     assert "error: A worker is lost" in said
     assert "Start the same command again on all workers" in said
