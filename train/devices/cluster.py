@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import dataclasses
 import hashlib
 import json
 import os
@@ -14,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -23,12 +21,12 @@ import tfweightmirror as tfwm
 import train
 from train.config import FitConfig
 from train.errors import UserError
+from train.parsing.phases import leaves
 
 WORKER_LOST = 3
 """Exit status when another worker went silent."""
 ANSWER_WITHIN_S = 2.0
 MAY_DIFFER = ("run_directory", "training.progress", "cluster.", "data.data_dir", "import_from")
-Notes = Mapping[str, str]
 
 
 def notes_of(config: FitConfig) -> dict[str, str]:
@@ -38,27 +36,15 @@ def notes_of(config: FitConfig) -> dict[str, str]:
         folder = Path(str(package.__file__)).parent
         for file in sorted(folder.rglob("*.py")):
             code.update(str(file.relative_to(folder)).encode() + file.read_bytes())
-    return {
-        "the code": code.hexdigest()[:12],
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        **{
-            key: repr(value)
-            for key, value in _flat(dataclasses.asdict(config))
-            if not key.startswith(MAY_DIFFER)
-        },
-    }
+    notes = {"the code": code.hexdigest()[:12]}
+    notes |= {"tensorflow": tf.__version__, "keras": keras.__version__}
+    values = leaves(config).items()
+    return notes | {key: repr(value) for key, value in values if not key.startswith(MAY_DIFFER)}
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def meet(workers: Sequence[str], worker: int, notes: Notes, *, timeout_s: float) -> None:
+def meet(
+    workers: Sequence[str], worker: int, notes: Mapping[str, str], *, timeout_s: float
+) -> None:
     """Returns when all workers are there with the same notes; else all raise UserError.
 
     TensorFlow's strategy waits for all workers when it is made, up to an hour, and cannot be
@@ -98,14 +84,12 @@ def meet(workers: Sequence[str], worker: int, notes: Notes, *, timeout_s: float)
         )
 
 
-Verdict = tuple[list[int], list[str]]
-"""Workers that did not come, and what differs between those that did."""
-
-
-def _hear_all(server: socket.socket, count: int, notes: Notes, give_up: float) -> Verdict:
-    heard = {0: notes}
+def _hear_all(
+    server: socket.socket, count: int, notes: Mapping[str, str], give_up: float
+) -> tuple[list[int], list[str]]:
+    """The workers that did not come, and what differs between those that did, who are told, too."""
+    heard, callers = {0: notes}, []
     with contextlib.ExitStack() as connections:
-        callers: list[socket.socket] = []
         while len(heard) < count and (left_s := give_up - time.monotonic()) > 0:
             server.settimeout(left_s)
             with contextlib.suppress(OSError, ValueError, TypeError):  # nobody, or a stranger
@@ -121,13 +105,11 @@ def _hear_all(server: socket.socket, count: int, notes: Notes, give_up: float) -
     return verdict
 
 
-def _ask(chief: str, message: bytes, give_up: float, timeout_s: float) -> Verdict:
-    host, _, port = chief.rpartition(":")
+def _ask(
+    chief: str, message: bytes, give_up: float, timeout_s: float
+) -> tuple[list[int], list[str]]:
     while time.monotonic() < give_up:
-        with (
-            contextlib.suppress(OSError, ValueError),
-            socket.create_connection((host, int(port)), timeout=ANSWER_WITHIN_S) as connection,
-        ):
+        with contextlib.suppress(OSError, ValueError), _connection(chief) as connection:
             connection.sendall(message)
             connection.settimeout(timeout_s)  # the chief may have begun to wait only now
             silent, differing = json.loads(connection.makefile("rb").readline())
@@ -136,16 +118,20 @@ def _ask(chief: str, message: bytes, give_up: float, timeout_s: float) -> Verdic
     return [0], []
 
 
-def _differences(heard: Mapping[int, Notes]) -> list[str]:
+def _connection(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    return socket.create_connection((host, int(port)), timeout=ANSWER_WITHIN_S)
+
+
+def _differences(heard: Mapping[int, Mapping[str, str]]) -> list[str]:
     """Names whose values are not the same on all workers, with the first worker of each value."""
     found = []
-    for name in dict.fromkeys(name for worker in sorted(heard) for name in heard[worker]):
-        values: dict[str, int] = {}
-        for worker in sorted(heard):
-            values.setdefault(heard[worker].get(name, "not there"), worker)
+    for name in dict.fromkeys(name for notes in heard.values() for name in notes):
+        values = {heard[n].get(name, "not there"): n for n in sorted(heard, reverse=True)}
         if len(values) > 1:
-            said = [f"{value} on worker {worker}" for value, worker in values.items()]
-            found.append(f"{name} is {' and '.join(said)}")
+            in_order = sorted(values.items(), key=lambda value: value[1])
+            said = " and ".join(f"{value} on worker {n}" for value, n in in_order)
+            found.append(f"{name} is {said}")
     return found
 
 
@@ -239,9 +225,8 @@ def is_lost_worker(error: Exception) -> bool:
 
 
 def _answers(address: str) -> bool:
-    host, _, port = address.rpartition(":")
     try:
-        with socket.create_connection((host, int(port)), timeout=ANSWER_WITHIN_S):
-            return True
+        _connection(address).close()
     except OSError:
         return False
+    return True

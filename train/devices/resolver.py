@@ -6,6 +6,7 @@ import json
 import os
 import re
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -18,19 +19,23 @@ Described = tuple[dict[str, list[str]], str, int]
 
 
 def resolve_cluster(config: ClusterConfig, *, gpus: int = 0) -> tuple[Any, tuple[str, ...], int]:
-    """The resolver, host:port of all workers, and which of them this process is.
-
-    Args:
-        config: Where the cluster is described.
-        gpus: That this process trains on.
-    """
-    source: str = config.source if config.source != "auto" else _what_there_is(config)
-    cluster, kind, index = {
-        "workers": _by_hand,
-        "tf_config": _from_tf_config,
-        "slurm": _from_slurm,
-        "kubernetes": _from_kubernetes,
-    }[source](config)
+    """The resolver, host:port of all workers, and which of them this process is, with `gpus`."""
+    sources: dict[str, tuple[Any, Callable[[ClusterConfig], Described]]] = {
+        "workers": (config.workers, _by_hand),
+        "tf_config": (os.environ.get("TF_CONFIG"), _from_tf_config),
+        "slurm": ("SLURM_PROCID" in os.environ, _from_slurm),
+        "kubernetes": (config.kubernetes_selector, _from_kubernetes),
+    }
+    there = [name for name, (described, _) in sources.items() if described]
+    if config.source == "auto" and not there:
+        raise UserError(
+            "strategy=multi_worker found no description of the cluster. Expected TF_CONFIG, a "
+            "Slurm job step (srun), cluster.kubernetes_selector, or cluster.workers=[host:port,"
+            "...] and cluster.index. `python -m train.local_cluster` starts several workers on "
+            "this machine."
+        )
+    _, describe = sources[there[0] if config.source == "auto" else config.source]
+    cluster, kind, index = describe(config)
     if "ps" in cluster:
         raise UserError(
             "The cluster has tasks of type ps. Parameter servers are not supported: Keras 3 has "
@@ -60,22 +65,6 @@ def resolve_cluster(config: ClusterConfig, *, gpus: int = 0) -> tuple[Any, tuple
         rpc_layer="grpc",
     )
     return resolver, addresses, worker
-
-
-def _what_there_is(config: ClusterConfig) -> str:
-    if config.workers:
-        return "workers"
-    if os.environ.get("TF_CONFIG"):
-        return "tf_config"
-    if "SLURM_PROCID" in os.environ:
-        return "slurm"
-    if config.kubernetes_selector:
-        return "kubernetes"
-    raise UserError(
-        "strategy=multi_worker found no description of the cluster. Expected TF_CONFIG, a Slurm "
-        "job step (srun), cluster.kubernetes_selector, or cluster.workers=[host:port,...] and "
-        "cluster.index. `python -m train.local_cluster` starts several workers on this machine."
-    )
 
 
 def _by_hand(config: ClusterConfig) -> Described:

@@ -62,13 +62,9 @@ def known_initializers() -> dict[str, Any]:
 def convert(
     model: Any, config: FeedbackConfig, *, seed: int, measures_backprop: bool = False
 ) -> None:
-    """Gives a built model its rules, in place. Under backprop alone it is the stock Keras model.
+    """Gives a built model its rules, in place. A layer keeps its B where its rule stays the same.
 
-    Args:
-        model: Built; if it has rules, a layer keeps its B where its rule stays the same.
-        config: Rules.
-        seed: Of feedback weights.
-        measures_backprop: Whether it is converted under backprop alone, too, to be measured.
+    Under backprop alone it is the stock Keras model, unless that is to be measured.
     """
     rule = build_rule(config.rule, "feedback.rule")
     layers = {

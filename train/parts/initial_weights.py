@@ -34,15 +34,9 @@ def load_model(path: Path, key: str) -> Any:
 
 
 def take_weights(model: Any, path: Path, layers: Sequence[str] = ()) -> None:
-    """Copies the weights of a saved model into a converted one.
+    """Copies the weights of a saved model into a converted one, all or those of some layers.
 
     Feedback weights are copied where both have them; others stay as they are.
-
-    Args:
-        model: Converted.
-        path: A .keras file.
-        layers: Name patterns of the layers that take theirs; none: all, and the models are of the
-            same layers.
     """
     source = load_model(path, "init_from")
     ours, theirs = by_path(model), by_path(source)

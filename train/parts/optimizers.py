@@ -42,11 +42,7 @@ def build_optimizer(
 ) -> Any:
     """The optimizer with its schedule and decay. Under a strategy: to be called in its scope.
 
-    Args:
-        config: Name, arguments, schedule and decay.
-        batch_size: Images in a training batch, over all replicas.
-        steps_per_epoch: Training steps in an epoch.
-        steps: Of the training; the end of the schedule.
+    `batch_size` is that over all replicas, and the schedule ends at training step `steps`.
     """
     name = config.name.lower()
     optimizer_class = find("optimizer.name", config.name, known_optimizers())
@@ -57,11 +53,11 @@ def build_optimizer(
         )
     ours = ("learning_rate", "weight_decay", "name")
     options = checked_options("optimizer.options", optimizer_class, config.options, set_by_us=ours)
-    for option, parameter in options_of(optimizer_class).items():
-        value = options.get(option, parameter.default)
+    accepted = options_of(optimizer_class)
+    for option in options.keys() & accepted.keys():
         # Keras would take "yes" for true, and fail at the first step at the norm "1".
-        truth = isinstance(parameter.default, bool)
-        if option in options and (isinstance(value, str) or isinstance(value, bool) != truth):
+        truth, value = isinstance(accepted[option].default, bool), options[option]
+        if isinstance(value, str) or isinstance(value, bool) != truth:
             expected = "true or false" if truth else "a number or null"
             raise UserError(f"optimizer.options.{option} is {value!r}. Expected {expected}.")
     of_keras = config.decay == "decoupled"
