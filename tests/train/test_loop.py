@@ -12,7 +12,7 @@ import tensorflow as tf
 import tfweightmirror as tfwm
 from train.config import FitConfig, TrainingConfig
 from train.data.splits import Share
-from train.devices.replicas import replica_seeds
+from train.devices.strategy import replica_seeds
 from train.run.loop import Loop, NotFiniteError, Position
 
 BATCH = 16

@@ -17,7 +17,7 @@ import keras
 import tensorflow as tf
 
 from train.data.splits import Share
-from train.devices.replicas import averaging_of_replicas
+from train.devices.strategy import averaging_of_replicas
 from train.run.steps import Evaluation, RunBatches, distributed, floats, training_call
 
 

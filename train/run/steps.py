@@ -13,7 +13,7 @@ from train.config import FitConfig, TrainingConfig
 from train.data import batches
 from train.data.datasets import DataSet
 from train.data.splits import Share
-from train.devices.replicas import replica_seeds
+from train.devices.strategy import replica_seeds
 
 
 class RunBatches:
