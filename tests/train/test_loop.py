@@ -32,8 +32,7 @@ class ArrayBatches:
     def steps_per_epoch(self) -> int:
         return len(self.labels) // BATCH
 
-    @property
-    def last_epoch_steps(self) -> int:
+    def steps_in(self, epoch: int) -> int:
         return self.steps_per_epoch
 
     @property

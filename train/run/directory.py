@@ -130,10 +130,8 @@ class RunDirectory:
     def metrics(self, epochs: int | None = None) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`, of epochs 1, 2 and so on; half a last one is left out.
 
-        null is read as NaN: a measure without a value, such as the angle of a zero vector.
-
-        Args:
-            epochs: So many, whatever stands behind them; None: all.
+        `epochs` of them, whatever stands behind, or all. null is read as NaN: a measure without a
+        value, such as the angle of a zero vector.
         """
         with disk_errors(f"{self.metrics_file} cannot be read"):
             content = self.metrics_file.read_bytes() if self.metrics_file.exists() else b""

@@ -115,20 +115,9 @@ def _fit(
 
     def company(loop: Loop, of_library: list[Any]) -> tuple[list[Any], list[Guest]]:
         """All callbacks of a phase, and who looks in; whoever writes stands behind all measures."""
-        telemetry = Telemetry(
-            loop,
-            batch_size=batch_size,
-            callbacks=of_library,
-            several_phases=len(phases.configs) > 1,
-        )
-        lines = StepLines(
-            loop,
-            loop.batches,
-            loop.batches.config,
-            of_library,
-            directory.path if is_chief else None,
-            show=dashboards.on_step_line,
-        )
+        telemetry = Telemetry(loop, of_library, several_phases=len(phases.configs) > 1)
+        folder = directory.path if is_chief else None
+        lines = StepLines(loop, of_library, folder, dashboards.on_step_line)
         return [*of_library, *own, telemetry, lines, *writers, *extra_callbacks], [lines]
 
     training = Training(config, placement, directory, phases, company)

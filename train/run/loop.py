@@ -180,8 +180,7 @@ class Loop:
     ) -> dict[str, float]:
         """The rest of an epoch; its logs."""
         batches, logs = self.batches, None
-        is_last = self.position.epoch + 1 == batches.epochs
-        last = batches.last_epoch_steps if is_last else batches.steps_per_epoch
+        last = batches.steps_in(self.position.epoch)
         self.steps_trained, self.training_s, self.waiting_s = 0, 0.0, 0.0
         while (here := self.position.step_in_epoch) < last and not self.model.stop_training:
             due = [guest.due_in(self.position) or last for guest in guests]
@@ -198,9 +197,8 @@ class Loop:
             if bad >= 0:
                 raise NotFiniteError(self.position.step + bad - number + 1)
             self.steps_trained += steps
-            done = self.position.step + steps
             self.position = dataclasses.replace(
-                self.position, step_in_epoch=here + steps, step=done
+                self.position, step_in_epoch=here + steps, step=self.position.step + steps
             )
             told.on_train_batch_end(here + steps - 1, logs)
             for guest in guests:

@@ -42,22 +42,14 @@ class Phases:
         self.data = data
         self.configs = phase_configs(config)
         self.batches = [RunBatches(data, phase) for phase in self.configs]
+        self.epochs = sum(batches.epochs for batches in self.batches)  # of the run, as planned
+        self.steps = sum(batches.steps for batches in self.batches)
         keras.utils.set_random_seed(config.seed)
         keras.config.set_dtype_policy(config.training.precision)
         with placement.strategy.scope():
             self.model = models.build(config.model, data.input_shape, data.output_shape)
         self._feedback: FeedbackConfig | None = None
         self._frozen: list[Any] = []
-
-    @property
-    def epochs(self) -> int:
-        """Of the whole run, as planned."""
-        return sum(batches.epochs for batches in self.batches)
-
-    @property
-    def steps(self) -> int:
-        """Of the whole run, as planned."""
-        return sum(batches.steps for batches in self.batches)
 
     def entered(self, position: Position, *, begins: bool) -> tuple[Loop, list[Any]]:
         """Loop and library's callbacks of a phase; unless it begins, all state will be restored."""

@@ -30,9 +30,11 @@ class RunBatches:
         self.epochs = first_epoch - (-self.steps // self.steps_per_epoch)
         self.last_epoch_steps = (self.steps - 1) % self.steps_per_epoch + 1
         self.evaluation_steps = batches.evaluation_steps(data, training.test_batch_size)
-        # Rows of one evaluation over real ones.
         rows = self.evaluation_steps * training.test_batch_size
-        self.evaluation_padding = rows / data.test.count
+        self.evaluation_padding = rows / data.test.count  # rows of one evaluation over real ones
+
+    def steps_in(self, epoch: int) -> int:
+        return self.last_epoch_steps if epoch + 1 == self.epochs else self.steps_per_epoch
 
     def training(self, first_step: int, share: Share) -> Any:
         """(inputs, targets) from `first_step` on, counted from 0 over whole epochs."""

@@ -10,12 +10,11 @@ import keras
 import numpy as np
 
 import tfweightmirror as tfwm
-from train.config import FitConfig
 from train.disk import GO_ON, append_line, disk_errors, json_lines, to_json, write_whole
 from train.errors import UserError
 from train.parts.schedules import learning_rate_now
 from train.run.loop import Guest, Loop, Position
-from train.run.steps import RunBatches, floats
+from train.run.steps import floats
 
 MEASURES = ("images_per_second", "input_wait_share")
 """Names of what differs between two runs of equal numbers; so does `seconds`."""
@@ -37,12 +36,10 @@ class Telemetry(keras.callbacks.Callback):
     another.
     """
 
-    def __init__(
-        self, loop: Loop, *, batch_size: int, callbacks: Sequence[Any], several_phases: bool
-    ) -> None:
+    def __init__(self, loop: Loop, callbacks: Sequence[Any], *, several_phases: bool) -> None:
         super().__init__()
         self.loop = loop
-        self.batch_size = batch_size
+        self.batch_size = loop.batches.config.training.batch_size
         self.several_phases = several_phases
         self._mirrors = [c for c in callbacks if isinstance(c, tfwm.callbacks.WeightMirror)]
 
@@ -89,13 +86,12 @@ class StepLines(keras.callbacks.Callback, Guest):
     def __init__(
         self,
         loop: Loop,
-        batches: RunBatches,
-        config: FitConfig,
         callbacks: Sequence[Any],
         folder: Path | None,
         show: Callable[[int, dict[str, float]], None],
     ) -> None:
         super().__init__()
+        batches, config = loop.batches, loop.batches.config
         self.loop = loop
         self.batches = batches
         self.every = config.training.evaluate_every
@@ -119,7 +115,7 @@ class StepLines(keras.callbacks.Callback, Guest):
         """Drops the lines of what will be done again, and writes that of step 0."""
         done = self.loop.steps_done
         if self.file is not None and self.file.exists():
-            redone = not done or position.step_in_epoch == self._length(position.epoch)
+            redone = not done or position.step_in_epoch == self.batches.steps_in(position.epoch)
             kept = [line for line in self._lines() if line["step"] < done + (not redone)]
             with disk_errors(f"{self.file} cannot be written", GO_ON):
                 write_whole(self.file, "".join(to_json(line) + "\n" for line in kept))
@@ -137,7 +133,7 @@ class StepLines(keras.callbacks.Callback, Guest):
         epoch, here = position.epoch, position.step_in_epoch
         measures = self._is_last(epoch) and here in self._last
         evaluates = self.every is not None and self.loop.steps_done % self.every == 0
-        if here < self._length(epoch) and (measures or evaluates):
+        if here < self.batches.steps_in(epoch) and (measures or evaluates):
             self._look(epoch + 1, evaluates=evaluates)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -154,10 +150,6 @@ class StepLines(keras.callbacks.Callback, Guest):
 
     def _is_last(self, epoch: int) -> bool:
         return epoch + 1 == self.batches.epochs
-
-    def _length(self, epoch: int) -> int:
-        batches = self.batches
-        return batches.last_epoch_steps if self._is_last(epoch) else batches.steps_per_epoch
 
     def _look(self, epoch: int, *, evaluates: bool) -> None:
         results = self.loop.test_images.in_between() if evaluates else {}
