@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -63,6 +64,18 @@ def run(
     return process.returncode
 
 
+def killed_copy(whole: Path, copy: Path, *, step: int) -> Path:
+    """A finished run that kept its checkpoints, as if it had been killed when that of `step` was
+    the last one, and all files were ahead of it.
+    """
+    shutil.copytree(whole, copy)
+    (copy / "model.keras").unlink()
+    for folder in (copy / "checkpoints").iterdir():
+        if int(folder.name.rpartition("-")[2]) > step:
+            shutil.rmtree(folder)
+    return copy
+
+
 def metrics(directory: Path) -> list[dict[str, float]]:
     """What the epochs measured, speed left out."""
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
@@ -87,3 +100,8 @@ def assert_same_bits(one: Path, other: Path) -> None:
     assert names == others
     for name, value in zip(first, second.values(), strict=True):
         np.testing.assert_array_equal(first[name], value, err_msg=name)
+
+
+def assert_same_lines_and_bits(one: Path, other: Path) -> None:
+    assert_same_bits(one, other)
+    assert (one / "steps.jsonl").read_text() == (other / "steps.jsonl").read_text()

@@ -83,7 +83,8 @@ class Notes(keras.callbacks.Callback):
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[FinishedRun, Notes]:
     """A run of three phases."""
     notes = Notes()
-    config = config_of(tmp_path_factory.mktemp("phases") / "run", PHASES)
+    keep = "--checkpoint.keep=99"
+    config = config_of(tmp_path_factory.mktemp("phases") / "run", PHASES, keep)
     return fit(config, extra_callbacks=[notes]), notes
 
 
@@ -150,6 +151,19 @@ def test_layers_are_drawn_anew(run: tuple[FinishedRun, Notes]) -> None:
     np.testing.assert_array_equal(notes.begins[2]["head/bias"], np.zeros(10))
 
 
+def test_run_killed_before_a_phase_has_trained_goes_on_there_to_the_same_bits(
+    run: tuple[FinishedRun, Notes], tmp_path: Path
+) -> None:
+    whole = run[0].directory.path
+    killed = killing.killed_copy(whole, tmp_path / "run", step=10)
+    position = next(Checkpoints(killed / "checkpoints", keep=99).whole()).position
+    assert (position.phase, position.step, position.epoch) == (2, 10, 3)
+    _, model = load_trained(str(killed))  # as evaluate, export and angles see it
+    assert {pathway.name: pathway.rule.name for pathway in tfwm.pathways(model)} == run[1].rules[2]
+    fit(config_of(killed, PHASES))
+    killing.assert_same_lines_and_bits(whole, killed)
+
+
 # Behind the lines of phase 1's last epoch; in phase 2; before the first step of phase 3, which has
 # a checkpoint of its own; in its last epoch. Each with phase and step of the last checkpoint.
 DEATHS = [
@@ -158,40 +172,23 @@ DEATHS = [
     ({"batch": 1}, (2, 10)),
     ({"batch": 3}, (2, 16)),
 ]
-# Before the first step of phase 3.
-FEW = [({"batch": 5}, (2, 10))]
 
 
-@pytest.mark.parametrize(
-    "deaths", [FEW, pytest.param(DEATHS, marks=pytest.mark.slow)], ids=["few", "all"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("replicas", [1, 2])
 def test_run_killed_in_any_phase_goes_on_there_to_the_same_bits(
-    run: tuple[FinishedRun, Notes], tmp_path: Path, deaths: list[Any]
+    tmp_path: Path, replicas: int
 ) -> None:
-    config = config_of(tmp_path / "run", PHASES, "--checkpoint.every_steps=1")
-    for death, last in deaths:
+    mirrored = ["--strategy=mirrored", "--replicas=2"] * (replicas == 2)
+    fit(config_of(tmp_path / "whole", PHASES, *mirrored))
+    config = config_of(tmp_path / "run", PHASES, "--checkpoint.every_steps=1", *mirrored)
+    for death, last in DEATHS:
         with pytest.raises(KilledError):
             fit(config, extra_callbacks=[DieAt(**death)])
         position = next(Checkpoints(tmp_path / "run" / "checkpoints", keep=3).whole()).position
         assert (position.phase, position.step) == last
-    _, model = load_trained(str(tmp_path / "run"))  # as evaluate, export and angles see it
-    assert {pathway.name: pathway.rule.name for pathway in tfwm.pathways(model)} == run[1].rules[2]
     fit(config)
-    killing.assert_same_bits(run[0].directory.path, tmp_path / "run")
-    lines = [path / "steps.jsonl" for path in (run[0].directory.path, tmp_path / "run")]
-    assert lines[0].read_text() == lines[1].read_text()
-
-
-@pytest.mark.slow
-def test_two_replicas_killed_in_any_phase_end_with_the_same_bits(tmp_path: Path) -> None:
-    mirrored = ["--strategy=mirrored", "--replicas=2", "--checkpoint.every_steps=1"]
-    fit(config_of(tmp_path / "whole", PHASES, *mirrored))
-    config = config_of(tmp_path / "killed", PHASES, *mirrored)
-    for death, _ in DEATHS:
-        with pytest.raises(KilledError):
-            fit(config, extra_callbacks=[DieAt(**death)])
-    fit(config)
-    killing.assert_same_bits(tmp_path / "whole", tmp_path / "killed")
+    killing.assert_same_lines_and_bits(tmp_path / "whole", tmp_path / "run")
 
 
 def test_run_with_phases_is_not_trained_longer(run: tuple[FinishedRun, Notes]) -> None:
