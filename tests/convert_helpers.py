@@ -50,7 +50,7 @@ def vectors(samples: int = 8, width: int = 4) -> tuple[np.ndarray, np.ndarray]:
 
 def compiled(model: keras.Model, **options: Any) -> keras.Model:
     """`model`, compiled with plain SGD, whose change of a weight is its gradient."""
-    model.compile(keras.optimizers.SGD(0.1), "mse", **options)
+    model.compile(keras.optimizers.SGD(0.1), "mse", **{"jit_compile": False, **options})
     return model
 
 

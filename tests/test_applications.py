@@ -15,9 +15,10 @@ from tfweightmirror.conversion.twins import has_twin
 
 # Name, the smallest input that it takes (width of a square).
 FAST = {
-    "MobileNetV2": 32,
+    "MobileNet": 32,
 }
 SLOW = {
+    "MobileNetV2": 32,
     "ResNet50": 32,
     "EfficientNetV2B0": 32,
     "Xception": 71,
@@ -46,7 +47,6 @@ SLOW = {
     "EfficientNetV2S": 32,
     "InceptionResNetV2": 75,
     "InceptionV3": 75,
-    "MobileNet": 32,
     "MobileNetV3Large": 32,
     "NASNetLarge": 331,
     "NASNetMobile": 224,

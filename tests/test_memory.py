@@ -15,6 +15,7 @@ from tensorflow.python.framework.func_graph import FuncGraph
 import tfweightmirror as tfwm
 from tests.batches import in_batches
 from tests.convert_helpers import fit, vectors
+from tests.slow import slow_but
 from tfweightmirror.callbacks import KolenPollack, WeightMirror
 
 Cycle = Callable[[keras.Model], Any]
@@ -72,7 +73,9 @@ def traces() -> int:
     return sum(isinstance(thing, FuncGraph) for thing in gc.get_objects())
 
 
-@pytest.mark.parametrize("name", ["fa", "mirror", "kolen_pollack"])
+@pytest.mark.parametrize(
+    "name", slow_but(["fa", "kolen_pollack"], ["fa", "mirror", "kolen_pollack"])
+)
 def test_the_traces_of_a_cycle_are_gone_after_the_next(name: str) -> None:
     model = mlp()
     alive = []

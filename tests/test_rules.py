@@ -13,6 +13,7 @@ import tensorflow as tf
 
 import tfweightmirror as tfwm
 from tests.layers.kinds import RULES, gradients, pathways_of, relative_error
+from tests.slow import slow_but
 from tfweightmirror import layers, rules
 from tfweightmirror._internals.attendance import mirror_attends
 from tfweightmirror.rules import (
@@ -347,7 +348,7 @@ def test_draws_are_the_same_in_every_mode() -> None:
         assert relative_error(other, seen[0]) < 1e-6
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", slow_but([False], [False, True]))
 def test_fit_draws_once_a_batch_and_evaluation_never(jit_compile: bool) -> None:
     model, (x, y) = small_model("brsf"), small_data()
     model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=jit_compile)

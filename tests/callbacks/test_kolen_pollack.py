@@ -53,8 +53,8 @@ UNDER_THE_LAW: dict[str, tuple[Callable[[], Optimizer], float]] = {
 
 # Of each way in which an optimizer decays, scales or postpones an update.
 MOST_UNLIKE = (
-    *("Nesterov", "AdamW", "Lion", "RMSprop", "Muon"),
-    *("global_clipnorm", "schedule", "loss scale"),
+    *("Nesterov", "Lion", "Muon"),
+    *("global_clipnorm", "schedule"),
 )
 
 

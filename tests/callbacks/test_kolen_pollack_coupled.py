@@ -31,6 +31,9 @@ UNDER_COUPLED_DECAY: dict[str, dict[str, Any]] = {
 }
 
 
+MOST_UNLIKE = (("momentum", 1), ("swinging through 0", 1), ("Nesterov", 2))
+
+
 def predicted_of(optimizer: Optimizer, updates: int = 16) -> float:
     """`coupled_law` of `optimizer`."""
     rate = optimizer._learning_rate
@@ -46,7 +49,7 @@ def predicted_of(optimizer: Optimizer, updates: int = 16) -> float:
         pytest.param(
             name,
             replicas,
-            marks=() if replicas == (2 if name == "Nesterov" else 1) else pytest.mark.slow,
+            marks=() if (name, replicas) in MOST_UNLIKE else pytest.mark.slow,
         )
         for name in UNDER_COUPLED_DECAY
         for replicas in (1, 2)

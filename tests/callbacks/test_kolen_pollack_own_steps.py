@@ -21,6 +21,7 @@ from tests.callbacks.training import (
     same,
     weights,
 )
+from tests.slow import slow_but
 from tfweightmirror.callbacks import KolenPollack
 
 o = keras.optimizers
@@ -75,7 +76,7 @@ class Parts(keras.Model):
         return {"loss": loss}
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("replicas", slow_but([2], [1, 2]))
 def test_each_pair_follows_the_optimizer_that_updates_it(
     replicas: int, two_replicas: tf.distribute.Strategy
 ) -> None:
@@ -196,7 +197,7 @@ CLIPPING: dict[str, Callable[[], Optimizer]] = {
 }
 
 
-@pytest.mark.parametrize("name", CLIPPING)
+@pytest.mark.parametrize("name", slow_but(["loss scale", "two replicas"], CLIPPING))
 def test_a_norm_over_all_gradients_counts_the_gradient_once(
     name: str, two_replicas: tf.distribute.Strategy
 ) -> None:

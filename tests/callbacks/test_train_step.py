@@ -23,6 +23,7 @@ from tests.callbacks.training import (
     own_train_step,
     same,
 )
+from tests.slow import slow_but
 from tfweightmirror.callbacks import FeedbackMonitor, WeightMirror
 from tfweightmirror.callbacks.train_step import TrainStep
 from tfweightmirror.mirror import Schedule
@@ -84,7 +85,9 @@ def compile_again(model: keras.Model) -> None:
     model.make_train_function(force=True)
 
 
-@pytest.mark.parametrize("function", [compile_again, train_on_batch, fit])
+@pytest.mark.parametrize(
+    "function", slow_but([compile_again, fit], [compile_again, train_on_batch, fit])
+)
 def test_the_mirror_goes_on_whatever_another_callback_makes_of_the_train_function(
     function: Callable[[keras.Model], Any],
 ) -> None:
@@ -119,7 +122,7 @@ def test_layers_of_other_rules_may_change_in_mid_training_those_of_the_mirror_ma
             fit(model, impulses(), AtSecondEpoch(change), epochs=2, batches=2)
 
 
-@pytest.mark.parametrize("steps_per_execution", [1, 2])
+@pytest.mark.parametrize("steps_per_execution", slow_but([2], [1, 2]))
 def test_eager_steps_are_mirrored(steps_per_execution: int) -> None:
     model = compiled(
         dense("weight_mirror"), run_eagerly=True, steps_per_execution=steps_per_execution
@@ -269,7 +272,7 @@ def test_another_callback_of_the_same_seed_goes_on_with_the_model_s_noise() -> N
     assert same(*ends)
 
 
-@pytest.mark.parametrize("mirror_first", [True, False])
+@pytest.mark.parametrize("mirror_first", slow_but([False], [True, False]))
 def test_a_restored_training_fires_noise_that_was_not_fired_before(
     mirror_first: bool, tmp_path: Path
 ) -> None:

@@ -48,7 +48,7 @@ def impulses(**options: Any) -> WeightMirror:
 
 @pytest.mark.parametrize(
     "settings",  # replicas:steps_per_execution
-    [("1:1", "2:4"), pytest.param(("1:4", "2:1"), marks=pytest.mark.slow)],
+    [("2:4",), pytest.param(("1:1", "1:4", "2:1"), marks=pytest.mark.slow)],
     ids=" ".join,
 )
 def test_an_epoch_under_impulses_is_an_epoch_of_backprop_to_the_bit(
@@ -75,7 +75,7 @@ def test_an_epoch_under_impulses_is_an_epoch_of_backprop_to_the_bit(
 @pytest.mark.parametrize(
     ("schedule", "steps", "batch"),
     [
-        pytest.param(Schedule(), 1 + 16, 16, id="default"),
+        pytest.param(Schedule(), 1 + 16, 16, id="default", marks=pytest.mark.slow),
         pytest.param(
             Schedule(every_batches=3, warm_up_steps=0),
             *(5, 15),
@@ -89,7 +89,12 @@ def test_an_epoch_under_impulses_is_an_epoch_of_backprop_to_the_bit(
         pytest.param(
             Schedule(every_batches=None, warm_up_steps=0, epoch_end_steps=1), 2, 16, id="end"
         ),
-        pytest.param(Schedule(every_batches=None, warm_up_steps=3), 3, 0, id="warm-up only"),
+        pytest.param(
+            Schedule(every_batches=None, warm_up_steps=3),
+            *(3, 0),
+            id="warm-up only",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_mirror_mode_runs_when_the_schedule_says(
@@ -225,6 +230,7 @@ def test_a_users_own_train_step_is_followed_by_mirror_mode() -> None:
     assert own_train_step(model)
 
 
+@pytest.mark.slow  # over replicas: below; a loop of one's own: tests/ways
 def test_a_loop_of_ones_own_over_replicas_mirrors(two_replicas: tf.distribute.Strategy) -> None:
     with two_replicas.scope():
         model = compiled(dense("weight_mirror"))
@@ -250,6 +256,7 @@ def test_a_loop_of_ones_own_over_replicas_mirrors(two_replicas: tf.distribute.St
     assert own_train_step(model)
 
 
+@pytest.mark.slow  # tests/test_jit_compile.py
 def test_mirror_mode_runs_inside_a_train_step_compiled_by_xla() -> None:
     model, mirror = compiled(dense("weight_mirror"), jit_compile=True), impulses()
     before = kernels(model)

@@ -222,12 +222,17 @@ CASES = [
 
 
 # What a file says of each rule: tests/test_saving.py.
-MOST_LIKE_OTHERS = [("nested", "fa", saved), ("nested", "wm", saved), ("pair", "usf", cloned)]
+QUICK = [
+    ("nested", "brsf", saved),
+    *(("nested", "usf", way) for way in (pickled, cloned_by_a_function)),
+    *((name, "kp", saved) for name in ("holder", "own functional", "with head", "attention")),
+    *((name, "usf", cloned) for name in ("late", "subclassed")),
+]
 
 
 @pytest.mark.parametrize(
     ("name", "rule", "way"),
-    slow_but([case for case in CASES if case not in MOST_LIKE_OTHERS], CASES, unpack=True),
+    slow_but(QUICK, CASES, unpack=True),
 )
 def test_the_rules_come_back(name: str, rule: str, way: Any, tmp_path: Path) -> None:
     model = compiled(MODELS[name]())
@@ -251,7 +256,7 @@ def _assert_alike(model: keras.Model, other: keras.Model) -> None:
         assert type(one.layer) is type(two.layer)
 
 
-@pytest.mark.parametrize("way", [saved, cloned, through_json], ids=lambda way: way.__name__)
+@pytest.mark.parametrize("way", slow_but([saved], [saved, cloned, through_json]))
 def test_b_carries_the_error_in_what_has_come_back(way: Any, tmp_path: Path) -> None:
     model = compiled(MODELS["late"]())
     tfwm.convert_model(model, "kp")

@@ -139,8 +139,8 @@ PATHS: list[Callable[[Any], keras.Model]] = [
 
 # The others are ways that the table of tests/ways goes as well.
 FIRST_HERE = (
-    *(converted_unbuilt, evaluated_and_converted, trained_under_loss_scaling),
-    *(converted_in_two_parts, stripped_and_converted_again, cloned, from_config),
+    *(converted_unbuilt, trained_under_loss_scaling),
+    *(converted_in_two_parts, stripped_and_converted_again),
 )
 
 
@@ -149,7 +149,7 @@ def test_b_carries_the_error_after_every_conversion_path(path: Callable[[Any], A
     assert_b_carries(path("kp"), *images())
 
 
-@pytest.mark.parametrize("rule", ["fa", "wm"])
+@pytest.mark.parametrize("rule", slow_but(["fa"], ["fa", "wm"]))
 def test_b_carries_the_error_under_every_rule_that_has_one(rule: str) -> None:
     assert_b_carries(trained_and_converted(rule), *images())
 
@@ -253,7 +253,7 @@ class Subclassed(keras.Model):
 ORDER = ["nested/d", "block/first", "block/second", "block/late", "head"]
 
 
-@pytest.mark.parametrize("when", ["unbuilt", "built", "trained"])
+@pytest.mark.parametrize("when", slow_but(["unbuilt", "trained"], ["unbuilt", "built", "trained"]))
 def test_b_carries_the_error_in_a_subclassed_model(when: str) -> None:
     model, (x, y) = compiled(Subclassed()), vectors()
     if when == "built":
@@ -319,8 +319,9 @@ STEPS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
-def test_functions_traced_by_the_model_itself_are_traced_again(step: Any) -> None:
+@pytest.mark.parametrize("name", slow_but(["fit", "attribute"], STEPS))
+def test_functions_traced_by_the_model_itself_are_traced_again(name: str) -> None:
+    step = STEPS[name]
     model, (x, y) = compiled(Traced()), vectors()
     model(x)
     model.optimizer.build(model.trainable_variables)
@@ -514,7 +515,9 @@ def _change_of(variable: keras.Variable, model: keras.Model, x: Any, y: Any) -> 
 # --- two replicas ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("rule", "inside"), [("fa", True), ("kp", False)])
+@pytest.mark.parametrize(
+    ("rule", "inside"), slow_but([("kp", False)], [("fa", True), ("kp", False)], unpack=True)
+)
 def test_b_carries_the_error_under_a_strategy(
     two_replicas: tf.distribute.Strategy, rule: str, inside: bool
 ) -> None:

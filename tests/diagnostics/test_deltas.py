@@ -57,9 +57,7 @@ def numpy_angle_deg(u: np.ndarray, v: np.ndarray) -> float:
     return float(np.degrees(np.arccos(np.clip(u @ v, -1, 1))))
 
 
-@pytest.mark.parametrize(
-    "rule", slow_but(["fa", "kp", "frsf"], ["fa", "kp", "urfb", "wm", "ss", "frsf"])
-)
+@pytest.mark.parametrize("rule", slow_but(["fa", "frsf"], ["fa", "kp", "urfb", "wm", "ss", "frsf"]))
 def test_angles_are_those_of_an_independent_numpy_network(rule: str) -> None:
     model = four_layers(rule)
     model.compile("sgd", "mse")
@@ -170,7 +168,7 @@ def test_angles_are_zero_for_backprop_and_where_b_is_w(
         return two_replicas.scope() if replicas == 2 else contextlib.nullcontext()
 
     batch = batch_for(build)
-    for rule in ("bp", "kp"):  # all rules: above
+    for rule in ("bp", "kp") if build is functional else ("kp",):  # all rules: above
         with scope():
             model = converted(build, rule)
             carry_w(model)

@@ -42,9 +42,9 @@ def always(kind: Kind, rule: str) -> bool:
 
 def few(kind: Kind, rule: str) -> bool:
     """For what goes by the kind or by the rule: all but `fa` on one kind of each class, and the
-    other rules on two kinds.
+    other rules on one kind.
     """
-    return kind.name not in (ONE_OF_EACH_IDS if rule == "fa" else ("dense_rank2", "conv2d"))
+    return kind.name not in (ONE_OF_EACH_IDS if rule == "fa" else ("dense_rank2",))
 
 
 one_of_each = pytest.mark.parametrize("kind", ONE_OF_EACH, ids=ONE_OF_EACH_IDS)
@@ -126,7 +126,9 @@ def test_layer_that_carries_with_w_is_the_plain_layer_to_the_bit_in_a_graph(
 @kinds_and_rules(
     ["fa", "kp"],
     kinds=ONE_OF_EACH,
-    slow=lambda kind, rule: rule == "kp" and kind.name != "dense_rank2",
+    slow=lambda kind, rule: (
+        kind.name not in ("dense_rank2", "conv2d", "separable2d", "attention") or rule == "kp"
+    ),
 )
 def test_layer_that_carries_with_w_is_the_plain_layer_under_jit_compile(
     kind: Kind, rule: str
@@ -150,7 +152,7 @@ def compare_in_mixed_precision(kind: Kind, rule: str, dtype: str) -> None:
 @kinds_and_rules(
     DISTINCT,
     kinds=SAMPLE,
-    slow=lambda kind, rule: rule != "fa" and kind.name not in ("dense_rank3", "conv2d_groups"),
+    slow=lambda kind, rule: rule != "fa" and kind.name != "dense_rank3",
 )
 def test_layer_that_carries_with_w_is_the_plain_layer_in_mixed_bfloat16(
     kind: Kind, rule: str

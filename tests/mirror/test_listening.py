@@ -43,7 +43,8 @@ one_of_each_sort = pytest.mark.parametrize("noise", slow_but(["orthogonal", "gau
 
 
 def kinds_and_noises(names: Sequence[str], everywhere: Sequence[str]) -> Any:
-    """Every kind under every noise; those not in `everywhere` but on one of each kind are slow."""
+    """Every kind under every noise; those not in `everywhere` are slow but on a few kinds."""
+    few = ("conv2d_groups", "separable1d", "dense_rank2", "attention")
     return pytest.mark.parametrize(
         ("kind", "noise"),
         [
@@ -51,7 +52,7 @@ def kinds_and_noises(names: Sequence[str], everywhere: Sequence[str]) -> Any:
                 kind,
                 noise,
                 id=f"{kind.name}-{noise}",
-                marks=() if noise in everywhere or kind in ONE_OF_EACH else pytest.mark.slow,
+                marks=() if noise in everywhere or kind.name in few else pytest.mark.slow,
             )
             for kind in KINDS
             for noise in names
@@ -136,7 +137,7 @@ def test_sign_pairs_behind_a_black_box_with_an_offset_learn_its_linear_part(
     assert not_learnt(random_pathways(kind), noise, sign_pairs=True) == []
 
 
-@one_of_each_sort
+@pytest.mark.parametrize("noise", slow_but(["orthogonal"], NOISES))
 @pytest.mark.parametrize("kind", ONE_OF_EACH, ids=ONE_OF_EACH_IDS)
 def test_b_is_the_same_to_the_bit_behind_another_map_that_answers_the_same(
     kind: Kind, noise: str
@@ -193,6 +194,7 @@ def small_model(request: pytest.FixtureRequest) -> keras.Model:
     return model
 
 
+@pytest.mark.slow
 def test_in_the_compiled_mirror_of_one_of_each_kind_w_reaches_b_through_its_response_only() -> None:
     model = model_of(ONE_OF_EACH)
     pathways = mirror_pathways(model)
@@ -231,7 +233,7 @@ def test_options_of_mirror_mode_open_no_other_way_from_w_to_b(
 
 @three_kinds
 @pytest.mark.parametrize("chunk_elements", [100])
-@pytest.mark.parametrize("noise", ["orthogonal", "gaussian"])
+@pytest.mark.parametrize("noise", slow_but(["orthogonal"], ["orthogonal", "gaussian"]))
 def test_mirror_in_chunks_listens_too(
     small_model: keras.Model, noise: str, chunk_elements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,7 +247,8 @@ def test_mirror_in_chunks_listens_too(
 @pytest.mark.parametrize(
     ("small_model", "noise"),
     [
-        *(("three kinds", noise) for noise in ("orthogonal", "gaussian")),
+        ("three kinds", "orthogonal"),
+        pytest.param("three kinds", "gaussian", marks=pytest.mark.slow),
         *(pytest.param("one of each", noise, marks=pytest.mark.slow) for noise in NOISES),
     ],
     indirect=["small_model"],
@@ -319,7 +322,7 @@ class FullWidth(Noise):
         return tf.reshape(wide, (groups, turns * rows, turns * cells))[:, :, : self.fan_in]
 
 
-@kinds_and_noises(("impulse", "blocks of 4"), everywhere=("blocks of 4",))
+@kinds_and_noises(("impulse", "blocks of 4"), everywhere=())
 def test_firing_in_turns_is_firing_at_full_width_with_silent_cells_and_teaches_w(
     kind: Kind, noise: str
 ) -> None:

@@ -140,6 +140,7 @@ def test_balanced_sweep_in_the_middle_of_training_leaves_zero_angle(
     assert max(tfwm.mirror_model(trained_network, noise).values()) < 1e-3
 
 
+@pytest.mark.slow  # tests/test_jit_compile.py
 @pytest.mark.parametrize("noise", ["orthogonal", "gaussian"])
 def test_mirror_step_compiles_with_xla(noise: str) -> None:
     model = model_of(FEW)
@@ -567,7 +568,7 @@ def test_bias_over_positions_cannot_be_heard_in_one_receptive_field() -> None:
         tfwm.mirror_model(model, bias_blocking=False)
 
 
-@pytest.mark.parametrize("noise", ["orthogonal", "gaussian"])
+@pytest.mark.parametrize("noise", slow_but(["orthogonal"], ["orthogonal", "gaussian"]))
 @pytest.mark.parametrize("kind", ONE_OF_EACH, ids=ONE_OF_EACH_IDS)
 def test_bias_of_every_layer_kind_is_heard_unless_it_is_blocked(kind: Kind, noise: str) -> None:
     pathways = random_pathways(kind)

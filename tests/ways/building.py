@@ -111,7 +111,7 @@ class Distiller(keras.Model):
         return {"loss": loss}
 
 
-@goes("kp")
+@goes("kp", slow=True)
 def distillation(convert: Convert, prove: Prove) -> None:
     model = Distiller()
     model.teacher.trainable = False
@@ -147,7 +147,7 @@ class Vae(keras.Model):
         return {"loss": loss}
 
 
-@goes()
+@goes(slow=True)
 def variational_autoencoder(convert: Convert, prove: Prove) -> None:
     model = compiled(Vae(), loss=None)
     fit(model, X, None)
@@ -186,7 +186,7 @@ def siamese(convert: Convert, prove: Prove) -> None:
     prove(model, lambda: fit(model, x))
 
 
-@goes("brsf")
+@goes("brsf", slow=True)
 def u_net(convert: Convert, prove: Prove) -> None:
     inputs = keras.Input((4, 4, 2))
     side = k.Conv2D(3, 3, padding="same", activation="tanh", name="side")(inputs)
@@ -345,7 +345,7 @@ class Plain(keras.Model):
         return self.head(self.middle(self.low(x)))
 
 
-@goes("brsf")
+@goes("brsf", slow=True)
 def subclass_whose_call_takes_no_training(convert: Convert, prove: Prove) -> None:
     model = compiled(Plain())
     fit(model)
@@ -369,7 +369,7 @@ class OfInputsAndOutputs(keras.Model):
         super().__init__(inputs=inputs, outputs=k.Dense(3, name="head")(hidden))
 
 
-@goes("kp")
+@goes("kp", slow=True)
 def functional_subclass(convert: Convert, prove: Prove) -> None:
     model = compiled(OfInputsAndOutputs(), decaying())
     fit(model)
@@ -487,7 +487,7 @@ def around(block: k.Layer) -> keras.Model:
     return compiled(keras.Sequential(layers))
 
 
-@goes("brsf")
+@goes("brsf", slow=True)
 def tf_function_as_a_method(convert: Convert, prove: Prove) -> None:
     model = around(TracedMethod())
     fit(model)
@@ -496,7 +496,7 @@ def tf_function_as_a_method(convert: Convert, prove: Prove) -> None:
     prove(model, lambda: fit(model))
 
 
-@goes()
+@goes(slow=True)
 def tf_function_as_an_attribute(convert: Convert, prove: Prove) -> None:
     model = around(TracedAttribute())
     fit(model)
@@ -518,7 +518,7 @@ def looked_at(block: k.Layer, convert: Convert, prove: Prove) -> None:
     prove(model, lambda: fit(model))
 
 
-@goes()
+@goes(slow=True)
 def gradient_penalty(convert: Convert, prove: Prove) -> None:
     model = compiled(Steep(mlp().layers))
     fit(model)
@@ -529,7 +529,7 @@ def gradient_penalty(convert: Convert, prove: Prove) -> None:
     prove(model, lambda: fit(model), top=[], first=[], other_ways=other_ways)
 
 
-@goes()
+@goes(slow=True)
 def spectral_normalization(convert: Convert, prove: Prove) -> None:
     layers = [dense(4, "low"), k.SpectralNormalization(dense(5, "middle")), k.Dense(3)]
     model = compiled(keras.Sequential([keras.Input((4,)), *layers]))
@@ -540,14 +540,14 @@ def spectral_normalization(convert: Convert, prove: Prove) -> None:
     prove(model, lambda: fit(model))
 
 
-@goes("wm")
+@goes("wm", slow=True)
 def layer_that_is_never_called(convert: Convert, prove: Prove) -> None:
     model = around(MakesASpare())
     convert(model)
     fit_and_prove(model, prove, *only(model, gaussian_mirror()))
 
 
-@goes()
+@goes(slow=True)
 def looked_at_with_a_traced_method(convert: Convert, prove: Prove) -> None:
     looked_at(TracedMethod(), convert, prove)
 

@@ -43,7 +43,7 @@ def copied(convert: Convert, prove: Prove) -> None:
     prove(model, lambda: fit(model))
 
 
-@goes("kp")
+@goes("kp", slow=True)
 def pickled(convert: Convert, prove: Prove) -> None:
     model = pickle.loads(pickle.dumps(taught(convert, decaying())))
     prove(model, lambda: fit(model))
@@ -111,7 +111,7 @@ class Stops(keras.callbacks.Callback):
         raise KeyboardInterrupt
 
 
-@goes("kp")
+@goes("kp", slow=True)
 def backup_and_restore(convert: Convert, prove: Prove) -> None:
     model, path = convert(compiled(mlp(), decaying())), folder()
     backup = keras.callbacks.BackupAndRestore(path, save_freq=1)
@@ -249,7 +249,7 @@ def composite_saved_and_loaded(convert: Convert, prove: Prove) -> None:
     prove(model, lambda: fit(model))
 
 
-@goes("usf")
+@goes("usf", slow=True)
 def composite_cloned(convert: Convert, prove: Prove) -> None:
     model = compiled(keras.models.clone_model(with_pair(convert)))
     fit(model)

@@ -67,7 +67,7 @@ class CompilesAgain(keras.callbacks.Callback):
             self.model.make_train_function(force=True)
 
 
-@goes("kp")
+@goes("kp", slow=True)
 def compiled_again_in_the_midst_of_a_fit(convert: Convert, prove: Prove) -> None:
     model = mlp()
     model.layers[0].trainable = False
@@ -153,7 +153,7 @@ def gradients_accumulate(convert: Convert, prove: Prove) -> None:
     prove(model, two_batches)
 
 
-@goes("urfb")
+@goes("urfb", slow=True)
 def averaged_weights(convert: Convert, prove: Prove) -> None:
     model = compiled(mlp(), SGD(0.1, use_ema=True, ema_momentum=0.9))
     fit(model)
@@ -222,7 +222,7 @@ class TrainsAnother(keras.callbacks.Callback):
         self.other.train_on_batch(X, Y)
 
 
-@goes("wm")
+@goes("wm", slow=True)
 def callbacks_driven_by_hand(convert: Convert, prove: Prove) -> None:
     model = convert(compiled(mlp()))
     callbacks = keras.callbacks.CallbackList(only(model, gaussian_mirror()), model=model, epochs=1)
@@ -232,7 +232,7 @@ def callbacks_driven_by_hand(convert: Convert, prove: Prove) -> None:
     callbacks.on_train_end()
 
 
-@goes()
+@goes(slow=True)
 def remat_of_listed_layers(convert: Convert, prove: Prove) -> None:
     with keras.RematScope(mode="list_of_layers", layer_names=["low", "middle"]):
         model = compiled(mlp())
