@@ -1,6 +1,7 @@
 """No convolution runs twice: XLA's optimised programs hold as many as under plain Keras."""
 
 import collections
+import functools
 import itertools
 import json
 import os
@@ -89,19 +90,17 @@ def products_in_a_training_step(make: Make, rule: str | None) -> dict[str, int]:
     return dict(collections.Counter(re.findall(r" (convolution|dot)\(", program)))
 
 
-@pytest.fixture(scope="module")
-def under_backprop() -> dict[Make, dict[str, int]]:
-    """The counts of the plain Keras models."""
-    return {make: products_in_a_training_step(make, None) for make in (resnet, resnext)}
+@functools.cache
+def under_backprop(make: Make) -> dict[str, int]:
+    """The counts of a plain Keras model."""
+    return products_in_a_training_step(make, None)
 
 
-def test_plain_resnet_holds_the_convolutions_one_counts_by_hand(
-    under_backprop: dict[Make, dict[str, int]],
-) -> None:
+@pytest.mark.slow
+def test_plain_resnet_holds_the_convolutions_one_counts_by_hand() -> None:
     # Six forward, six for the kernels, and five errors sent back: none from the first layer. The
     # dense layer has its three products.
-    assert under_backprop[resnet] == {"convolution": 17, "dot": 3}
-    assert under_backprop[resnext]["convolution"] > 17
+    assert under_backprop(resnet) == {"convolution": 17, "dot": 3}
 
 
 @pytest.mark.parametrize(
@@ -109,9 +108,11 @@ def test_plain_resnet_holds_the_convolutions_one_counts_by_hand(
     slow_but([(resnext, "kp")], itertools.product((resnet, resnext), RULES), unpack=True),
 )
 def test_a_compiled_training_step_holds_as_many_convolutions_as_backprop(
-    make: Make, rule: str, under_backprop: dict[Make, dict[str, int]]
+    make: Make, rule: str
 ) -> None:
-    assert products_in_a_training_step(make, rule) == under_backprop[make]
+    expected = under_backprop(make)
+    assert expected["convolution"] >= 17
+    assert products_in_a_training_step(make, rule) == expected
 
 
 # --- steps that are not compiled, with convolutions that Keras compiles -------------------------

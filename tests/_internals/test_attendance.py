@@ -60,10 +60,10 @@ def test_a_training_without_decay_warns_once(compiled_step: bool) -> None:
 @pytest.mark.parametrize(
     ("make", "warns"),
     [
-        (lambda: SGD(0.1, weight_decay=0.1), False),
+        pytest.param(lambda: SGD(0.1, weight_decay=0.1), False, marks=pytest.mark.slow),
         (lambda: keras.optimizers.LossScaleOptimizer(SGD(0.1, weight_decay=0.1)), False),
         (lambda: COUPLED_SGD(0.1, coupled_weight_decay=0.1), False),
-        (lambda: SGD(0.1, weight_decay=0.0), True),
+        pytest.param(lambda: SGD(0.1, weight_decay=0.0), True, marks=pytest.mark.slow),
         (lambda: excluding(SGD(0.1, weight_decay=0.1), "head"), True),
         (lambda: excluding(SGD(0.1, weight_decay=0.1), "bias"), False),
     ],

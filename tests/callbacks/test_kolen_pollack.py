@@ -122,7 +122,8 @@ def test_another_decay_for_kernels_outside_muon_is_predicted_for_each() -> None:
     assert history["feedback_gap_predicted"] == pytest.approx([law(optimizer, 3.0)], rel=1e-5)
 
 
-@pytest.mark.parametrize("name", slow_but(["AdamW"], ["Nesterov", "AdamW", "global_clipnorm"]))
+@pytest.mark.slow  # test_kolen_pollack_coupled.py has a quick one
+@pytest.mark.parametrize("name", ["Nesterov", "AdamW", "global_clipnorm"])
 def test_the_gap_dies_out_by_the_law_on_two_replicas(
     two_replicas: tf.distribute.Strategy, name: str
 ) -> None:

@@ -264,6 +264,7 @@ def test_b_carries_the_error_in_what_has_come_back(way: Any, tmp_path: Path) -> 
     assert_b_carries(compiled(other), *vectors())
 
 
+@pytest.mark.slow  # tests/test_saving.py
 def test_a_loaded_composite_goes_on_training_bit_for_bit(tmp_path: Path) -> None:
     model = MODELS["late"]()
     model.compile(keras.optimizers.AdamW(0.01, weight_decay=0.1), "mse")

@@ -363,6 +363,7 @@ def test_a_shared_layer_is_converted_once() -> None:
     assert_b_carries(model, *vectors(), below={"head": ["shared", "a"], "shared": ["a"]})
 
 
+@pytest.mark.slow  # tests/layers/test_layers.py
 def test_b_carries_the_error_under_time_distributed() -> None:
     model = keras.Sequential(
         [
@@ -483,6 +484,7 @@ def test_a_compiled_model_that_shares_layers_is_traced_again() -> None:
     assert_b_carries(whole, x, y)
 
 
+@pytest.mark.slow  # tests/ways has another one
 def test_a_gan_trains_on_b_whichever_model_is_converted() -> None:
     """A discriminator compiled by itself, and again, frozen, behind a generator."""
     critic = compiled(keras.Sequential([keras.Input((4,)), dense(5, "c"), layers.Dense(3)]))

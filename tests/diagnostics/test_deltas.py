@@ -168,7 +168,7 @@ def test_angles_are_zero_for_backprop_and_where_b_is_w(
         return two_replicas.scope() if replicas == 2 else contextlib.nullcontext()
 
     batch = batch_for(build)
-    for rule in ("bp", "kp") if build is functional else ("kp",):  # all rules: above
+    for rule in ("bp", "kp") if build is nested else ("kp",):  # all rules: above
         with scope():
             model = converted(build, rule)
             carry_w(model)
@@ -182,18 +182,21 @@ def test_angles_are_zero_for_backprop_and_where_b_is_w(
     assert tfwm.gradient_angles(model, *batch)["whole_network"] > 1
 
 
-def test_two_replicas_measure_the_whole_batch(two_replicas: tf.distribute.Strategy) -> None:
+@pytest.mark.parametrize("name", slow_but(["delta_angles"], ["delta_angles", "gradient_angles"]))
+def test_two_replicas_measure_the_whole_batch(
+    name: str, two_replicas: tf.distribute.Strategy
+) -> None:
+    measure = getattr(tfwm, name)
     batch = random_batch()
     one = converted(nested, "fa")
     with two_replicas.scope():
         two = converted(nested, "fa")
     two.set_weights(one.get_weights())
-    for measure in (tfwm.delta_angles, tfwm.gradient_angles):
-        ours, theirs = measure(two, *batch), measure(one, *batch)
-        # Names count up within a process: the order tells which is which.
-        assert list(ours.values()) == pytest.approx(list(theirs.values()), abs=1e-3)
+    ours, theirs = measure(two, *batch), measure(one, *batch)
+    # Names count up within a process: the order tells which is which.
+    assert list(ours.values()) == pytest.approx(list(theirs.values()), abs=1e-3)
     with pytest.raises(ValueError, match="cannot be cut into equal parts for 2 replicas"):
-        tfwm.delta_angles(two, *random_batch(7))
+        measure(two, *random_batch(7))
 
 
 def test_a_probe_leaves_everything_as_it_was() -> None:

@@ -557,6 +557,6 @@ def looked_at_with_a_traced_attribute(convert: Convert, prove: Prove) -> None:
     looked_at(TracedAttribute(), convert, prove)
 
 
-@goes("kp")
+@goes("kp", slow=True)
 def looked_at_with_a_function_of_a_module(convert: Convert, prove: Prove) -> None:
     looked_at(TracedElsewhere(), convert, prove)
