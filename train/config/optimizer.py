@@ -76,7 +76,6 @@ class OptimizerConfig:
         learning_rate_scaling: How the step size follows the global batch size: `none`, `linear`
             (times batch size / `reference_batch_size`) or `sqrt` (times the root of that).
         reference_batch_size: Global batch size, in images, for which `learning_rate` was chosen.
-        schedule: How the learning rate changes.
         weight_decay: Decay of the weights, forward and feedback alike; null: none.
         decay: `decoupled` (Keras'): a step takes `learning_rate x weight_decay` of each weight.
             `coupled` (PyTorch's, so Xiao et al. 2018): `weight_decay x weight` is added to its

@@ -142,7 +142,6 @@ class FitConfig:
         on_nan: When the loss is no longer finite: `stop`, or `rollback`: go on from the last
             checkpoint with half the learning rate, at most three times.
         import_from: Folders in which import paths are looked for, beside that of a `--config` file.
-        data: Images and labels.
         model: The network, whose last layer gives logits or values: `small_conv`, `mlp`,
             `resnet18`, `resnet50`, or the import path of a callable `(input_shape, output_shape,
             **options) -> keras.Model`. `python -m train list models` shows their options.
@@ -150,16 +149,9 @@ class FitConfig:
             its own, summed over the outputs), both on logits; a Keras loss, such as
             mean_squared_error; or an import path.
         metrics: Keras metrics or import paths, beside the accuracy of classes.
-        feedback: How errors travel back.
-        mirror: Mirror mode.
-        monitor: What is measured.
-        optimizer: The optimizer.
-        training: Length and arithmetic.
-        checkpoint: What lets a killed run go on.
         callbacks: Keras callbacks of your own, as import paths such as
             `keras.callbacks:EarlyStopping`. One with a method `state() -> {name: tf.Variable}`
             joins the checkpoints; any other begins anew when a killed run goes on.
-        cluster: Several processes that train one model.
     """
 
     seed: Seed = 0

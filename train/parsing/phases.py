@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING
 from typing import Any
 
 from train.config import MAY_DIFFER, FitConfig, Part
@@ -14,6 +14,7 @@ from train.parsing.yaml_file import plain
 # What a phase may change, and what is done once, at the begin of the phase that asks for it.
 CHANGED = ("training.epochs", "training.steps", "optimizer", "feedback", "mirror", "freeze")
 DONE_ONCE = ("init_from", "draw_anew")
+_UNSET = object()
 
 
 def phase_configs(config: FitConfig) -> list[FitConfig]:
@@ -25,7 +26,7 @@ def phase_configs(config: FitConfig) -> list[FitConfig]:
     found = []
     for number, table in enumerate(config.phases):
         source = f"phases[{number}]"
-        below = _values(config)
+        below = _values(config) | {"phases": ()}
         if number:
             below = {key: v for key, v in below.items() if not key.startswith(DONE_ONCE)}
         if number + 1 < len(config.phases):
@@ -50,7 +51,7 @@ def leaves(config: FitConfig) -> Flat:
     outer = _values(config)
     found = dict(_each_option(outer | {"phases": len(config.phases)}))
     for number, phase in enumerate(phase_configs(config)):
-        own = {key: v for key, v in _values(phase).items() if v != outer[key]}
+        own = {k: v for k, v in _values(phase).items() if v != outer[k] and k != "phases"}
         found |= {f"phases[{number}].{key}": value for key, value in _each_option(own)}
     return found
 
@@ -59,14 +60,18 @@ def differences(there: Flat, here: Flat) -> dict[str, str]:
     """Of leaves: key to the sentence about what differs, where it decides over a run's numbers."""
     found = {}
     for key in {**here, **there}:
-        if not key.startswith(MAY_DIFFER) and there.get(key, MISSING) != here.get(key, MISSING):
+        if not key.startswith(MAY_DIFFER) and there.get(key, _UNSET) != here.get(key, _UNSET):
             old, new = (repr(flat[key]) if key in flat else "not given" for flat in (there, here))
             found[key] = f"{key} is {old} there and {new} here"
     return found
 
 
-def _values(config: FitConfig) -> Flat:
-    return flatten(plain(config) | {"phases": []}, source="")
+def _values(config: Any, prefix: str = "") -> Flat:
+    flat: Flat = {}
+    for key, value in vars(config).items():
+        inside = dataclasses.is_dataclass(value)
+        flat |= _values(value, f"{prefix}{key}.") if inside else {f"{prefix}{key}": value}
+    return flat
 
 
 def _each_option(flat: Flat) -> Iterator[tuple[str, Any]]:

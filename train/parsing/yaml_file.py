@@ -47,7 +47,8 @@ def _annotated(config: Any, *, indent: str) -> Iterator[str]:
     told = explanations(type(config))
     for key, value in vars(config).items():
         # A word that the docstring breaks at a hyphen, such as a path, is joined again.
-        words, begin = re.sub(r"(?<=-) ", "", told[key]), f"{indent}# "
+        said = told.get(key) or str(type(value).__doc__).partition("\n")[0]  # of a whole table
+        words, begin = re.sub(r"(?<=-) ", "", said), f"{indent}# "
         yield from textwrap.wrap(
             words, WIDTH, initial_indent=begin, subsequent_indent=begin, break_on_hyphens=False
         )
