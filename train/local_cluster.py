@@ -21,6 +21,8 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from train.signals import heard
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the workers and returns the first status that is not 0."""
@@ -39,9 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for worker in workers:
             worker.send_signal(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, pass_on)
-    statuses = [worker.wait() for worker in workers]
+    with heard((signal.SIGTERM, signal.SIGINT), pass_on):
+        statuses = [worker.wait() for worker in workers]
     # Of a worker that had nothing to keep yet it is the signal, negative.
     return next((status if status > 0 else 128 - status for status in statuses if status), 0)
 

@@ -200,7 +200,6 @@ def test_local_cluster_passes_signals_on_to_its_workers(
     sleep = [sys.executable, "-c", code]
     workers = [subprocess.Popen(sleep, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     monkeypatch.setattr(local_cluster, "start", lambda *_: workers)
-    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
 
     def terminate() -> None:
         for worker in workers:
@@ -209,12 +208,13 @@ def test_local_cluster_passes_signals_on_to_its_workers(
             worker.stdout.close()
         os.kill(os.getpid(), number)
 
+    before = signal.signal(number, signal.default_int_handler)
     try:
         threading.Thread(target=terminate).start()
         assert local_cluster.main(["--", "fit"]) == 128 + number
+        assert signal.getsignal(number) is signal.default_int_handler
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        signal.signal(number, before)
     assert all(worker.returncode != 0 for worker in workers)
 
 
