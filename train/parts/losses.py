@@ -38,10 +38,10 @@ class MeanOfExample(keras.losses.Loss):
     """
 
     def __init__(self, loss: Any, name: str | None = None, **options: Any) -> None:
-        name = name or getattr(loss, "name", None) or getattr(loss, "__name__", None)
-        options.setdefault("reduction", getattr(loss, "reduction", "sum_over_batch_size"))
+        self.loss = keras.losses.get(loss)
+        name = name or getattr(self.loss, "name", None) or getattr(self.loss, "__name__", None)
+        options.setdefault("reduction", getattr(self.loss, "reduction", "sum_over_batch_size"))
         super().__init__(name=name, **options)
-        self.loss = loss
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Values (batch, ...) to losses (batch,)."""
@@ -49,13 +49,8 @@ class MeanOfExample(keras.losses.Loss):
         return keras.ops.mean(losses, axis=tuple(range(1, len(losses.shape))))
 
     def get_config(self) -> dict[str, Any]:
-        """The options, as Keras saves them."""
+        """The arguments, as Keras saves them."""
         return super().get_config() | {"loss": keras.losses.serialize(self.loss)}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> MeanOfExample:
-        """The loss that `get_config` described."""
-        return cls(**config | {"loss": keras.losses.deserialize(config["loss"])})
 
 
 def softmax() -> keras.losses.Loss:

@@ -22,7 +22,8 @@ class ReducibleSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
     def __init__(self, schedule: Any, *, warm_up_steps: int = 0, scale: float = 1.0) -> None:
         super().__init__()
-        self.schedule = schedule
+        saved = isinstance(schedule, dict)
+        self.schedule = keras.saving.deserialize_keras_object(schedule) if saved else schedule
         self.warm_up_steps = warm_up_steps
         # Assigned between steps, so replicas hold the same number; the first one's counts.
         self.scale = tf.Variable(
@@ -42,18 +43,12 @@ class ReducibleSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return tf.convert_to_tensor(self.scale) * rate
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments that make an equal schedule."""
+        """The arguments, as Keras saves them."""
         return {
             "schedule": keras.saving.serialize_keras_object(self.schedule),
             "warm_up_steps": self.warm_up_steps,
             "scale": float(self.scale.numpy()),
         }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> ReducibleSchedule:
-        """The inverse of `get_config`."""
-        schedule = keras.saving.deserialize_keras_object(config["schedule"])
-        return cls(**config | {"schedule": schedule})
 
 
 def known_schedules() -> dict[str, Any]:
