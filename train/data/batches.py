@@ -62,13 +62,13 @@ def training_batches(
 
     def random_part(image: Any, position: Any) -> Any:
         size, _, channels = data.input_shape
-        key = images.place_key(seed, position // batch_size, position % batch_size)
+        key = images.key_of(seed, position // batch_size, position % batch_size)
         return images.random_resized_crop(image, key, size=size, channels=channels)
 
     def inputs_and_targets(batch: Any, position: Any) -> tuple[Any, Any]:
         inputs = data.normalization(batch[0])
         if config.augmentation != "none":
-            place, key = position % batch_size, images.step_key(seed, position[0] // batch_size)
+            place, key = position % batch_size, images.key_of(seed, position[0] // batch_size)
             pad = 0 if is_resized else config.pad
             inputs = images.pad_crop_flip(inputs, place, key, batch_size=batch_size, pad=pad)
         return inputs, data.target.prepared(batch[1], inputs)

@@ -52,7 +52,7 @@ def folder_of_images(config: DataConfig) -> Source:
         return in_memory(
             (np.array([str(path) for path in paths], object), np.array(labels, np.int32)),
             open=lambda record: (tf.io.read_file(record[0]), record[1]),
-            fault=lambda: next(filter(None, map(_damage, paths)), None),
+            fault=lambda _: next(filter(None, map(_damage, paths)), None),
         )
 
     splits = splits_of({name: len(found) for name, found in images.items()})

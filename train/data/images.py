@@ -21,18 +21,13 @@ RESIZED_OVER_CROPPED = 256 / 224
 _STREAM = 0x61756D
 
 
-def step_key(seed: int, step: Any) -> Any:
-    """Key (2,) int64 of everything random about the images of one step."""
-    return _folded(tf.constant([seed, _STREAM], tf.int64), step)
-
-
-def place_key(seed: int, step: Any, place: Any) -> Any:
-    """Key (2,) int64 of one image of one step."""
-    return _folded(step_key(seed, step), place)
-
-
-def _folded(key: Any, number: Any) -> Any:
-    return tf.random.experimental.stateless_fold_in(key, tf.cast(number, tf.int64), alg="philox")
+def key_of(seed: int, *numbers: Any) -> Any:
+    """Key (2,) int64 of everything random about the images of a step, or of a step and a place."""
+    key = tf.constant([seed, _STREAM], tf.int64)
+    for number in numbers:
+        number = tf.cast(number, tf.int64)
+        key = tf.random.experimental.stateless_fold_in(key, number, alg="philox")
+    return key
 
 
 def decode(image: Any, channels: int) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -131,7 +132,7 @@ def _indexables(both: Mapping[str, Any], config: DataConfig, sets: Sets) -> Sour
                 lambda one, *parts: np.asarray(parts, one.dtype.as_numpy_dtype), spec, *examples
             )
 
-        return by_python(len(places), fetch, spec, fault=lambda: next(iter(failed), None))
+        return by_python(len(places), fetch, spec, fault=lambda _: next(iter(failed), None))
 
     return Source(spec, target, splits_of(counts), part)
 
@@ -147,10 +148,21 @@ def _streams(both: Mapping[str, tf.data.Dataset], config: DataConfig, sets: Sets
         if counts[name] < 0:
             counts[name] = int(dataset.reduce(np.int64(0), lambda count, *_: count + 1))
 
+    def failure(error: Exception) -> UserError | None:
+        """What TensorFlow has made text of, if it was Python code of the user's in the dataset."""
+        said, *node = re.split(r"\[\[\{\{node \w*PyFunc", str(error), maxsplit=1)
+        places = re.findall(r'File "(.+)", line (\d+), in (\S+)', said)
+        if not (node and places):
+            return None
+        file, line, function = places[-1]
+        what = said.strip().splitlines()[-1]
+        return UserError(f"{who} fails in {function} ({file}, line {line}): {what}")
+
     def part(pieces: Pieces) -> Split:
         parts = (both[name].skip(rows.start).take(len(rows)) for name, rows in pieces)
         whole = functools.reduce(lambda some, more: some.concatenate(more), parts)
-        return streamed(sum(len(rows) for _, rows in pieces), lambda plan, epoch: whole)
+        count = sum(len(rows) for _, rows in pieces)
+        return streamed(count, lambda plan, epoch: whole, fault=failure)
 
     target = target_of(spec[1], config, sets.target, sets.num_classes)
     return Source(spec, target, splits_of(counts), part)

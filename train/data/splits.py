@@ -88,7 +88,7 @@ class Split:
     by_index: bool = True
     open: Callable[[Any], tuple[Any, Any]] | None = None
     arrays: tuple[Any, Any] | None = None
-    fault: Callable[[], UserError | None] = lambda: None
+    fault: Callable[[Exception], UserError | None] = lambda error: None
 
     def batches(self, plan: Plan, view: Callable[[Any, Any], Any] | None) -> Any:
         """As `read`, of ((inputs, targets), positions); `view` makes of an image what is seen."""
@@ -110,7 +110,7 @@ def faults_named(*splits: Split) -> Iterator[None]:
         yield
     except (tf.errors.InvalidArgumentError, tf.errors.UnknownError) as error:
         for split in splits:
-            if (fault := split.fault()) is not None:
+            if (fault := split.fault(error)) is not None:
                 raise fault from (fault.__cause__ or error)
         raise
 

@@ -16,7 +16,7 @@ def crops(
     return images.pad_crop_flip(
         tf.constant(np.broadcast_to(NOISE, (len(places), *NOISE.shape))),
         tf.constant(list(places), tf.int64),
-        images.step_key(seed, step),
+        images.key_of(seed, step),
         batch_size=batch_size,
         pad=pad,
     ).numpy()
@@ -70,7 +70,7 @@ def windows(height: int, width: int, count: int) -> np.ndarray:
     def draw(places: tf.Tensor) -> tf.Tensor:
         return tf.map_fn(
             lambda place: images.random_window(
-                tf.constant([height, width, 3]), images.place_key(1, 0, place)
+                tf.constant([height, width, 3]), images.key_of(1, 0, place)
             ),
             places,
             fn_output_signature=tf.int32,

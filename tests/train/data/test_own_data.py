@@ -1,7 +1,7 @@
 """Data of a user's own: folders of images, arrays, and what a function returns."""
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -330,6 +330,32 @@ def test_failing_getitem_is_named_with_its_place_and_its_error(
     assert "\n" not in str(caught.value)
     if fault != "shape":  # the user's own error, not that of TensorFlow
         assert isinstance(caught.value.__cause__, (KeyError, StopIteration))
+
+
+@pytest.mark.parametrize("storage", ["memory", "disk"])
+def test_failing_generator_of_a_dataset_is_named_with_its_place_and_its_error(
+    monkeypatch: pytest.MonkeyPatch, storage: str
+) -> None:
+    rows = FaultyRows(arrays()[0])
+
+    def examples() -> Iterator[tuple[np.ndarray, Any]]:
+        return (rows[index] for index in range(len(rows)))
+
+    signature = (tf.TensorSpec(3), tf.TensorSpec((), tf.int64))
+    dataset = tf.data.Dataset.from_generator(examples, output_signature=signature)
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(rows)))
+    sets = Sets(dataset, stream(arrays()[1]), num_classes=3)
+    config = returning(monkeypatch, sets, storage=storage, **RAW)
+
+    def read() -> None:
+        data = datasets.load(config)
+        with splits.faults_named(data.train, data.test):
+            train(data, config, 0, 5)
+
+    line = FaultyRows.__getitem__.__code__.co_firstlineno + 2
+    with pytest.raises(UserError) as caught:
+        read()
+    assert str(caught.value) == f"data.name=own.data:make {MISSING.format(line)}"
 
 
 def test_failing_getitem_ends_a_run_in_one_sentence(
