@@ -142,12 +142,11 @@ def source_of_pairs(pairs: Mapping[str, tuple[Any, Any]], config: DataConfig, se
         for name, pair in ready.items()
     }
     spec = next(iter(specs.values()))
-    for name, other in specs.items():
-        if other != spec:
-            raise UserError(
-                f"{who} has examples of {spec} and, in {name}, of {other}. Expected one shape and "
-                f"type of inputs, and one of targets."
-            )
+    if any(other != spec for other in specs.values()):
+        raise UserError(
+            f"{who} has examples of {specs}. Expected one shape and type of inputs, and one of "
+            f"targets."
+        )
     whole = [y for _, y in ready.values() if isinstance(y, np.ndarray) and y.dtype.kind in "iu"]
     low = min((int(labels.min(initial=0)) for labels in whole), default=0)
     high = max((int(labels.max(initial=0)) for labels in whole), default=-1)

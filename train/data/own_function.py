@@ -28,7 +28,7 @@ def function(config: DataConfig) -> Source:
     if not callable(target):
         raise UserError(f"{who} is {target!r}. Expected a function that returns (train, test).")
     options = checked_options("data.options", target, config.options)
-    with _failures_named(who):
+    with _failures_named(who, []):
         sets = target(**options)
     if isinstance(sets, (tuple, list)) and len(sets) == 2:
         sets = Sets(*sets)
@@ -64,19 +64,20 @@ def remark(config: DataConfig, train: Split) -> str:
 
 
 @contextlib.contextmanager
-def _failures_named(who: str) -> Iterator[None]:
+def _failures_named(who: str, seen: list[UserError]) -> Iterator[None]:
     """A context in which whatever the user's code raises becomes a sentence that says where."""
     try:
         yield
-    except UserError:
-        raise
     except Exception as error:
         _, *frames = traceback.extract_tb(error.__traceback__)
         where = frames[1] if len(frames) > 1 else frames[0]  # the first behind our call
-        raise UserError(
-            f"{who} fails in {where.name} ({where.filename}, line {where.lineno}): "
-            f"{type(error).__name__}: {' '.join(str(error).split())}"
-        ) from error
+        seen.append(
+            UserError(
+                f"{who} fails in {where.name} ({where.filename}, line {where.lineno}): "
+                f"{type(error).__name__}: {' '.join(str(error).split())}"
+            )
+        )
+        raise seen[-1] from error
 
 
 def _pair_of_specs(who: str, specs: Any) -> tuple[Any, Any]:
@@ -95,45 +96,45 @@ def _pair_of_specs(who: str, specs: Any) -> tuple[Any, Any]:
 def _indexables(both: Mapping[str, Any], config: DataConfig, sets: Sets) -> Source:
     """Objects with `__len__` and `__getitem__`, read by index."""
     who = f"data.name={config.name}"
+    failed: list[UserError] = []  # TensorFlow, which calls `fetch`, makes text of what is raised
 
     def example(name: str, row: int) -> Any:
-        with _failures_named(f"{who}: example {row} of {name}"):
+        with _failures_named(f"{who}: example {row} of {name}", failed):
             found = both[name][row]
-            return tuple(found) if isinstance(found, list) else found
+        return tuple(found) if isinstance(found, list) else found
 
-    with _failures_named(who):
+    def as_first(name: str, row: int) -> Any:
+        found = tf.nest.map_structure(np.asarray, example(name, row))
+        if [part.shape for part in tf.nest.flatten(found)] != shapes:
+            failed.append(
+                UserError(
+                    f"{who}: example {row} of {name} is of {spec_of(found)}. Expected {spec}, as "
+                    f"of the first."
+                )
+            )
+            raise failed[-1]
+        return found
+
+    with _failures_named(who, failed):
         counts = {name: len(one) for name, one in both.items()}
     if not all(counts.values()):
         raise UserError(f"{who} has {counts} examples. Expected at least one of each.")
     spec = _pair_of_specs(who, spec_of(example("train", 0)))
-    target = target_of(spec[1], config, sets.target, sets.num_classes)
-
-    def shapes(specs: Any) -> list[Any]:
-        return [one.shape for one in tf.nest.flatten(specs)]
+    shapes = [tuple(part.shape) for part in tf.nest.flatten(spec)]
 
     def part(pieces: Pieces) -> Split:
         places = [(name, row) for name, rows in pieces for row in rows]
-        failed: list[UserError] = []
 
         def fetch(indices: Any) -> Any:
-            try:
-                examples = [example(*places[index]) for index in indices]
-                for index, one in zip(indices, map(spec_of, examples), strict=True):
-                    if shapes(one) != shapes(spec):
-                        name, row = places[index]
-                        raise UserError(
-                            f"{who}: example {row} of {name} is of {one}. Expected {spec}, as of "
-                            f"the first."
-                        )
-            except UserError as error:
-                failed.append(error)
-                raise
             return tf.nest.map_structure(
-                lambda one, *parts: np.asarray(parts, one.dtype.as_numpy_dtype), spec, *examples
+                lambda one, *parts: np.asarray(parts, one.dtype.as_numpy_dtype),
+                spec,
+                *(as_first(*places[index]) for index in indices),
             )
 
         return by_python(len(places), fetch, spec, fault=lambda _: next(iter(failed), None))
 
+    target = target_of(spec[1], config, sets.target, sets.num_classes)
     return Source(spec, target, splits_of(counts), part)
 
 
