@@ -20,7 +20,7 @@ from typing import Any
 import pandas as pd
 import tensorflow as tf
 
-from train.config import DataConfig, FitConfig
+from train.config import DataConfig
 from train.data import datasets
 from train.data.datasets import DataSet
 from train.devices.strategy import Placement, strategy_name
@@ -55,7 +55,6 @@ def fit_seeds(command: Command) -> None:
         elif (trained := fit(config)).is_chief:
             print(last_lines(trained.directory), flush=True)
         return
-    one_process_only(config, "--seeds")
     runs = {}
     for seed in command.seeds:
         own = [] if folder is None else [f"--run_directory={folder}/seed_{seed}"]
@@ -70,25 +69,17 @@ def fit_seeds(command: Command) -> None:
 
 
 def with_keys(command: Command, *keys: str) -> Command:
-    """The `fit` of a command's keys and more; raises UserError if they are refused."""
+    """One run of several: the `fit` of a command's keys and more."""
+    if strategy_name(command.config) == "multi_worker":
+        raise UserError(
+            "strategy=multi_worker trains one run a command. Expected one command for every run, "
+            "instead of --seeds or sweep."
+        )
     return read_command(["fit", *command.keys, *keys, *[DEBUG] * command.debug])
 
 
-def one_process_only(config: FitConfig, what: str) -> None:
-    """Raises UserError for several workers, which need one command each."""
-    if strategy_name(config) == "multi_worker":
-        raise UserError(
-            f"strategy=multi_worker trains one run a command. Expected one command for every run, "
-            f"instead of {what}."
-        )
-
-
 def check(runs: Mapping[str, Command]) -> None:
-    """Builds every run's model and callbacks once, on the processor, and trains nothing.
-
-    Raises:
-        UserError: If a name, an option or a value is refused.
-    """
+    """Builds every run's model and callbacks once, on the processor, and trains nothing."""
     with contextlib.suppress(RuntimeError):  # this process has used them before
         tf.config.set_visible_devices([], "GPU")  # they are the runs' own
     placement = Placement("one_device", tf.distribute.get_strategy())

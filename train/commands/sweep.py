@@ -19,9 +19,9 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from train.commands.runs import check, one_process_only, train_all, with_keys
+from train.commands.runs import check, train_all, with_keys
 from train.config import FitConfig
-from train.disk import disk_errors, to_json, write_whole
+from train.disk import to_json, whole_file
 from train.errors import UserError
 from train.parsing.command_line import Command
 from train.parsing.config_file import config_from
@@ -39,15 +39,9 @@ def sweep(command: Command) -> None:
     All points are checked before the first is trained. The same command goes on after a kill, and
     so does one with other values of the same keys: finished runs, and those that diverged, are not
     done again.
-
-    Raises:
-        UserError: If a value is refused, the training split cannot be cut, the folder holds another
-            sweep, or every point diverged.
-        TerminatedError: After a signal.
     """
-    one_process_only(command.config, "sweep")
-    split, seeds = command.config.data.train_split, command.seeds or (command.config.seed,)
-    training_part, validation_part = cut(split, command.validation)
+    seeds = command.seeds or (command.config.seed,)
+    training_part, validation_part = cut(command.config.data.train_split, command.validation)
     parts = [f"--data.train_split={training_part}", f"--data.test_split={validation_part}"]
     plan = {
         "config": yaml.safe_load(to_yaml(with_keys(command, *parts).config)),
@@ -55,32 +49,18 @@ def sweep(command: Command) -> None:
         "seeds": list(seeds),
     }
     folder = _folder(command.config, plan)
-    combined = itertools.product(*command.grid.values())
-    points = [dict(zip(command.grid, values, strict=True)) for values in combined]
+    pairs = ([f"{key}={value}" for value in values] for key, values in command.grid.items())
+    points = list(itertools.product(*pairs))
     runs = {}
     for point, seed in itertools.product(points, seeds):
-        place = folder / re.sub(r"[^\w.,=+\-\[\]]", "_", _words(point, ",")) / f"seed_{seed}"
-        own = [*_flags(point), *parts, f"--seed={seed}", f"--run_directory={place}"]
-        runs[f"{_words(point)}, seed {seed}"] = with_keys(command, *own)
+        place = folder / re.sub(r"[^\w.,=+\-\[\]]", "_", ",".join(point)) / f"seed_{seed}"
+        own = [*parts, f"--seed={seed}", f"--run_directory={place}"]
+        flags = [f"--{pair}" for pair in point]
+        runs[f"{', '.join(point)}, seed {seed}"] = with_keys(command, *flags, *own)
     check(dict(itertools.islice(runs.items(), 0, None, len(seeds))))
-    measure, scores = scored(_train(folder, plan, runs, command.jobs), len(seeds))
-    order = scores["mean"].sort_values(ascending=measure == "val_loss", kind="stable").dropna()
-    if order.empty:
-        raise UserError("Every point diverged in some seed. Expected lower learning rates.")
-    best = points[order.index[0]]
-    keys = [key for key in command.keys if not key.startswith(("--seed=", "--run_directory="))]
-    keys += [*_flags(best), f"--seeds={','.join(map(str, seeds))}"]
-    again = shlex.join(["python", "-m", "train", "fit", *keys])
-    rows = zip(points, scores.to_dict("records"), strict=True)
-    cells = [{"values": point, **score} for point, score in rows]
-    result = {"measure": measure, "cells": cells, "chosen": best, "command": again}
-    _write(folder, plan | result)
-    shown = scores.map("{:.4f}".format).replace("nan", "")
-    table = pd.DataFrame(points).join(shown.assign(mean=shown["mean"].replace("", "diverged")))
-    table[""] = ["<- chosen" if point is best else "" for point in points]
-    print(f"\n{measure} on {validation_part}, over {len(seeds)} seeds:\n{to_text(table)}\n")
-    print(f"chosen (in {folder / RESULT_FILE}): {_words(best)}")
-    print(f"to train with it on all of {split}:\n  {again}")
+    ends = _train(folder, plan, runs, command.jobs)
+    values = [dict(pair.split("=", 1) for pair in point) for point in points]
+    _choose(command, folder, plan, values, ends)
 
 
 def _train(
@@ -102,19 +82,44 @@ def _train(
         print(f"{title} diverged before", flush=True)
     todo = {title: run for title, run in runs.items() if title not in before}
     train_all(todo, at_once=jobs, diverged=note)
-    return [
-        {} if name in diverged else RunDirectory(folder / name).metrics()[-1]
-        for name in names.values()
-    ]
+    ends = {name: RunDirectory(folder / name) for name in names.values() if name not in diverged}
+    return [ends[name].metrics()[-1] if name in ends else {} for name in names.values()]
+
+
+def _choose(
+    command: Command,
+    folder: Path,
+    plan: dict[str, Any],
+    points: list[dict[str, str]],
+    ends: list[dict[str, float]],
+) -> None:
+    """Writes and tells the scores, the best point, and the command that trains with it."""
+    measure, scores = scored(ends, len(plan["seeds"]))
+    order = scores["mean"].sort_values(ascending=measure == "val_loss", kind="stable").dropna()
+    if order.empty:
+        raise UserError("Every point diverged in some seed. Expected lower learning rates.")
+    best = points[order.index[0]]
+    pairs = [f"{key}={value}" for key, value in best.items()]
+    keys = [key for key in command.keys if not key.startswith(("--seed=", "--run_directory="))]
+    keys += [*[f"--{pair}" for pair in pairs], f"--seeds={','.join(map(str, plan['seeds']))}"]
+    again = shlex.join(["python", "-m", "train", "fit", *keys])
+    rows = zip(points, scores.to_dict("records"), strict=True)
+    cells = [{"values": point, **score} for point, score in rows]
+    result = {"measure": measure, "cells": cells, "chosen": best, "command": again}
+    _write(folder, plan | result)
+    shown = scores.map("{:.4f}".format).replace("nan", "")
+    table = pd.DataFrame(points).join(shown.assign(mean=shown["mean"].replace("", "diverged")))
+    table[""] = ["<- chosen" if point is best else "" for point in points]
+    on = f"{plan['config']['data']['test_split']}, over {len(plan['seeds'])} seeds"
+    print(f"\n{measure} on {on}:\n{to_text(table)}\n")
+    print(f"chosen (in {folder / RESULT_FILE}): {', '.join(pairs)}")
+    print(f"to train with it on all of {command.config.data.train_split}:\n  {again}")
 
 
 def scored(lines: Sequence[Mapping[str, float]], seeds: int) -> tuple[str, pd.DataFrame]:
     """The measure, and a row a point: `mean` over seeds, NaN if one has none, `standard_error`.
 
-    Args:
-        lines: Measures at the last epoch, the seeds of a point together; empty for a run whose loss
-            was no longer finite.
-        seeds: Of every point.
+    `lines` has the seeds of a point together, and nothing in that of a run that diverged.
     """
     frame = pd.DataFrame(lines)
     measure = "val_accuracy" if "val_accuracy" in frame else "val_loss"
@@ -124,12 +129,7 @@ def scored(lines: Sequence[Mapping[str, float]], seeds: int) -> tuple[str, pd.Da
 
 
 def cut(split: str, validation: float) -> tuple[str, str]:
-    """A training split without its last part, and that part: a share of `validation`.
-
-    Raises:
-        UserError: If it is no whole split, and no part with both ends known (`train[:256]`,
-            `train[10%:50%]`), or the share leaves nothing on one side.
-    """
+    """A training split without its last part, and that part: a share of `validation`."""
     percent = re.fullmatch(r"(\w+)(?:\[(?:(\d+)%)?:(?:(\d+)%)?\])?", split)
     match = percent or re.fullmatch(r"(\w+)\[(\d+)?:(\d+)\]", split)
     if match is None:
@@ -190,14 +190,5 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _write(folder: Path, content: Mapping[str, Any]) -> None:
-    with disk_errors(f"{folder / RESULT_FILE} cannot be written"):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / RESULT_FILE, to_json(content, 2) + "\n")
-
-
-def _words(point: Mapping[str, str], between: str = ", ") -> str:
-    return between.join(f"{key}={value}" for key, value in point.items())
-
-
-def _flags(point: Mapping[str, str]) -> list[str]:
-    return [f"--{key}={value}" for key, value in point.items()]
+    with whole_file(folder / RESULT_FILE, f"{folder / RESULT_FILE} cannot be written") as aside:
+        aside.write_text(to_json(content, 2) + "\n")

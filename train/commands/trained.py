@@ -132,9 +132,6 @@ def load_trained(model_or_run: str) -> tuple[Path, Any]:
     """The file and the model in it; what its run names by import paths is imported before.
 
     Of a run that has not finished: its folder, and the model of its last whole checkpoint, said so.
-
-    Raises:
-        UserError: If there is none, or it cannot be loaded.
     """
     file = Path(model_or_run)
     if not file.exists():
