@@ -93,7 +93,7 @@ def test_angles_are_those_of_the_library(
     ("arguments", "expected"),
     [
         (["report", "--out=x"], "report needs run directories, or folders that hold several."),
-        (["report", "run"], "report needs --out FOLDER, to write; must be new or empty."),
+        (["report", "run"], "report needs --out FILE.keras, or FOLDER of a report, to write"),
         (["compare", "one"], "compare needs two run directories."),
         (["compare", "a", "b", "c"], "unrecognized arguments: c."),
         (["angles"], "angles needs a run directory or a .keras file."),
