@@ -111,7 +111,8 @@ def _ask(
     while time.monotonic() < give_up:
         with contextlib.suppress(OSError, ValueError), _connection(chief) as connection:
             connection.sendall(message)
-            connection.settimeout(timeout_s)  # the chief may have begun to wait only now
+            # The chief may begin to wait only now, and be held up by a stranger at its end.
+            connection.settimeout(timeout_s + 2 * ANSWER_WITHIN_S)
             silent, differing = json.loads(connection.makefile("rb").readline())
             return silent, differing
         time.sleep(0.05)
