@@ -5,20 +5,19 @@ from __future__ import annotations
 import inspect
 import pkgutil
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from train.config.part import RULES
 from train.errors import UserError, did_you_mean
-from train.parsing.config_file import read_config_file
+from train.parsing.config_file import dotted_names, read_config_file
 from train.parsing.start_up import load_tensorflow_quietly
 from train.parsing.yaml_file import explanations
 
 NOT_SHOWN = ("input_shape", "output_shape", "noise", "seed", "name", "dtype", "reduction")
 PARAGRAPH = "\n\n"
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
-_at = pkgutil.resolve_name
 
 
 def print_all(what: str = "") -> None:
@@ -29,13 +28,12 @@ def print_all(what: str = "") -> None:
             f"{did_you_mean(what, KINDS)}"
         )
     for kind in [what] if what else KINDS:
-        if kind not in WITHOUT_TENSORFLOW:
-            load_tensorflow_quietly()
-        key, named = KINDS[kind]
-        parts = named()
+        key, where, *names = KINDS[kind]
+        parts = dict.fromkeys(names) | _found(where)
         print(f"{kind} ({key}):")
         for name, part in parts.items():
-            print(*(_lines(name, part) if what and part else [f"  {name}"]), sep="\n")
+            full = f"  {name} ({', '.join(RULES[name])})" if kind == "rules" else f"  {name}"
+            print(*(_lines(full, part) if what and part else [full]), sep="\n")
         if not what:
             print()
         elif any(parts.values()):
@@ -44,16 +42,27 @@ def print_all(what: str = "") -> None:
         print("python -m train list models, and so on, shows options with their defaults.")
 
 
+def _found(where: str | Callable[[], Iterable[str]]) -> dict[str, Any]:
+    """Name to part; None where a part has no options."""
+    if not isinstance(where, str):
+        return dict.fromkeys(where())
+    load_tensorflow_quietly()
+    found = pkgutil.resolve_name(where)
+    if inspect.isclass(found):
+        return {"options": found}
+    return dict(found() if callable(found) else found)
+
+
 def _lines(name: str, part: Any) -> Iterator[str]:
     """Name and summary; a line an option: name, default, meaning."""
     from train.parts.named import options_of
 
-    yield f"\n  {name}: {first_sentence((inspect.getdoc(part) or '').partition(PARAGRAPH)[0])}"
+    yield f"\n{name}: {first_sentence((inspect.getdoc(part) or '').partition(PARAGRAPH)[0])}"
     told = explanations(part)
-    for name, option in options_of(part, NOT_SHOWN).items():
-        default = "needed" if option.default is option.empty else repr(option.default)
-        meaning = f": {first_sentence(told[name])}" if name in told else ""
-        yield f"    {name} = {default}{meaning}"
+    for option, parameter in options_of(part, NOT_SHOWN).items():
+        default = "needed" if parameter.default is parameter.empty else repr(parameter.default)
+        meaning = f": {first_sentence(told[option])}" if option in told else ""
+        yield f"    {option} = {default}{meaning}"
 
 
 def first_sentence(text: str) -> str:
@@ -69,62 +78,44 @@ def head_of(file: Path) -> str:
     return first_sentence(head[0].replace("# ", "")) if head else ""
 
 
-def _data_sets() -> dict[str, None]:
+def _data_sets() -> list[str]:
     configs = map(read_config_file, CONFIGS)
     named = {str(values["data.name"]) for values in configs if "data.name" in values}
-    lines = (
+    return [
         "digits: embedded",
         *sorted(named - {"digits"}),
         "any other name of TensorFlow Datasets, or the path of a builder folder",
         "a folder of images, <split>/<class>/*.png (JPEG, BMP, GIF)",
         "a .npz file with x_train, y_train, x_test, y_test, or a folder of such .npy files",
         "package.module:function, which returns (train, test): docs/own_parts.md",
-    )
-    return dict.fromkeys(lines)
+    ]
 
 
-def _configurations() -> dict[str, None]:
+def _configurations() -> list[str]:
     folder = Path(__file__).parents[2]
-    return dict.fromkeys(f"{file.relative_to(folder)}: {head_of(file)}" for file in CONFIGS)
+    return [f"{file.relative_to(folder)}: {head_of(file)}" for file in CONFIGS]
 
 
-# Kind to its key, and to what has options by name, imported only when it is asked for.
-KINDS: Mapping[str, tuple[str, Callable[[], Mapping[str, Any]]]] = {
-    "models": ("model", lambda: _at("train.parts.models:MODELS")),
+# Kind to its key, to where its parts are, imported only when asked for, and to names beside them.
+KINDS: Mapping[str, tuple[Any, ...]] = {
+    "models": ("model", "train.parts.models:MODELS"),
     "data": ("data.name", _data_sets),
-    "rules": (
-        "feedback.rule",
-        lambda: {
-            f"{name} ({', '.join(aliases)})": type(_at("tfweightmirror.rules:get")(name))
-            for name, aliases in RULES.items()
-        },
-    ),
-    "noises": (
-        "mirror.noise",
-        lambda: {noise.name: noise for noise in _at("tfweightmirror.mirror.noise:NOISES")},
-    ),
+    "rules": ("feedback.rule", "train.parts.feedback:KNOWN_RULES"),
+    "noises": ("mirror.noise", "train.parts.feedback:KNOWN_NOISES"),
     "mirror": (
         "mirror.mode",
-        lambda: {
-            **dict.fromkeys(_at("train.parts.feedback:MODES")),
-            "options": _at("tfweightmirror.mirror:MirrorMode"),
-        },
+        "tfweightmirror.mirror:MirrorMode",
+        *get_args(dotted_names()["mirror.mode"]),
     ),
-    "losses": ("loss", lambda: _at("train.parts.losses:known_losses")()),
-    "metrics": ("metrics", lambda: _at("train.parts.losses:known_metrics")()),
-    "optimizers": ("optimizer.name", lambda: _at("train.parts.optimizers:known_optimizers")()),
-    "initializers": (
-        "feedback.initializer",
-        lambda: _at("train.parts.feedback:known_initializers")(),
-    ),
-    "callbacks": ("callbacks", lambda: _at("train.parts.callbacks:known_callbacks")()),
+    "losses": ("loss", "train.parts.losses:known_losses"),
+    "metrics": ("metrics", "train.parts.losses:known_metrics"),
+    "optimizers": ("optimizer.name", "train.parts.optimizers:known_optimizers"),
+    "initializers": ("feedback.initializer", "train.parts.feedback:known_initializers"),
+    "callbacks": ("callbacks", "train.parts.callbacks:known_callbacks"),
     "schedules": (
         "optimizer.schedule.name",
-        lambda: {
-            **dict.fromkeys(("constant", "piecewise", "cosine")),
-            **_at("train.parts.schedules:known_schedules")(),
-        },
+        "train.parts.schedules:known_schedules",
+        *("constant", "piecewise", "cosine"),
     ),
     "configurations": ("--config", _configurations),
 }
-WITHOUT_TENSORFLOW = ("data", "configurations")

@@ -36,12 +36,13 @@ MODES: dict[str, tuple[Part, dict[str, Any]]] = {
 }
 # Arguments of `MirrorMode` that have keys of their own.
 OWN_KEYS = ("noise", "seed")
+KNOWN_RULES = {name: type(tfwm.rules.get(name)) for name in RULES}
+KNOWN_NOISES = {kind.name: kind for kind in NOISES}
 
 
 def build_rule(part: Part, key: str) -> tfwm.rules.FeedbackRule:
     """The rule of that name, alias, registered name or import path."""
-    part = canonical_rule(part)
-    known = {name: type(tfwm.rules.get(name)) for name in RULES}
+    part, known = canonical_rule(part), dict[str, Any](KNOWN_RULES)
     if part.name and (registered := keras.saving.get_registered_object(part.name)):
         known[part.name] = registered
     return instance(
@@ -166,7 +167,7 @@ def build_mirror(config: MirrorConfig, *, seed: int) -> tfwm.callbacks.WeightMir
     fired = instance(
         "mirror.noise",
         noise,
-        {kind.name: kind for kind in NOISES},
+        KNOWN_NOISES,
         Noise,
         "a subclass of tfweightmirror.mirror.noise.Noise",
     )
