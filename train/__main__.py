@@ -20,26 +20,17 @@ INTERRUPTED = 128 + signal.SIGINT
 NOBODY_READS = 128 + signal.SIGPIPE
 # Where each command is, imported when it is asked for, and what it takes of the command line.
 RUNS: Mapping[str, tuple[str, Callable[[Any, Command], object]]] = {
-    "fit": ("train.commands.runs:fit_seeds", lambda run, c: run(c)),
-    "sweep": ("train.commands.sweep:sweep", lambda run, c: run(c)),
+    "fit": ("commands.runs:fit_seeds", lambda run, c: run(c)),
+    "sweep": ("commands.sweep:sweep", lambda run, c: run(c)),
     "evaluate": (
-        "train.commands.trained:evaluate",
+        "commands.trained:evaluate",
         lambda run, c: run(c.operands[0], c.config, as_json=c.json),
     ),
-    "export": (
-        "train.commands.trained:export",
-        lambda run, c: run(c.operands[0], c.out, c.feedback),
-    ),
-    "angles": (
-        "train.commands.trained:angles",
-        lambda run, c: run(c.operands[0], as_json=c.json),
-    ),
-    "compare": (
-        "train.commands.compare:compare",
-        lambda run, c: run(*c.operands, as_json=c.json),
-    ),
-    "list": ("train.commands.listing:print_all", lambda run, c: run(*c.operands)),
-    "report": ("train.report.write:report", lambda run, c: run(c.operands, c.out)),
+    "export": ("commands.trained:export", lambda run, c: run(c.operands[0], c.out, c.feedback)),
+    "angles": ("commands.trained:angles", lambda run, c: run(c.operands[0], as_json=c.json)),
+    "compare": ("commands.compare:compare", lambda run, c: run(*c.operands, as_json=c.json)),
+    "list": ("commands.listing:print_all", lambda run, c: run(*c.operands)),
+    "report": ("report.write:report", lambda run, c: run(c.operands, c.out)),
 }
 NEED_NO_TENSORFLOW = ("compare", "list", "report")
 
@@ -83,11 +74,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(command: Command) -> int:
-    where, call = RUNS[command.name]
     if command.only_print:
-        where, call = "train.parsing.yaml_file:to_annotated_yaml", _print_config
-    if command.only_print or command.name in NEED_NO_TENSORFLOW:
-        call(pkgutil.resolve_name(where), command)
+        from train.parsing.yaml_file import to_annotated_yaml
+
+        print(to_annotated_yaml(command.config), end="")
+        return 0
+    where, call = RUNS[command.name]
+    if command.name in NEED_NO_TENSORFLOW:
+        call(pkgutil.resolve_name(f"train.{where}"), command)
         return 0
     # It takes seconds to load: not before the configuration is known to be right.
     from train.parsing.start_up import load_tensorflow_quietly
@@ -100,7 +94,7 @@ def _run(command: Command) -> int:
 
     import_folders(command.config)  # what a run is compared with may be named by an import path
     try:
-        call(pkgutil.resolve_name(where), command)
+        call(pkgutil.resolve_name(f"train.{where}"), command)
     except TerminatedError as end:
         print(f"{end}: the same command goes on from there", file=sys.stderr)
         return end.status
@@ -113,10 +107,6 @@ def _run(command: Command) -> int:
             f"training.batch_size or test_batch_size, data.storage=disk, or fewer --jobs."
         ) from error
     return 0
-
-
-def _print_config(to_yaml: Callable[..., str], command: Command) -> None:
-    print(to_yaml(command.config), end="")
 
 
 if __name__ == "__main__":
