@@ -46,6 +46,10 @@ class Found:
     learning_rate_cuts: int  # how often the learning rate had been halved
     contents: dict[str, list[Any]]  # variable name to shape and dtype
 
+    @property
+    def checksum(self) -> str:
+        return (self.folder / CHECKSUM).read_text()
+
 
 class Checkpoints:
     """The checkpoints of a run; who does not write takes part in saves, as all workers must."""

@@ -119,13 +119,12 @@ def code(clone: Path) -> dict[str, Any]:
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(clone), *arguments]
-        return subprocess.run(
-            command, capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+        return done.stdout.strip()
 
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        # A copy without .git may lie in somebody's own repository.
-        if Path(git("rev-parse", "--show-toplevel")).samefile(clone):
+    # A copy without .git may lie in somebody's own repository.
+    if (clone / ".git").exists():
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
             changes = git("status", "--porcelain")
             return {"commit": git("rev-parse", "HEAD"), "uncommitted_changes": bool(changes)}
     return {}

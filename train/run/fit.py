@@ -64,7 +64,13 @@ def fit(config: FitConfig, extra_callbacks: Sequence[Any] = ()) -> FinishedRun:
     import_folders(config)
     config = dataclasses.replace(config, model=models.filled(config.model))
     if strategy_name(config) == "multi_worker":
-        _check_shared_directory(config)
+        # What each worker can see by itself is told before they wait for each other.
+        if config.run_directory is None:
+            raise UserError(
+                "run_directory is null and several workers train. Expected a folder on a file "
+                "system that all of them share, since all read the checkpoints there."
+            )
+        RunDirectory.of(config, writes=False)
     placement = place(config)
     directory = RunDirectory.of(config, writes=placement.is_chief)
     try:
@@ -135,16 +141,6 @@ def _fit(
         callbacks=training.feedback,
         is_chief=is_chief,
     )
-
-
-def _check_shared_directory(config: FitConfig) -> None:
-    """What each worker can see by itself is told before they wait for each other."""
-    if config.run_directory is None:
-        raise UserError(
-            "run_directory is null and several workers train. Expected a folder on a file system "
-            "that all of them share, since all read the checkpoints there."
-        )
-    RunDirectory.of(config, writes=False)
 
 
 def _setup(config: FitConfig, placement: Placement, phases: Phases) -> dict[str, Any]:

@@ -16,14 +16,7 @@ from train.devices.cluster import agree, anybody
 from train.devices.strategy import Placement
 from train.errors import DivergedError, TerminatedError, UserError
 from train.parts.schedules import learning_rate_now, rate_variables, reduce_learning_rate
-from train.run.checkpoint import (
-    CHECKSUM,
-    Checkpoints,
-    Found,
-    OtherModelError,
-    restore,
-    state_of,
-)
+from train.run.checkpoint import Checkpoints, Found, OtherModelError, restore, state_of
 from train.run.directory import RunDirectory
 from train.run.loop import Guest, Loop, NotFiniteError, Position
 from train.run.phases import Phases
@@ -72,8 +65,7 @@ class Training(Guest):
             self.checkpoints.remove_leftovers()
         candidates = self.checkpoints.whole(self._say)
         found = next(candidates, None)
-        mark = (found.folder / CHECKSUM).read_text() if found else ""
-        if not agree(self.placement.strategy, mark):
+        if not agree(self.placement.strategy, found.checksum if found else ""):
             raise UserError(
                 f"The workers do not find the same checkpoint: {found.folder if found else 'none'} "
                 f"is the last one here. Expected a run_directory that all of them share."
