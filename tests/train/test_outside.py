@@ -79,7 +79,7 @@ def test_experiment_stopped_in_mid_epoch_goes_on_to_the_same_bits(
     killing.assert_same_bits(trained, folder.parent / "ended")
     forget()
     assert main(command(folder, "ended")) == 0  # has finished: nothing to do
-    assert killing.variables(trained).keys() >= {"callback/CountExamples/batches"}
+    assert any("CountExamples" in name for name in killing.variables(trained))
 
 
 def test_commands_find_the_users_classes(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
