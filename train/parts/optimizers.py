@@ -54,7 +54,7 @@ def build_optimizer(
     ours = ("learning_rate", "weight_decay", "name")
     options = checked_options("optimizer.options", optimizer_class, config.options, set_by_us=ours)
     accepted = options_of(optimizer_class)
-    for option in options.keys() & accepted.keys():
+    for option in [option for option in accepted if option in options]:
         # Keras would take "yes" for true, and fail at the first step at the norm "1".
         truth, value = isinstance(accepted[option].default, bool), options[option]
         if isinstance(value, str) or isinstance(value, bool) != truth:
