@@ -30,6 +30,7 @@ from tests.layers.kinds import (
     relative_error,
     twins,
 )
+from tests.slow import slow_but
 from tfweightmirror.asymmetric_gradient import asymmetric
 from tfweightmirror.layers import feedback_layer
 from tfweightmirror.pathway import Pathway
@@ -371,7 +372,7 @@ def test_other_weights_in_the_backward_pass_change_nothing(
     assert_same(gradients(layer, inputs), expected)
 
 
-@pytest.mark.parametrize("rule", ["usf", "frsf", "brsf"])
+@pytest.mark.parametrize("rule", slow_but(["brsf"], ["usf", "frsf", "brsf"]))
 @one_of_each
 def test_sign_symmetry_sees_the_signs_of_w_and_nothing_else(
     kind: Kind, rule: str, monkeypatch: pytest.MonkeyPatch

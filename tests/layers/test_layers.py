@@ -253,9 +253,9 @@ def test_every_argument_of_the_parent_ends_up_in_the_config(kind: Kind) -> None:
     "names",
     [
         ("activation", "dropout", "value_dim", "use_gate", "sliding_window"),
-        ("use_bias",),
+        pytest.param(("use_bias",), marks=pytest.mark.slow),
         ("kernel_regularizer", "depthwise_regularizer", "pointwise_regularizer"),
-        ("bias_regularizer",),
+        pytest.param(("bias_regularizer",), marks=pytest.mark.slow),
         ("activity_regularizer",),
     ],
     ids=lambda names: names[0],
@@ -552,7 +552,7 @@ def test_training_a_weight_mirror_that_is_taught_warns_nobody() -> None:
         assert not warnings_of(lambda: model.fit(X, Y, verbose=0))
 
 
-@pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "wm"])
+@pytest.mark.parametrize("rule", slow_but(["kp", "brsf"], [r for r in RULES if r != "wm"]))
 def test_other_rules_need_nobody_to_teach_them(rule: str) -> None:
     model = two_mirror_layers(rule)
     assert not warnings_of(lambda: model.fit(X, Y, verbose=0))
