@@ -96,7 +96,7 @@ def test_compiled_balanced_sweep_leaves_zero_angle_for_every_layer_kind(noise: s
     assert all(0.9999 < ratio < 1.0001 for ratio in tfwm.norm_ratios(model).values())
 
 
-@pytest.mark.parametrize("block", [4, 64])
+@pytest.mark.parametrize("block", slow_but([4], [4, 64]))
 def test_balanced_sweep_in_chunks_leaves_zero_angle(
     block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,7 +110,7 @@ def test_balanced_sweep_in_chunks_leaves_zero_angle(
 
 
 @pytest.mark.parametrize("noise", slow_but(["orthogonal"], BALANCED))
-@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("dtype", slow_but(["mixed_bfloat16"], ["mixed_bfloat16", "mixed_float16"]))
 def test_balanced_sweep_in_mixed_precision_is_as_exact_as_its_numbers(
     dtype: str, noise: str
 ) -> None:
