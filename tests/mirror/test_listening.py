@@ -219,8 +219,11 @@ def test_in_the_compiled_mirror_of_every_kind_w_reaches_b_through_its_response_o
     [
         {"noise": tfwm.mirror.noise.Gaussian(samples=32), "norm": "scaling", "centre": True},
         {
-            "noise": tfwm.mirror.noise.Orthogonal(decay=0.5), "sign_pairs": True,
-            "response_noise_std": 0.1, "response_bits": 4, "dead_cells": 0.2,
+            "noise": tfwm.mirror.noise.Orthogonal(decay=0.5),
+            "sign_pairs": True,
+            "response_noise_std": 0.1,
+            "response_bits": 4,
+            "dead_cells": 0.2,
         },
         {"through_activation": True, "bias_blocking": False, "activations": {"*": "relu"}},
     ],
