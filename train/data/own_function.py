@@ -28,7 +28,7 @@ def function(config: DataConfig) -> Source:
     if not callable(target):
         raise UserError(f"{who} is {target!r}. Expected a function that returns (train, test).")
     options = checked_options("data.options", target, config.options)
-    with _failures_named(who, []):
+    with _failures_named(who):
         sets = target(**options)
     if isinstance(sets, (tuple, list)) and len(sets) == 2:
         sets = Sets(*sets)
@@ -64,20 +64,17 @@ def remark(config: DataConfig, train: Split) -> str:
 
 
 @contextlib.contextmanager
-def _failures_named(who: str, seen: list[UserError]) -> Iterator[None]:
+def _failures_named(who: str) -> Iterator[None]:
     """A context in which whatever the user's code raises becomes a sentence that says where."""
     try:
         yield
     except Exception as error:
         _, *frames = traceback.extract_tb(error.__traceback__)
         where = frames[1] if len(frames) > 1 else frames[0]  # the first behind our call
-        seen.append(
-            UserError(
-                f"{who} fails in {where.name} ({where.filename}, line {where.lineno}): "
-                f"{type(error).__name__}: {' '.join(str(error).split())}"
-            )
-        )
-        raise seen[-1] from error
+        raise UserError(
+            f"{who} fails in {where.name} ({where.filename}, line {where.lineno}): "
+            f"{type(error).__name__}: {' '.join(str(error).split())}"
+        ) from error
 
 
 def _pair_of_specs(who: str, specs: Any) -> tuple[Any, Any]:
@@ -96,26 +93,22 @@ def _pair_of_specs(who: str, specs: Any) -> tuple[Any, Any]:
 def _indexables(both: Mapping[str, Any], config: DataConfig, sets: Sets) -> Source:
     """Objects with `__len__` and `__getitem__`, read by index."""
     who = f"data.name={config.name}"
-    failed: list[UserError] = []  # TensorFlow, which calls `fetch`, makes text of what is raised
 
     def example(name: str, row: int) -> Any:
-        with _failures_named(f"{who}: example {row} of {name}", failed):
+        with _failures_named(f"{who}: example {row} of {name}"):
             found = both[name][row]
         return tuple(found) if isinstance(found, list) else found
 
     def as_first(name: str, row: int) -> Any:
         found = tf.nest.map_structure(np.asarray, example(name, row))
         if [part.shape for part in tf.nest.flatten(found)] != shapes:
-            failed.append(
-                UserError(
-                    f"{who}: example {row} of {name} is of {spec_of(found)}. Expected {spec}, as "
-                    f"of the first."
-                )
+            raise UserError(
+                f"{who}: example {row} of {name} is of {spec_of(found)}. Expected {spec}, as of "
+                f"the first."
             )
-            raise failed[-1]
         return found
 
-    with _failures_named(who, failed):
+    with _failures_named(who):
         counts = {name: len(one) for name, one in both.items()}
     if not all(counts.values()):
         raise UserError(f"{who} has {counts} examples. Expected at least one of each.")
@@ -132,7 +125,7 @@ def _indexables(both: Mapping[str, Any], config: DataConfig, sets: Sets) -> Sour
                 *(as_first(*places[index]) for index in indices),
             )
 
-        return by_python(len(places), fetch, spec, fault=lambda _: next(iter(failed), None))
+        return by_python(len(places), fetch, spec)
 
     target = target_of(spec[1], config, sets.target, sets.num_classes)
     return Source(spec, target, splits_of(counts), part)

@@ -142,21 +142,25 @@ def indexed(count: int, read: Callable[[Any], Any], **parts: Any) -> Split:
 
 def by_python(count: int, fetch: Callable[[Any], Any], spec: Any, **parts: Any) -> Split:
     """A split of which Python reads records, a nest of arrays; `spec` is that of one record."""
+    told: list[UserError] = []
+
+    def flat(rows: Any) -> list[Any]:
+        try:
+            return tf.nest.flatten(fetch(rows))
+        except UserError as error:  # TensorFlow makes text of it
+            told.append(error)
+            raise
 
     def read(indices: Any) -> Any:
-        flat = tf.numpy_function(
-            lambda rows: tf.nest.flatten(fetch(rows)),
-            [indices],
-            [part.dtype for part in tf.nest.flatten(spec)],
-            stateful=False,
-        )
+        types = [part.dtype for part in tf.nest.flatten(spec)]
+        arrays = tf.numpy_function(flat, [indices], types, stateful=False)
         return tf.nest.map_structure(
             lambda part, array: tf.ensure_shape(array, (*indices.shape, *part.shape)),
             spec,
-            tf.nest.pack_sequence_as(spec, flat),
+            tf.nest.pack_sequence_as(spec, arrays),
         )
 
-    return indexed(count, read, **parts)
+    return indexed(count, read, fault=lambda _: next(iter(told), None), **parts)
 
 
 def in_memory(records: Any, **parts: Any) -> Split:
