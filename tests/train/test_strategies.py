@@ -1,17 +1,16 @@
 """The result does not depend on the strategy, nor on a worker that was lost on the way."""
 
+import json
 import signal
 import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.train.test_cluster import finish
 from tests.train.twenty_steps import RULES, train_all
 from train.devices.cluster import WORKER_LOST
-from train.local_cluster import start
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -26,14 +25,6 @@ def arrays(file: Path) -> dict[str, np.ndarray]:
         return dict(content)
 
 
-def two_workers(out: Path, rules: tuple[str, ...], dies_after: int) -> list[tuple[int, str]]:
-    """Statuses of two worker processes on loopback, and what they said."""
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    line = [str(out), ";".join(rules), str(dies_after)]
-    module = "tests.train.twenty_steps"
-    return finish(start(2, line, module=module, cwd=REPOSITORY, **pipes), within_s=300)
-
-
 @pytest.mark.first
 @pytest.mark.parametrize(
     "rules", [("wm, kp",), pytest.param(tuple(RULES), marks=pytest.mark.slow)], ids="; ".join
@@ -45,14 +36,19 @@ def test_twenty_steps_give_the_same_weights_under_every_strategy_and_after_the_l
     one = one_process(tmp_path / "one.npz", rules, "--strategy=one_device")
     mirrored = one_process(tmp_path / "two.npz", rules, "--strategy=mirrored", "--replicas=2")
     out = tmp_path / "workers.npz"
-    (chief, said), (other, last) = two_workers(out, rules, dies_after=2)
-    assert (chief, other) == (WORKER_LOST, -signal.SIGKILL), said + last
-    assert "error: A worker is lost" in said
-    assert "Start the same command again on all workers" in said
-    assert "Traceback" not in said
-    assert not out.exists()
-    again = two_workers(out, rules, dies_after=0)
-    assert [status for status, _ in again] == [0, 0], again
+    workers = subprocess.run(
+        [sys.executable, "-m", "tests.train.twenty_steps", str(out), ";".join(rules), "2", "0"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    lost, again = json.loads(workers.stdout)
+    assert lost == [WORKER_LOST, -signal.SIGKILL], workers.stderr
+    assert "error: A worker is lost" in workers.stderr
+    assert "Start the same command again on all workers" in workers.stderr
+    assert "Traceback" not in workers.stderr
+    assert again == [0, 0], workers.stderr
     for other_way in (mirrored, arrays(out)):
         assert list(one) == list(other_way)
         for name in one:

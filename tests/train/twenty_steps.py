@@ -1,9 +1,15 @@
 """Twenty training steps under some rules, weights into a file: run by each strategy alike.
 
-python -m tests.train.twenty_steps OUT.npz RULE[;RULE ...] CALLS [arguments of `train fit`]
+python -m tests.train.twenty_steps OUT.npz RULE[;RULE ...] CALLS [CALLS ...]
+
+does it by two workers on loopback, of which one dies after so many calls of the compiled step (0:
+none), once for each of CALLS, and prints the statuses of both each time.
 """
 
+import importlib
 import itertools
+import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -13,6 +19,8 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+
+from train.local_cluster import free_ports
 
 RULES = {
     "bp": ["--feedback.rule=bp"],
@@ -91,9 +99,30 @@ def death(calls: int) -> Any:
     return keras.callbacks.LambdaCallback(on_train_batch_end=end)
 
 
+def two_workers(out: Path, rules: Sequence[str], dies_after: int) -> list[int | None]:
+    """Statuses of two workers. They are forked: what they import takes longer than they do."""
+    addresses = ",".join(f"localhost:{port}" for port in free_ports(2))
+    cluster = ["--strategy=multi_worker", f"--cluster.workers=[{addresses}]"]
+    workers = [
+        multiprocessing.get_context("fork").Process(
+            target=train_all,
+            args=(out, rules, [*cluster, f"--cluster.index={index}"]),
+            kwargs={"dies_after": dies_after},
+        )
+        for index in range(2)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return [worker.exitcode for worker in workers]
+
+
 if __name__ == "__main__":
     from train.parsing.start_up import load_tensorflow_quietly
 
     load_tensorflow_quietly()
-    out, rules, calls, *arguments = sys.argv[1:]
-    train_all(Path(out), rules.split(";"), arguments, dies_after=int(calls))
+    importlib.import_module("train.run.fit")
+    out, rules, *times = sys.argv[1:]
+    statuses = [two_workers(Path(out), rules.split(";"), int(calls)) for calls in times]
+    print(json.dumps(statuses))
