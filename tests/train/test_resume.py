@@ -41,30 +41,26 @@ POINTS = [
 ]
 
 
-# Mirror mode outside the step; test_kills.py has every step in the file system. The rest are slow.
-FEW = [POINTS[3]]
+MIRRORED = ["--strategy=mirrored", "--replicas=2"]
 
 
 @pytest.mark.first
 @pytest.mark.parametrize(
-    "points", [FEW, pytest.param(POINTS, marks=pytest.mark.slow)], ids=["few", "all"]
+    ("points", "arguments"),
+    [
+        # Mirror mode outside the step; test_kills.py has every step in the file system.
+        pytest.param(POINTS[3:4], ["--training.epochs=2"], id="one"),
+        pytest.param(POINTS, [], id="all", marks=pytest.mark.slow),
+        pytest.param(POINTS[:4], MIRRORED, id="two replicas", marks=pytest.mark.slow),
+    ],
 )
 def test_run_killed_at_its_weak_points_ends_with_the_same_bits(
-    tmp_path: Path, points: list[tuple[str, str, int]]
+    tmp_path: Path, points: list[tuple[str, str, int]], arguments: list[str]
 ) -> None:
-    assert killing.run(tmp_path / "never_killed") == 0
+    assert killing.run(tmp_path / "never_killed", *arguments) == 0
     for point, count, status in points:
-        assert killing.run(tmp_path / "killed", trap=(point, count)) == status, point
-    assert killing.run(tmp_path / "killed") == 0
-    killing.assert_same_bits(tmp_path / "never_killed", tmp_path / "killed")
-
-
-@pytest.mark.slow
-def test_two_replicas_killed_end_with_the_same_bits(tmp_path: Path) -> None:
-    assert killing.run(tmp_path / "never_killed", *MIRRORED) == 0
-    for point, count, status in POINTS[:4]:
-        assert killing.run(tmp_path / "killed", *MIRRORED, trap=(point, count)) == status, point
-    assert killing.run(tmp_path / "killed", *MIRRORED) == 0
+        assert killing.run(tmp_path / "killed", *arguments, trap=(point, count)) == status, point
+    assert killing.run(tmp_path / "killed", *arguments) == 0
     killing.assert_same_bits(tmp_path / "never_killed", tmp_path / "killed")
 
 
@@ -105,18 +101,23 @@ RULES = {
         "--optimizer.options.momentum=0.9",
     ],
 }
-MIRRORED = ["--strategy=mirrored", "--replicas=2"]
 
 
+def test_two_replicas_killed_in_mid_epoch_go_on_to_the_same_bits(tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    arguments = ["fit", *SMALL, *RULES["wm and kp"], *MIRRORED, "--checkpoint.keep=99"]
+    assert main([*arguments, f"--run_directory={whole}"]) == 0
+    killed = killing.killed_copy(whole, tmp_path / "killed", step=6)
+    finished = fit(parse([*arguments, f"--run_directory={killed}"])[0])
+    killing.assert_same_bits(whole, killed)
+    assert len(finished.history["loss"]) == 2  # the epoch before the kill included
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rule", "strategy"),
     [
-        pytest.param(
-            rule,
-            MIRRORED if replicas == 2 else [],
-            id=f"{rule}-{replicas}",
-            marks=() if (rule, replicas) == ("wm and kp", 2) else pytest.mark.slow,
-        )
+        pytest.param(rule, MIRRORED if replicas == 2 else [], id=f"{rule}-{replicas}")
         for replicas in (1, 2)
         for rule in RULES
         if (rule, replicas) != ("fa", 2)  # mixed_float16 is refused on replicas
@@ -131,9 +132,8 @@ def test_run_asked_to_end_in_mid_epoch_goes_on_to_the_same_bits(
     config, _ = parse([*arguments, f"--run_directory={ended}"])
     with pytest.raises(TerminatedError, match="after training step 6"):
         fit(config, extra_callbacks=[EndAfter(6)])
-    finished = fit(config)
+    fit(config)
     killing.assert_same_bits(whole, ended)
-    assert len(finished.history["loss"]) == 2  # the epochs before the end included
 
 
 def damage(folder: Path, how: str) -> Path:

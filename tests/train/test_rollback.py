@@ -54,6 +54,7 @@ def test_run_that_diverges_goes_on_at_half_the_learning_rate_to_its_end(
     assert newest.learning_rate_cuts == halved
 
 
+@pytest.mark.slow
 def test_diverged_run_of_the_weight_mirror_is_explained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
