@@ -47,10 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return next((status if status > 0 else 128 - status for status in statuses if status), 0)
 
 
-def start(
-    count: int, command: Sequence[str], *, module: str = "train", **options: Any
-) -> list[subprocess.Popen[str]]:
-    """Starts `python -m module command` for every worker, with its place in the cluster.
+def start(count: int, command: Sequence[str], **options: Any) -> list[subprocess.Popen[str]]:
+    """Starts `python -m train command` for every worker, with its place in the cluster.
 
     `options` are those of `subprocess.Popen`. Without `stdout`, what workers print is forwarded.
     """
@@ -62,14 +60,15 @@ def start(
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         # In a process group of its own: Ctrl-C on the terminal reaches us alone.
         worker = subprocess.Popen(
-            [sys.executable, "-m", module, *command, *cluster, f"--cluster.index={index}"],
+            [sys.executable, "-m", "train", *command, *cluster, f"--cluster.index={index}"],
             text=True,
             process_group=0,
             **(pipes if forwarded else {}),
             **options,
         )
         if forwarded:
-            threading.Thread(target=_forward, args=(worker, index), daemon=True).start()
+            # Not a daemon: the last lines are shown, too.
+            threading.Thread(target=_forward, args=(worker, index), name=f"worker {index}").start()
         workers.append(worker)
     return workers
 
@@ -82,8 +81,10 @@ def free_ports(count: int) -> list[int]:
 
 
 def _forward(worker: subprocess.Popen[str], index: int) -> None:
-    for line in worker.stdout or ():
-        print(f"[worker {index}] {line}", end="", flush=True)
+    assert worker.stdout is not None
+    with worker.stdout as lines:
+        for line in lines:
+            print(f"[worker {index}] {line}", end="", flush=True)
 
 
 if __name__ == "__main__":

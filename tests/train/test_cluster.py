@@ -218,6 +218,19 @@ def test_local_cluster_passes_signals_on_to_its_workers(
     assert all(worker.returncode != 0 for worker in workers)
 
 
+def test_local_cluster_shows_what_its_workers_say_and_ends_with_their_status(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert local_cluster.main(["--workers", "2", "--", "fti"]) == 2
+    for thread in threading.enumerate():
+        if thread.name.startswith("worker "):
+            thread.join(timeout=20)
+    out, err = capfd.readouterr()
+    assert err.startswith("error: ")
+    assert "'fti' is not a command" in err
+    assert out == f"[worker 1] {err}"
+
+
 def finish(workers: list[subprocess.Popen[str]], within_s: float) -> list[tuple[int, str]]:
     ended = [(worker.communicate(timeout=within_s)[0], worker) for worker in workers]
     return [(worker.returncode, text) for text, worker in ended]
