@@ -147,6 +147,8 @@ class Pathway:
         initial_feedback: Gives the Keras initializer that B started from.
         sends_error_back: Whether the layer's input needs a gradient (the first layer's does not);
             None if not known.
+        fields: How many receptive fields the model reads with it in one example (the positions of a
+            convolution, the tokens of a dense layer), over all calls; None if not known.
         called: Whether the model calls the layer at all; None if not known.
         respond: The only door to W in mirror mode: signals in, signals out. Exchange it with
             `dataclasses.replace(pathway, respond=...)` to listen to something else: a chip, say.
@@ -167,6 +169,7 @@ class Pathway:
         keras.initializers.GlorotUniform
     )
     sends_error_back: bool | None = None
+    fields: int | None = None
     called: bool | None = None
     respond: Callable[[tf.Tensor], tf.Tensor] = None  # type: ignore[assignment]  # set below
 
@@ -246,5 +249,7 @@ class Pathway:
             if missing:
                 matrices = tf.pad(matrices, ((0, 0), (0, missing), (0, 0)))
             matrices = tf.reshape(matrices, (groups, turns, cells, self.fan_out))
+            if cells == 1 and signals.shape[2] == 1:  # a product of so many 1 x 1 matrices is slow
+                return tf.multiply(signals, matrices, name="pathway_response")
         # The name marks the door in the traced program, where a test looks for it.
         return tf.identity(tf.matmul(signals, matrices), name="pathway_response")

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import weakref
 from collections.abc import Iterator
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 import tensorflow as tf
@@ -15,12 +15,23 @@ from tfweightmirror._internals.look_hooks import (
     inlining_functions,
     keeping_losses,
 )
+from tfweightmirror._internals.probe import recording_outputs
+from tfweightmirror._internals.tensorflow_hooks import handles, in_a_function
 from tfweightmirror.layers.feedback_layer import FeedbackLayer
 from tfweightmirror.pathway import Pathway, recording_calls
 
 # Identity of a kernel in a walk: (id of the layer, attribute of the kernel).
 _Key: TypeAlias = tuple[int, str]
-_Order: TypeAlias = dict[_Key, bool]
+
+
+class _Seen(NamedTuple):
+    """Of a kernel that a call has passed."""
+
+    sends_error_back: bool | None
+    fields: int | None
+
+
+_Order: TypeAlias = dict[_Key, _Seen]
 _orders: "weakref.WeakKeyDictionary[keras.layers.Layer, tuple[Any, _Order | None]]"
 _orders = weakref.WeakKeyDictionary()
 
@@ -70,7 +81,7 @@ def pathways(model: keras.layers.Layer) -> list[Pathway]:
                 pathway,
                 name=f"{name}/{site.name}" if site.name else name,
                 place=rank[id(layer)] * _KERNELS_OF_A_LAYER + pathway.place,
-                sends_error_back=(order or {}).get(key),
+                **(order or {}).get(key, _Seen(None, None))._asdict(),
                 called=None if order is None else key in order,
                 respond=None,
             )
@@ -107,16 +118,30 @@ def walk(model: keras.layers.Layer) -> Iterator[tuple[str, keras.layers.Layer]]:
 
 def _execution_order(model: keras.layers.Layer) -> _Order | None:
     """Kernels in execution order, and whether each one's input needs a gradient, if known."""
-    with recording_calls() as calls:
+    with recording_calls() as calls, recording_outputs() as outputs:
         graph = symbolic_call(model)
     if graph is None:
         return None
     order: _Order = {}
-    frozen = {id(handle) for handle in _handles(model.non_trainable_variables)}
-    for layer, kernel, inputs in calls:
+    frozen = {id(handle) for handle in handles(model.non_trainable_variables)}
+    for (layer, kernel, inputs), (*_, output) in zip(calls, outputs, strict=True):
         key = (id(layer), kernel)
-        order[key] = order.get(key) or _needs_gradient(inputs, graph, frozen)
+        before = order.get(key, _Seen(False, 0))
+        needs = before.sends_error_back or _needs_gradient(inputs, graph, frozen)
+        here, there = _fields(layer, kernel, output), before.fields
+        order[key] = _Seen(needs, None if here is None or there is None else here + there)
     return order | _out_of_sight(model, graph, order)
+
+
+def _fields(layer: FeedbackLayer, kernel: str, output: tf.Tensor) -> int | None:
+    """How many receptive fields of one example `output` was computed from; None if not known.
+
+    (Of a transposed convolution, whose fields overlap in the output, about as many.)
+    """
+    site = next(site for site in layer.sites if site.kernel == kernel)
+    groups, _, fan_out = layer.kernel_view(site).matrices
+    cells = output.shape[1:].num_elements()
+    return None if cells is None else max(1, cells // (groups * fan_out))
 
 
 def _out_of_sight(model: keras.layers.Layer, graph: Any, seen: _Order) -> _Order:
@@ -124,7 +149,7 @@ def _out_of_sight(model: keras.layers.Layer, graph: Any, seen: _Order) -> _Order
     feedback = [layer for _, layer in _feedback_layers(model) if layer.built]
     keys = [(layer, site.kernel) for layer in feedback for site in layer.sites]
     return {
-        (id(layer), kernel): True
+        (id(layer), kernel): _Seen(True, None)
         for layer, kernel in keys
         if (id(layer), kernel) not in seen and in_a_function(getattr(layer, kernel), graph)
     }
@@ -192,24 +217,6 @@ def _map_shapes(spec: Any, shapes: Any) -> Any:
     if any(isinstance(part, (tuple, list, dict)) for part in shapes):
         return [_map_shapes(spec, part) for part in shapes]
     return spec(shapes)
-
-
-def in_a_function(kernel: keras.Variable, graph: Any) -> bool:
-    """Whether a function that `graph` calls reads `kernel`: one that was traced before."""
-    users = {id(outer): inner.consumers() for outer, inner in graph.captures}
-    return any(
-        operation.type.endswith("PartitionedCall")
-        for handle in _handles([kernel])
-        for operation in users.get(id(handle), ())
-    )
-
-
-def _handles(variables: list[keras.Variable]) -> Iterator[tf.Tensor]:
-    """The resource handles behind Keras variables, all replicas' included."""
-    for variable in variables:
-        for value in getattr(variable.value, "values", [variable.value]):
-            if hasattr(value, "handle"):
-                yield value.handle
 
 
 def _needs_gradient(inputs: tf.Tensor, graph: Any, frozen: set[int]) -> bool:

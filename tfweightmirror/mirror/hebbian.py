@@ -20,7 +20,8 @@ def hebbian_product(x: tf.Tensor, y: tf.Tensor, fan_in: int) -> tf.Tensor:
     Returns:
         (groups, fan_in, fan_out). In turns, a silent cell's products are zeros and are left out.
     """
-    product = tf.matmul(x, y, transpose_a=True)
+    alone = x.shape.rank == 4 and x.shape[2:] == (1, 1)  # one cell fires once: nothing is summed
+    product = x * y if alone else tf.matmul(x, y, transpose_a=True)
     if x.shape.rank == 3:
         return product
     groups, turns, cells, fan_out = product.shape
@@ -47,7 +48,7 @@ def learn(
     Returns:
         The new B. Where decay is 1 the old B does not enter, so a NaN in it does not survive.
     """
-    change = eta * product
+    change = product if eta == 1.0 else eta * product
     if norm == "decay":
         return change if decay == 1.0 else (1.0 - decay) * feedback + change
     grown = feedback + change

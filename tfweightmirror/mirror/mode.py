@@ -57,7 +57,12 @@ class MirrorMode:
     respond: Callable[[Pathway, tf.Tensor], tf.Tensor] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "noise", noises.get(self.noise))
+        noise = noises.get(self.noise)
+        heard_as_it_is = not (self.response_noise_std or self.response_bits or self.respond)
+        if isinstance(noise, noises.Orthogonal) and noise.block is None and not heard_as_it_is:
+            # What small blocks save, they lose where answers are not exact.
+            noise = dataclasses.replace(noise, block=noises.WIDEST_BLOCK)
+        object.__setattr__(self, "noise", noise)
         if isinstance(self.activations, Mapping):
             object.__setattr__(self, "activations", tuple(self.activations.items()))
         if self.activations and not self.through_activation:

@@ -15,12 +15,13 @@ from typing import Any
 
 import keras
 
-from tfweightmirror.mirror.noise.balanced import Impulse, Orthogonal
+from tfweightmirror.mirror.noise.balanced import WIDEST_BLOCK, Impulse, Orthogonal
 from tfweightmirror.mirror.noise.base import Firing, Noise
 from tfweightmirror.mirror.noise.independent import Gaussian, IndependentNoise, Rademacher, Uniform
 
 __all__ = [
     "NOISES",
+    "WIDEST_BLOCK",
     "Firing",
     "Gaussian",
     "Impulse",
