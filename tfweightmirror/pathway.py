@@ -249,7 +249,8 @@ class Pathway:
             if missing:
                 matrices = tf.pad(matrices, ((0, 0), (0, missing), (0, 0)))
             matrices = tf.reshape(matrices, (groups, turns, cells, self.fan_out))
-            if cells == 1 and signals.shape[2] == 1:  # a product of so many 1 x 1 matrices is slow
-                return tf.multiply(signals, matrices, name="pathway_response")
+        # One cell at a time: a product of as many 1 x 1 matrices would be slow.
+        alone = signals.shape.rank == 4 and signals.shape[2:] == (1, 1)
+        response = signals * matrices if alone else tf.matmul(signals, matrices)
         # The name marks the door in the traced program, where a test looks for it.
-        return tf.identity(tf.matmul(signals, matrices), name="pathway_response")
+        return tf.identity(response, name="pathway_response")

@@ -466,3 +466,28 @@ def test_a_feedback_layer_that_is_not_built_is_named(model: Any) -> None:
         tfwm.pathways(unbuilt)
     unbuilt(tf.ones((1, 3)))
     assert sends(unbuilt) == {"d": False}
+
+
+def test_receptive_fields_of_an_example_are_counted() -> None:
+    shared = keras.layers.Dense(5, name="shared")
+    x = inputs = keras.Input((9, 9, 2))
+    x = keras.layers.Conv2D(4, 3, name="conv")(x)  # to 7 x 7
+    x = keras.layers.SeparableConv2D(6, 3, strides=2, name="separable")(x)  # to 3 x 3
+    x = keras.layers.Conv2D(4, 1, groups=2, name="grouped")(x)
+    x = shared(keras.layers.Reshape((9, 4))(x))
+    x = shared(keras.layers.Dense(4)(x))
+    outputs = keras.layers.Dense(2, name="head")(keras.layers.Flatten()(x))
+    model = tfwm.convert_model(keras.Model(inputs, outputs), "wm")
+    fields = {p.name: p.fields for p in tfwm.pathways(model)}
+    assert fields == {
+        "conv": 49,
+        "separable/depthwise": 9,
+        "separable/pointwise": 9,
+        "grouped": 9,
+        "shared": 18,
+        "dense": 9,
+        "head": 1,
+    }
+    any_size = keras.Sequential([keras.Input((None, None, 2)), keras.layers.Conv2D(4, 3)])
+    (pathway,) = tfwm.pathways(tfwm.convert_model(any_size, "wm"))
+    assert pathway.fields is None

@@ -236,11 +236,14 @@ def test_options_of_mirror_mode_open_no_other_way_from_w_to_b(
     assert violations(program, mirror_pathways(small_model)) == []
 
 
+BLOCKS = Orthogonal(block=64)
+
+
 @three_kinds
 @pytest.mark.parametrize("chunk_elements", [100])
-@pytest.mark.parametrize("noise", slow_but(["orthogonal"], ["orthogonal", "gaussian"]))
+@pytest.mark.parametrize("noise", slow_but([BLOCKS], [BLOCKS, "gaussian"]))
 def test_mirror_in_chunks_listens_too(
-    small_model: keras.Model, noise: str, chunk_elements: int, monkeypatch: pytest.MonkeyPatch
+    small_model: keras.Model, noise: Any, chunk_elements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(noises.base, "CHUNK_ELEMENTS", chunk_elements)
     pathways = mirror_pathways(small_model)
@@ -261,7 +264,9 @@ def test_mirror_in_chunks_listens_too(
 def test_in_the_compiled_train_step_w_reaches_b_through_its_response_only(
     small_model: keras.Model, noise: str
 ) -> None:
-    with traced_train_step(small_model, tfwm.callbacks.WeightMirror(noise)) as program:
+    with traced_train_step(
+        small_model, tfwm.callbacks.WeightMirror(noise, all_pathways=True)
+    ) as program:
         assert violations(program, mirror_pathways(small_model)) == []
 
 
@@ -399,7 +404,7 @@ def test_the_walk_finds_a_mirror_that_looks(
     pathways = mirror_pathways(small_model)
     looked = [f"{p.name} reaches B of {p.name} past its response" for p in pathways]
     assert set(looked) <= set(violations(traced_mirror(small_model, "orthogonal"), pathways))
-    with traced_train_step(small_model, tfwm.callbacks.WeightMirror()) as program:
+    with traced_train_step(small_model, tfwm.callbacks.WeightMirror(all_pathways=True)) as program:
         assert set(looked) <= set(violations(program, pathways))
 
 

@@ -36,9 +36,9 @@ from tfweightmirror.mirror.noise.balanced import orthogonal_rows
 ROUNDING = 2e-6  # of sums of float32 squares, relative
 
 
-def field(fan_in: int, fan_out: int = 3, groups: int = 1) -> Any:
+def field(fan_in: int, fan_out: int = 3, groups: int = 1, fields: int | None = None) -> Any:
     """What a noise needs to know of a pathway."""
-    return types.SimpleNamespace(groups=groups, fan_in=fan_in, fan_out=fan_out)
+    return types.SimpleNamespace(groups=groups, fan_in=fan_in, fan_out=fan_out, fields=fields)
 
 
 def fired(noise: Noise, shape: Any, seed: int = 0) -> np.ndarray:
@@ -236,6 +236,29 @@ def test_sweep_fires_each_cell_in_one_of_equal_blocks(
     assert firing.samples == samples
     assert (firing.shape[1], firing.shape[3]) == turns_and_cells
     assert firing.decay == 1.0
+
+
+@pytest.mark.parametrize(
+    ("fields", "cells"), [(None, 64), (1, 1), (16, 1), (17, 8), (64, 16), (256, 64), (10**6, 64)]
+)
+def test_a_sweep_costs_a_hundredth_of_the_layers_own_products(
+    fields: int | None, cells: int
+) -> None:
+    firing = Orthogonal().plan(field(640, 32, fields=fields))
+    assert firing.shape[1:] == (640 // cells, cells, cells)
+    if fields is not None and cells > 1:
+        products = 3 * 2 * 32 * fields * 640 * 32
+        assert 4 * cells * 640 * 32 <= 0.01 * products or cells == 8
+    assert Orthogonal(block=64).plan(field(640, fields=1)).shape[3] == 64
+
+
+@pytest.mark.parametrize(
+    "options", [{"response_noise_std": 0.1}, {"response_bits": 8}, {"respond": lambda p, x: x}]
+)
+def test_where_answers_are_not_exact_blocks_stay_wide(options: dict[str, Any]) -> None:
+    assert MirrorMode(**options).noise == Orthogonal(block=64)
+    assert MirrorMode().noise == Orthogonal()
+    assert MirrorMode("impulse", **options).noise == Impulse()
 
 
 @pytest.mark.parametrize("noise", INDEPENDENT)

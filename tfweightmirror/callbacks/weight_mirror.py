@@ -30,10 +30,10 @@ from tfweightmirror.pathway import Pathway
 class WeightMirror(keras.callbacks.Callback):
     """Teaches the feedback kernels of `weight_mirror` layers by noise while the model trains.
 
-    With no argument, a sweep of orthogonal noise in blocks of 64 cells runs before the first batch
-    and after every batch, inside the compiled train step: B equals W whenever an error flows, so
-    training equals backprop, and its accuracy says nothing about learning with imperfect feedback.
-    For that, use `WeightMirror("gaussian")` (Akrout et al. 2019, eq. 5) or
+    With no argument, a sweep of orthogonal noise, in blocks of up to 64 cells, runs before the
+    first batch and after every batch, inside the compiled train step: B equals W whenever an error
+    flows. So training equals backprop, and its accuracy says nothing about learning with imperfect
+    feedback. For that, use `WeightMirror("gaussian")` (Akrout et al. 2019, eq. 5) or
     `WeightMirror.akrout2019()`. What exactness means is in docs/science.md.
 
     Nothing is fired where no error flows: a pathway on which no error travels in the traced step,
