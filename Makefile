@@ -27,7 +27,7 @@ help:
 	@echo 'make tpu-check   train and mirror steps compiled for a TPU (x86 Linux; ALL=1: every rule in bfloat16, too)'
 	@echo 'make browser-check  TensorBoard in a real browser (needs chromium and chromedriver)'
 	@echo 'make lint types  ruff; mypy --strict'
-	@echo 'make bench       step time of every rule over plain Keras'
+	@echo 'make bench       what every rule costs over plain Keras, on one network (NETWORK=mlp)'
 	@echo 'make clean       remove .venv, .venv-tpu and caches; runs/ stays'
 
 setup: $(STAMP)
@@ -77,7 +77,7 @@ types: $(STAMP)
 	@$(BIN)/mypy
 
 bench: $(STAMP)
-	@$(BIN)/python -m benchmarks.step_time
+	@$(BIN)/python -m benchmarks.step_time $(if $(NETWORK),--network $(NETWORK))
 
 clean:
 	rm -rf $(VENV) $(TPU_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

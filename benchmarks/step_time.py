@@ -1,15 +1,17 @@
-"""Step time of every rule over the stock Keras model: `python -m benchmarks.step_time`.
+"""What every rule costs over the stock Keras model: `python -m benchmarks.step_time`.
 
-A ResNet-18 (CIFAR stem) on random images, in one process, the candidates taking turns, so that
-whatever else the machine does falls on all of them. Three measures, each over the stock model:
+On random examples, in one process, the candidates taking turns, so that whatever else the machine
+does falls on all of them. Four measures, each over the stock model:
 
 * the compiled training step, median of `--repeats`;
-* a whole `fit` under `WeightMirror()`, its balanced sweep after every batch included, over a `fit`
-  under backprop: time per step of short fits, without the first step, which compiles;
+* a whole `fit` with the rule's callback, a balanced sweep after every batch included under
+  `WeightMirror()`, over a `fit` under backprop: time per step of short fits, without the first
+  step, which compiles;
+* the second of two fits of three steps, with the same model and callback;
 * tracing and compiling the first step, median of `--compilations` fresh models.
 
-Every ratio is the median over turns, on the wall and in processor time. Writes
-`runs/step_time-<n>/results.json` and prints a table.
+Every ratio is the median over turns, with half of its middle half's width, on the wall and in
+processor time. Writes `runs/step_time-<n>/results.json` and prints a table.
 """
 
 from __future__ import annotations
@@ -33,31 +35,45 @@ import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 import tfweightmirror as tfwm  # noqa: E402
-from train.parts.models.resnet import resnet18  # noqa: E402
+from benchmarks.networks import CLASSES, NETWORKS  # noqa: E402
 from train.run.directory import next_free  # noqa: E402
 
 STOCK = "stock"
 STEP_RULES = ("backprop", "feedback_alignment", "sign_symmetry", "kolen_pollack")
-IMAGE_SHAPE = (32, 32, 3)
-CLASSES = 10
+# The callback that belongs to a rule, and what else a `fit` is measured with.
+FITS: dict[str, tuple[str, Callable[[], list[Any]]]] = {
+    STOCK: (STOCK, list),
+    "feedback_alignment": ("feedback_alignment", list),
+    "sign_symmetry": ("sign_symmetry", list),
+    "KolenPollack()": ("kolen_pollack", lambda: [tfwm.callbacks.KolenPollack()]),
+    "WeightMirror()": ("weight_mirror", lambda: [tfwm.callbacks.WeightMirror()]),
+    "WeightMirror('gaussian')": (
+        "weight_mirror",
+        lambda: [tfwm.callbacks.WeightMirror("gaussian")],
+    ),
+}
 
 
 def main() -> None:
     options = _options()
-    images = tf.random.stateless_normal((options.batch, *IMAGE_SHAPE), seed=[0, 0])
-    labels = tf.random.stateless_uniform((options.batch,), [0, 1], 0, CLASSES, tf.int32)
-    batches = tf.data.Dataset.from_tensors((images, labels)).cache().repeat()
+    network = NETWORKS[options.network]
+    batch = options.batch or network.batch
+    examples = tf.random.stateless_normal((batch, *network.input_shape), seed=[0, 0])
+    labels = tf.random.stateless_uniform((batch,), [0, 1], 0, CLASSES, tf.int32)
+    batches = tf.data.Dataset.from_tensors((examples, labels)).cache().repeat()
 
     # Every fresh model is traced anew, which is meant here.
     tf.get_logger().setLevel("ERROR")
-    print(f"ResNet-18 of {options.width} filters, batch {options.batch}, {os.cpu_count()} cores")
+    print(f"{options.network}, batch {batch}, {os.cpu_count()} cores")
     results: dict[str, dict[str, dict[str, float]]] = {}
-    for measure, measured in MEASURES.items():
+    for measure in options.measures or MEASURES:
+        measured = MEASURES[measure]
         results[measure] = rows = measured(batches, options)
-        print(f"\n{measure:<20}{'median, ms':>12}{'over stock':>12}{'processor':>12}")
+        print(f"\n{measure:<26}{'median, ms':>12}{'over stock':>12}{'+-':>8}{'processor':>12}")
         for name, row in rows.items():
-            ratios = f"{row['over_stock']:>12.3f}{row['cpu_over_stock']:>12.3f}"
-            print(f"{name:<20}{row['median_ms']:>12.1f}{ratios}", flush=True)
+            wall = f"{row['over_stock']:>12.3f}{row['over_stock_spread']:>8.3f}"
+            processor = f"{row['cpu_over_stock']:>12.3f}"
+            print(f"{name:<26}{row['median_ms']:>12.1f}{wall}{processor}", flush=True)
 
     folder = next_free(Path("runs") / "step_time")
     folder.mkdir(parents=True)
@@ -76,7 +92,7 @@ def main() -> None:
 def build(rule: str, options: argparse.Namespace) -> Any:
     """A compiled network under `rule`, or the stock one."""
     keras.utils.set_random_seed(0)
-    model = resnet18(IMAGE_SHAPE, (CLASSES,), width=options.width)
+    model = NETWORKS[options.network].make()
     if rule != STOCK:
         tfwm.convert_model(model, rule, seed=1)
     model.compile(
@@ -115,28 +131,44 @@ def train_steps(batches: Any, options: argparse.Namespace) -> dict[str, dict[str
 
 
 def fits(batches: Any, options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Time per step of `fit`, the mirror's sweep after every batch included."""
-    stock, mirrored = build(STOCK, options), build("weight_mirror", options)
+    """Time per step of `fit`, whatever the callback does included."""
 
-    def fit(model: Any, callbacks: list[Any]) -> Seconds:
-        clock = StepClock()
-        model.fit(
-            batches,
-            steps_per_epoch=options.fit_steps + 1,
-            shuffle=False,
-            callbacks=[*callbacks, clock],
-            verbose=0,
-        )
-        return clock.seconds_per_step
+    def candidate(rule: str, callbacks: list[Any]) -> Callable[[], Seconds]:
+        model = build(rule, options)
 
-    mirror = tfwm.callbacks.WeightMirror()
-    return summary(
-        {STOCK: lambda: fit(stock, []), "WeightMirror()": lambda: fit(mirrored, [mirror])},
-        options.repeats,
-    )
+        def fit() -> Seconds:
+            clock = StepClock()
+            fit_steps(model, batches, options.fit_steps + 1, [*callbacks, clock])
+            return clock.seconds_per_step
+
+        return fit
+
+    made = {name: candidate(rule, callbacks()) for name, (rule, callbacks) in FITS.items()}
+    return summary(made, options.repeats)
 
 
-MEASURES = {"train step": train_steps, "fit": fits, "first step": first_steps}
+def second_fits(batches: Any, options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Time of a whole `fit` of three steps with a model and a callback that have had one."""
+
+    def candidate(rule: str, callbacks: list[Any]) -> Callable[[], Seconds]:
+        model = build(rule, options)
+        fit_steps(model, batches, 3, callbacks)
+        return lambda: timed(lambda: fit_steps(model, batches, 3, callbacks))
+
+    made = {name: candidate(rule, callbacks()) for name, (rule, callbacks) in FITS.items()}
+    return summary(made, options.compilations)
+
+
+def fit_steps(model: Any, batches: Any, steps: int, callbacks: list[Any]) -> None:
+    model.fit(batches, steps_per_epoch=steps, shuffle=False, callbacks=callbacks, verbose=0)
+
+
+MEASURES = {
+    "train step": train_steps,
+    "fit": fits,
+    "second fit": second_fits,
+    "first step": first_steps,
+}
 
 
 def stepper(model: Any, batches: Any) -> Callable[[], None]:
@@ -205,17 +237,22 @@ def summary(
             seconds[name].append(candidates[name]())
     stock = seconds[names[0]]
 
-    def over_stock(times: list[Seconds], kind: str) -> float:
+    def over_stock(times: list[Seconds], kind: str) -> list[float]:
         pairs = zip(times, stock, strict=True)
-        return statistics.median(getattr(own, kind) / getattr(other, kind) for own, other in pairs)
+        return [getattr(own, kind) / getattr(other, kind) for own, other in pairs]
+
+    def spread(ratios: list[float]) -> float:
+        quarter, _, three = statistics.quantiles(ratios, n=4)
+        return (three - quarter) / 2
 
     return {
         name: {
             "median_ms": 1000 * statistics.median(duration.wall for duration in times),
             "fastest_ms": 1000 * min(duration.wall for duration in times),
-            "over_stock": over_stock(times, "wall"),
+            "over_stock": statistics.median(over_stock(times, "wall")),
+            "over_stock_spread": spread(over_stock(times, "wall")),
             "cpu_median_ms": 1000 * statistics.median(duration.cpu for duration in times),
-            "cpu_over_stock": over_stock(times, "cpu"),
+            "cpu_over_stock": statistics.median(over_stock(times, "cpu")),
         }
         for name, times in seconds.items()
     }
@@ -225,8 +262,9 @@ def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--width", type=int, default=16, help="filters of the first stage")
-    parser.add_argument("--batch", type=int, default=128, help="images in a batch")
+    parser.add_argument("--network", choices=NETWORKS, default="resnet18", help="what is trained")
+    parser.add_argument("--measures", choices=MEASURES, nargs="+", help="which; default: all")
+    parser.add_argument("--batch", type=int, help="examples in a batch; default: the network's")
     parser.add_argument("--repeats", type=int, default=21, help="turns of every candidate")
     parser.add_argument("--compilations", type=int, default=5, help="fresh models of every rule")
     parser.add_argument("--fit-steps", type=int, default=20, help="timed steps of a fit")
