@@ -77,7 +77,7 @@ def slow_unless(value: Any, chosen: bool, name: str | None = None) -> Any:
 
 @pytest.mark.parametrize(
     "case",
-    [slow_unless(case, case in ("kp", "wm impulse")) for case in CASES],
+    [slow_unless(case, case == "kp") for case in CASES],
 )
 def test_a_train_step_gives_the_same_numbers_compiled_or_not(case: str) -> None:
     rule, callbacks = CASES[case]

@@ -475,7 +475,7 @@ def test_receptive_fields_of_an_example_are_counted() -> None:
     x = keras.layers.SeparableConv2D(6, 3, strides=2, name="separable")(x)  # to 3 x 3
     x = keras.layers.Conv2D(4, 1, groups=2, name="grouped")(x)
     x = shared(keras.layers.Reshape((9, 4))(x))
-    x = shared(keras.layers.Dense(4)(x))
+    x = shared(keras.layers.Dense(4, name="middle")(x))
     outputs = keras.layers.Dense(2, name="head")(keras.layers.Flatten()(x))
     model = tfwm.convert_model(keras.Model(inputs, outputs), "wm")
     fields = {p.name: p.fields for p in tfwm.pathways(model)}
@@ -485,7 +485,7 @@ def test_receptive_fields_of_an_example_are_counted() -> None:
         "separable/pointwise": 9,
         "grouped": 9,
         "shared": 18,
-        "dense": 9,
+        "middle": 9,
         "head": 1,
     }
     any_size = keras.Sequential([keras.Input((None, None, 2)), keras.layers.Conv2D(4, 3)])

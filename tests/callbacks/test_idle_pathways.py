@@ -1,6 +1,5 @@
 """Mirror mode leaves out pathways on which no error travels, and only those."""
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -10,8 +9,10 @@ import tensorflow as tf
 
 import tfweightmirror as tfwm
 from tests.callbacks.training import compiled, dense, feedback, fit, kernels, same
+from tests.slow import slow_but
 from tfweightmirror.callbacks import FeedbackMonitor, WeightMirror
 from tfweightmirror.mirror import Schedule
+from tfweightmirror.mirror.noise import Impulse
 
 LAYERS = {"hidden": 6, "middle": 5, "head": 4}
 
@@ -49,7 +50,9 @@ def equal_after_batches(model: keras.Model, mirror: WeightMirror, **options: Any
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"steps_per_execution": 2}, {"jit_compile": True}], ids=str
+    "options",
+    slow_but([{"steps_per_execution": 2}], [{}, {"steps_per_execution": 2}, {"jit_compile": True}]),
+    ids=str,
 )
 def test_what_no_error_passes_is_taught_at_the_end_of_the_epoch(options: dict[str, Any]) -> None:
     model = compiled(dense("weight_mirror"), **options)
@@ -80,19 +83,21 @@ def test_training_is_what_it_is_with_all_pathways() -> None:
 
 
 @pytest.mark.parametrize(
-    "mirror",
-    [
-        lambda: WeightMirror("impulse", all_pathways=True),
-        lambda: WeightMirror(tfwm.mirror.noise.Impulse(decay=0.5)),
-        lambda: WeightMirror("impulse", schedule=Schedule(every_batches=2)),
-        lambda: WeightMirror("gaussian"),
-    ],
-    ids=["asked for", "decay", "schedule", "gaussian"],
+    "options",
+    slow_but(
+        [{"noise": Impulse(decay=0.5)}],
+        [
+            {"noise": Impulse(decay=0.5)},
+            {"noise": "impulse", "all_pathways": True},
+            {"noise": "impulse", "schedule": Schedule(every_batches=2)},
+            {"noise": "gaussian"},
+        ],
+    ),
 )
 def test_b_that_remembers_or_is_asked_for_is_taught_after_every_batch(
-    mirror: Callable[[], WeightMirror],
+    options: dict[str, Any],
 ) -> None:
-    model, callback = compiled(dense("weight_mirror")), mirror()
+    model, callback = compiled(dense("weight_mirror")), WeightMirror(**options)
     fit(model, callback, batches=2)
     assert not callback._idle
 
@@ -150,7 +155,7 @@ def test_an_error_at_the_inputs_is_carried_by_b_as_it_is_taught() -> None:
     assert equal_after_batches(compiled(model), WeightMirror("impulse")) == [{"hidden", "head"}] * 2
 
 
-@pytest.mark.parametrize("in_a_function", [False, True])
+@pytest.mark.parametrize("in_a_function", slow_but([True], [False, True]))
 def test_an_error_of_another_network_passes_the_first_layer(in_a_function: bool) -> None:
     model = Adversaries(in_a_function)
     model.build((None, 8, 8, 1))
@@ -171,7 +176,7 @@ def test_what_is_computed_again_on_the_way_back_is_taught() -> None:
 # --- an error that comes later ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("steps_per_execution", [1, 2])
+@pytest.mark.parametrize("steps_per_execution", slow_but([2], [1, 2]))
 def test_above_frozen_layers_nothing_is_fired(steps_per_execution: int) -> None:
     model = in_three_layers(frozen=True)
     model.steps_per_execution = steps_per_execution

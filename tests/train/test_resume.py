@@ -44,14 +44,13 @@ POINTS = [
 MIRRORED = ["--strategy=mirrored", "--replicas=2"]
 
 
-@pytest.mark.first
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("points", "arguments"),
     [
-        # Mirror mode outside the step; test_kills.py has every step in the file system.
-        pytest.param(POINTS[3:4], ["--training.epochs=2"], id="one"),
-        pytest.param(POINTS, [], id="all", marks=pytest.mark.slow),
-        pytest.param(POINTS[:4], MIRRORED, id="two replicas", marks=pytest.mark.slow),
+        # test_kills.py has every step in the file system, test_strategies.py a worker killed.
+        pytest.param(POINTS, [], id="all"),
+        pytest.param(POINTS[:4], MIRRORED, id="two replicas"),
     ],
 )
 def test_run_killed_at_its_weak_points_ends_with_the_same_bits(
