@@ -233,7 +233,7 @@ def test_under_the_mirror_there_are_two_readings(monitor_first: bool) -> None:
                 {k: np.degrees(angle_between(held[k], moved[k])) for k in held}
             )
 
-    callbacks = [WeightMirror("impulse", all_pathways=True), FeedbackMonitor()]
+    callbacks = [WeightMirror("impulse"), FeedbackMonitor()]
     model, names = compiled(dense("weight_mirror")), ["hidden", "head"]
     history = fit(model, *(callbacks[::-1] if monitor_first else callbacks), Looks(), epochs=2)
     before = tagged("weight_angle_before_mirror", names)

@@ -33,8 +33,8 @@ UNTAUGHT = "nothing teaches its feedback"
 
 
 def impulses() -> WeightMirror:
-    """Leaves every B equal to W to the bit after every batch, and does nothing else."""
-    return WeightMirror("impulse", schedule=Schedule(warm_up_steps=0), all_pathways=True)
+    """Leaves B equal to W to the bit after every batch, and does nothing else."""
+    return WeightMirror("impulse", schedule=Schedule(warm_up_steps=0))
 
 
 def told(model: keras.Model, *callbacks: keras.callbacks.Callback) -> keras.callbacks.CallbackList:

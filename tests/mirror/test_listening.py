@@ -264,9 +264,7 @@ def test_mirror_in_chunks_listens_too(
 def test_in_the_compiled_train_step_w_reaches_b_through_its_response_only(
     small_model: keras.Model, noise: str
 ) -> None:
-    with traced_train_step(
-        small_model, tfwm.callbacks.WeightMirror(noise, all_pathways=True)
-    ) as program:
+    with traced_train_step(small_model, tfwm.callbacks.WeightMirror(noise)) as program:
         assert violations(program, mirror_pathways(small_model)) == []
 
 
@@ -404,7 +402,7 @@ def test_the_walk_finds_a_mirror_that_looks(
     pathways = mirror_pathways(small_model)
     looked = [f"{p.name} reaches B of {p.name} past its response" for p in pathways]
     assert set(looked) <= set(violations(traced_mirror(small_model, "orthogonal"), pathways))
-    with traced_train_step(small_model, tfwm.callbacks.WeightMirror(all_pathways=True)) as program:
+    with traced_train_step(small_model, tfwm.callbacks.WeightMirror()) as program:
         assert set(looked) <= set(violations(program, pathways))
 
 

@@ -105,8 +105,8 @@ def test_mirror_cost_is_fan_in_over_batch_for_a_sweep_after_every_batch(
     mirrored: dict[str, Any],
 ) -> None:
     # Digits have 8x8 pixels; balanced noise fires every input cell of a layer once a sweep: after
-    # each of 2 x 8 batches of 32, and once before them. None on the first, which no error passes.
-    expected = {"hidden_1": 0.0, "head": 16 / 32 * 17 / 16}
+    # each of 2 x 8 batches of 32, and once before them.
+    expected = {"hidden_1": 64 / 32 * 17 / 16, "head": 16 / 32 * 17 / 16}
     for name, samples in expected.items():
         assert mirrored[f"mirror_samples_per_image/{name}"] == pytest.approx(samples)
     assert mirrored["mirror_samples_per_image"] == pytest.approx(sum(expected.values()))

@@ -2,47 +2,17 @@
 
 import contextlib
 import contextvars
-import dataclasses
 import warnings
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import keras
-import tensorflow as tf
 
-from tfweightmirror._internals import keras_hooks, tensorflow_hooks
+from tfweightmirror._internals import keras_hooks
 from tfweightmirror._internals.optimizer_hooks import any_decay_of, inner_of, optimizers_knowing
 
-
-@dataclasses.dataclass
-class Attended:
-    """What a training step that mirror mode follows has shown of its errors while being traced.
-
-    Attributes:
-        graph: Of the step; None where it runs eagerly.
-        frozen: ids of the handles of variables that do not learn.
-        passed: ids of the feedback kernels whose pathways signals have passed.
-        errors: Those of them on which an error travels, or may: behind a call in a graph of its own
-            (a loop, a `tf.function`) this cannot be seen.
-    """
-
-    graph: Any
-    frozen: set[int]
-    passed: set[int] = dataclasses.field(default_factory=set)
-    errors: set[int] = dataclasses.field(default_factory=set)
-
-    def is_idle(self, feedback: keras.Variable) -> bool:
-        """Whether no error travels on `feedback` in this step: nobody asks for the gradient of what
-        comes into its layer, wherever it is called.
-        """
-        seen = id(feedback) in self.passed - self.errors
-        return seen and not tensorflow_hooks.in_a_function(feedback, self.graph)
-
-
-_attended: contextvars.ContextVar[Attended | None] = contextvars.ContextVar(
-    "tfweightmirror_attended", default=None
-)
+_attended = contextvars.ContextVar("tfweightmirror_attended", default=False)
 _warned: "weakref.WeakSet[keras.layers.Layer]" = weakref.WeakSet()
 # By model: the id of its optimizer, all optimizers that may train it, and the ids of kernels whose
 # decay they have been asked for.
@@ -51,37 +21,19 @@ _asked = weakref.WeakKeyDictionary()
 
 
 @contextlib.contextmanager
-def mirror_attends(frozen: Sequence[keras.Variable] = ()) -> Iterator[Attended]:
-    """A context in which a training step, in which `frozen` do not learn, is followed by mirror
-    mode.
-    """
-    attended = Attended(_graph(), {id(handle) for handle in tensorflow_hooks.handles(frozen)})
-    token = _attended.set(attended)
+def mirror_attends() -> Iterator[None]:
+    """A context in which training steps are followed by mirror mode."""
+    token = _attended.set(True)
     try:
-        yield attended
+        yield
     finally:
         _attended.reset(token)
-
-
-def signals_pass(feedback: keras.Variable | None, inputs: tf.Tensor) -> None:
-    """Called by feedback layers: shows mirror mode whether the error at `inputs` is wanted."""
-    attended = _attended.get()
-    if attended is not None and feedback is not None:
-        attended.passed.add(id(feedback))
-        graph, frozen = attended.graph, attended.frozen
-        here = graph is not None and graph is _graph()
-        if not here or tensorflow_hooks.gradient_is_wanted(inputs, frozen):
-            attended.errors.add(id(feedback))
-
-
-def _graph() -> Any:
-    return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
 
 
 def warn_if_unattended(layer: keras.layers.Layer) -> None:
     """Warn once per model that is called in training mode with nobody to teach B."""
     model = keras_hooks.outermost_layer(layer)
-    if _attended.get() is not None or model in _warned:
+    if _attended.get() or model in _warned:
         return
     _warned.add(model)
     warnings.warn(

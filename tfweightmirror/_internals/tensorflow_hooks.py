@@ -6,7 +6,7 @@ TensorFlow.
 
 import inspect
 import weakref
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import tensorflow as tf
@@ -35,53 +35,6 @@ def forget_traces(function: Any) -> None:
 def tape_records() -> bool:
     """Whether a gradient tape records what is computed (or traced) now."""
     return bool(record.could_possibly_record())
-
-
-def in_a_function(variable: Any, graph: Any) -> bool:
-    """Whether a function that `graph` calls, traced before, reads a Keras variable."""
-    users = {id(outer): inner.consumers() for outer, inner in graph.captures}
-    return any(
-        operation.type.endswith("PartitionedCall")
-        for handle in handles([variable])
-        for operation in users.get(id(handle), ())
-    )
-
-
-def handles(variables: Sequence[Any]) -> Iterator[tf.Tensor]:
-    """The resource handles behind Keras variables, all replicas' included."""
-    for variable in variables:
-        for value in getattr(variable.value, "values", [variable.value]):
-            if hasattr(value, "handle"):
-                yield value.handle
-
-
-def gradient_is_wanted(tensor: tf.Tensor, frozen: Collection[int]) -> bool:
-    """Whether the tapes that record now may be asked for a gradient that passes `tensor`.
-
-    It may if `tensor` comes of a variable that learns, or of a tensor that a tape was told to
-    watch. Where no tape records this is not known: a recorded function may be run without one.
-
-    Args:
-        tensor: Of a graph.
-        frozen: ids of the handles of variables that do not learn. A tape watches them all the same,
-            since Keras does not tell TensorFlow of them.
-    """
-    if not tape_records():
-        return True
-    known = {inner.name for outer, inner in tensor.graph.captures if id(outer) in frozen}
-    tensors, seen = [tensor], set()
-    while tensors:
-        tensor = tensors.pop()
-        if tensor.name in seen or not record.should_record_backprop([tensor]):
-            continue
-        seen.add(tensor.name)
-        variables = [t.name for t in tensor.op.inputs if t.dtype == tf.resource]
-        others = [t for t in tensor.op.inputs if t.dtype != tf.resource]
-        before = [t for t in others if record.should_record_backprop([t])]
-        if not known.issuperset(variables) or not (variables or before):
-            return True
-        tensors.extend(before)
-    return False
 
 
 def custom_gradient(

@@ -16,7 +16,6 @@ from tfweightmirror._internals.look_hooks import (
     keeping_losses,
 )
 from tfweightmirror._internals.probe import recording_outputs
-from tfweightmirror._internals.tensorflow_hooks import handles, in_a_function
 from tfweightmirror.layers.feedback_layer import FeedbackLayer
 from tfweightmirror.pathway import Pathway, recording_calls
 
@@ -123,7 +122,7 @@ def _execution_order(model: keras.layers.Layer) -> _Order | None:
     if graph is None:
         return None
     order: _Order = {}
-    frozen = {id(handle) for handle in handles(model.non_trainable_variables)}
+    frozen = {id(handle) for handle in _handles(model.non_trainable_variables)}
     for (layer, kernel, inputs), (*_, output) in zip(calls, outputs, strict=True):
         key = (id(layer), kernel)
         before = order.get(key, _Seen(False, 0))
@@ -217,6 +216,24 @@ def _map_shapes(spec: Any, shapes: Any) -> Any:
     if any(isinstance(part, (tuple, list, dict)) for part in shapes):
         return [_map_shapes(spec, part) for part in shapes]
     return spec(shapes)
+
+
+def in_a_function(kernel: keras.Variable, graph: Any) -> bool:
+    """Whether a function that `graph` calls reads `kernel`: one that was traced before."""
+    users = {id(outer): inner.consumers() for outer, inner in graph.captures}
+    return any(
+        operation.type.endswith("PartitionedCall")
+        for handle in _handles([kernel])
+        for operation in users.get(id(handle), ())
+    )
+
+
+def _handles(variables: list[keras.Variable]) -> Iterator[tf.Tensor]:
+    """The resource handles behind Keras variables, all replicas' included."""
+    for variable in variables:
+        for value in getattr(variable.value, "values", [variable.value]):
+            if hasattr(value, "handle"):
+                yield value.handle
 
 
 def _needs_gradient(inputs: tf.Tensor, graph: Any, frozen: set[int]) -> bool:

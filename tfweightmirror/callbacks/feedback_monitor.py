@@ -21,9 +21,8 @@ class FeedbackMonitor(keras.callbacks.Callback):
     """Puts weight angles and other measures of every pathway into `logs` at each epoch's end.
 
     `weight_angle/<pathway>` (degrees) is the angle between W and what carries the error, as the
-    next error will flow; `norm_ratio/<pathway>` is `|carrier| / |W|`. Under `WeightMirror` pathways
-    that its steps teach have a second reading, `weight_angle_before_mirror/<pathway>`: just before
-    the last mirror step.
+    next error will flow; `norm_ratio/<pathway>` is `|carrier| / |W|`. Under `WeightMirror` there is
+    a second reading, `weight_angle_before_mirror/<pathway>`: just before the last mirror step.
     History has them, and so have CSVLogger and TensorBoard if they stand behind this callback, and
     `WeightMirror` (if it mirrors at epoch ends) before it.
 
@@ -111,20 +110,17 @@ class FeedbackMonitor(keras.callbacks.Callback):
 
         There while the model trains, from `on_train_begin` on.
         """
-        step = TrainStep.of(self.model)
-        for refresh in step.refresh.values():
-            refresh()
         names = [pathway.name for pathway in self._measured]
         readings = {
             f"{measure}/{name}": float(value)
             for measure, values in self._measure().items()
             for name, value in zip(names, values.numpy(), strict=True)
         }
+        step = TrainStep.of(self.model)
         if step.angles_before_mirror is not None:
             mirrored, angles = step.angles_before_mirror
             for name, value in zip(mirrored, angles.numpy(), strict=True):
-                if name is not None:
-                    readings[f"weight_angle_before_mirror/{name}"] = float(value)
+                readings[f"weight_angle_before_mirror/{name}"] = float(value)
         for predicted in step.predicted_angles.values() if self.predicts else ():
             readings |= {f"{PREDICTED}/{name}": angle for name, angle in predicted().items()}
         return readings | self._angles_on_probe()

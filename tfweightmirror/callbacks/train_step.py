@@ -23,12 +23,8 @@ class TrainStep:
 
     Attributes:
         monitored: Whether somebody reads `angles_before_mirror`.
-        angles_before_mirror: Pathway names (None: left out of the step) and a float32 vector
-            variable of their weight angles in degrees just before the last mirror step; None if no
-            mirror runs.
-        refresh: By stage: brings feedback kernels that the step leaves out up to date, before they
-            are measured and before the step is made anew, by which errors may come to pass them.
-        made: How often the step has been made anew.
+        angles_before_mirror: Pathway names and a float32 vector variable of their weight angles in
+            degrees just before the last mirror step; None if no mirror runs.
         predicted_angles: By stage: gives the weight angles in degrees that a law predicts now.
     """
 
@@ -39,8 +35,6 @@ class TrainStep:
         self.model = model
         self.monitored = False
         self.angles_before_mirror: Any = None
-        self.refresh: dict[str, Callable[[], None]] = {}
-        self.made = 0
         self.predicted_angles: dict[str, Callable[[], dict[str, float]]] = {}
         self._around: dict[str, Around] = {}
         self._cleanups: dict[str, Callable[[], None]] = {}
@@ -63,9 +57,6 @@ class TrainStep:
         def make_train_function(*args: Any, **kwargs: Any) -> Any:
             if self.has_failed():
                 self.undo()
-            for refresh in self.refresh.values():
-                refresh()
-            self.made += 1
             return make(*args, **kwargs)
 
         @functools.wraps(fit)
@@ -124,7 +115,6 @@ class TrainStep:
         if stage in self._around and around in (None, self._around[stage]):
             del self._around[stage]
             self.predicted_angles.pop(stage, None)
-            self.refresh.pop(stage, None)
             self._clean_up(stage)
             self._retrace()
         self.undo_if_unused()

@@ -10,7 +10,6 @@ import tensorflow as tf
 from tfweightmirror._internals import keras_hooks
 from tfweightmirror._internals.attendance import mirror_attends
 from tfweightmirror._internals.walk import pathways
-from tfweightmirror.callbacks.idle_pathways import IdlePathways
 from tfweightmirror.callbacks.train_step import TrainStep
 from tfweightmirror.diagnostics import weight_angle_deg
 from tfweightmirror.mirror.activation import activations_of
@@ -31,15 +30,11 @@ class WeightMirror(keras.callbacks.Callback):
     """Teaches the feedback kernels of `weight_mirror` layers by noise while the model trains.
 
     With no argument, a sweep of orthogonal noise, in blocks of up to 64 cells, runs before the
-    first batch and after every batch, inside the compiled train step: B equals W whenever an error
-    flows. So training equals backprop, and its accuracy says nothing about learning with imperfect
-    feedback. For that, use `WeightMirror("gaussian")` (Akrout et al. 2019, eq. 5) or
-    `WeightMirror.akrout2019()`. What exactness means is in docs/science.md.
-
-    Nothing is fired where no error flows: a pathway on which no error travels in the traced step,
-    as the first layer's, is left out of the sweep after every batch if one sweep says it all (decay
-    1, `every_batches=1`). Its B is taught by the warm-up, at the end of every epoch and of the
-    training, before it is measured, and before the step is made anew.
+    first batch and after every batch, inside the compiled train step: B equals W when the next step
+    begins. So training equals backprop (if a step updates W once, after all its errors), and its
+    accuracy says nothing about learning with imperfect feedback. For that, use
+    `WeightMirror("gaussian")` (Akrout et al. 2019, eq. 5) or `WeightMirror.akrout2019()`. What
+    exactness means is in docs/science.md.
 
     Works in `fit` on one device and under `tf.distribute.MirroredStrategy`, with
     `steps_per_execution`, and with any loop that calls `model.train_step` in replica context.
@@ -49,7 +44,6 @@ class WeightMirror(keras.callbacks.Callback):
         schedule: When mirror mode runs; default: `Schedule()`.
         seed: Noise is a function of (seed, mirror step, place of the pathway in the model,
             replica).
-        all_pathways: Whether pathways on which no error travels are swept after every batch, too.
         **options: The other options of `tfweightmirror.mirror.MirrorMode`.
 
     Attributes:
@@ -70,11 +64,9 @@ class WeightMirror(keras.callbacks.Callback):
         *,
         schedule: Schedule | None = None,
         seed: int = 0,
-        all_pathways: bool = False,
         **options: Any,
     ) -> None:
         super().__init__()
-        self.all_pathways = all_pathways
         self.mode = MirrorMode(noise=noise, seed=seed, **options)
         self.schedule = schedule or Schedule()
         self.mirror_steps: Any = None
@@ -85,7 +77,6 @@ class WeightMirror(keras.callbacks.Callback):
         self._changes = 0
         self._begins = False
         self._pathways: list[Pathway] = []
-        self._idle = IdlePathways([], self.mode, None)
         self._activations: dict[str, Activation | None] = {}
 
     @classmethod
@@ -133,15 +124,11 @@ class WeightMirror(keras.callbacks.Callback):
     def samples_per_step(self, model: keras.Model) -> dict[str, int]:
         """Noise samples fired in one mirror step: `{pathway name: samples}`.
 
-        All replicas fire the same balanced noise, each its own independent noise. While the model
-        trains: of the steps after batches, 0 for a pathway that they leave out.
+        All replicas fire the same balanced noise, each its own independent noise.
         """
         replicas = model.distribute_strategy.num_replicas_in_sync
         own = 1 if self.mode.noise.balanced else replicas
-        return {
-            p.name: 0 if p in self._idle else own * self.mode.samples(p)
-            for p in mirror_pathways(model)
-        }
+        return {p.name: own * self.mode.samples(p) for p in mirror_pathways(model)}
 
     def state(self) -> dict[str, tf.Variable]:
         """What a checkpoint of a running training must hold of this callback.
@@ -169,9 +156,6 @@ class WeightMirror(keras.callbacks.Callback):
         with self.model.distribute_strategy.scope():
             if self._batches is None:
                 self._batches = counter("batches")
-            self._idle = IdlePathways(
-                self._pathways, self.mode, None if self.all_pathways else self.schedule
-            )
             self._angles_before = tf.Variable(
                 self._angles_now(),
                 trainable=False,
@@ -179,9 +163,9 @@ class WeightMirror(keras.callbacks.Callback):
             )
         step = self._step = TrainStep.of(self.model)
         step.add("mirror", self._around_step)
-        step.angles_before_mirror = ([p.name for p in self._pathways], self._angles_before)
+        names = [pathway.name for pathway in self._pathways]
+        step.angles_before_mirror = (names, self._angles_before)
         step.predicted_angles["mirror"] = self._predicted_angles
-        step.refresh["mirror"] = self._teach_idle
         if keras_hooks.was_restored(self.model):
             self._skip_fired_noise(epoch=0)
         self._run(self.schedule.warm_up_steps)
@@ -197,13 +181,11 @@ class WeightMirror(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Mirror mode at the end of the epoch, if scheduled."""
-        self._teach_idle()
         self._run(self.schedule.epoch_end_steps)
 
     def on_train_end(self, logs: Any = None) -> None:
         """Give the model its own train step back."""
         if self._step is not None:
-            self._teach_idle()
             self._step.remove("mirror", self._around_step)
         self._step, self._pathways, self._activations = None, [], {}
 
@@ -241,17 +223,8 @@ class WeightMirror(keras.callbacks.Callback):
         run(tf.cast(self.mirror_steps, tf.int32), tf.constant(steps), tf.constant(self._seed))
         self.mirror_steps.assign_add(steps)
 
-    def _teach_idle(self) -> None:
-        """Teach what the step leaves out, by the last mirror step: it changes nothing else."""
-        if self._idle:
-            run = compiled_mirror(self.model, self._pathways, self.mode)
-            last = tf.maximum(tf.cast(self.mirror_steps, tf.int32) - 1, 0)
-            run(last, tf.constant(1), tf.constant(self._seed))
-
     def _angles_now(self) -> tf.Tensor:
-        """The angles of all pathways but those that the step leaves out: NaN."""
-        nan = tf.constant(float("nan"))
-        return tf.stack([nan if p in self._idle else weight_angle_deg(p) for p in self._pathways])
+        return tf.stack([weight_angle_deg(pathway) for pathway in self._pathways])
 
     def _check_layers(self) -> None:
         """Refuse to teach feedback kernels that the model has no longer, or to leave new ones out.
@@ -274,15 +247,12 @@ class WeightMirror(keras.callbacks.Callback):
     @contextlib.contextmanager
     def _around_step(self) -> Iterator[None]:
         """The train step, then mirror mode if it is due: traced, in replica context."""
-        with mirror_attends(self.model.non_trainable_variables) as attended:
+        with mirror_attends():
             yield
         self._check_layers()
         every = self.schedule.every_batches
         if every is None:
             return
-        self._idle.find(attended, self._step.made)
-        names = [None if p in self._idle else p.name for p in self._pathways]
-        self._step.angles_before_mirror = names, self._angles_before
         batches = tf.convert_to_tensor(self._batches) + 1
         done = tf.convert_to_tensor(self.mirror_steps)
         due = None if every == 1 else tf.equal(batches % every, 0)
@@ -291,8 +261,7 @@ class WeightMirror(keras.callbacks.Callback):
             now = now if due is None else tf.where(due, now, tf.convert_to_tensor(angles))
             assign_on_replicas([angles], [now])
         steps = self.schedule.steps
-        taught = [p for p in self._pathways if p not in self._idle]
-        mirror_step(taught, self.mode, self._activations, done, steps, due)
+        mirror_step(self._pathways, self.mode, self._activations, done, steps, due)
         fired = steps if due is None else tf.where(due, steps, 0)
         assign_on_replicas(
             [self.mirror_steps, self._batches], [done + tf.cast(fired, tf.int64), batches]

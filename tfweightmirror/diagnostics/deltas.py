@@ -16,8 +16,7 @@ import tensorflow as tf
 
 from tfweightmirror._internals.look_hooks import inlining_functions, keeping_losses, training_loss
 from tfweightmirror._internals.probe import errors_on_w, recording_outputs
-from tfweightmirror._internals.tensorflow_hooks import in_a_function
-from tfweightmirror._internals.walk import pathways, walk
+from tfweightmirror._internals.walk import in_a_function, pathways, walk
 from tfweightmirror.diagnostics.measures import angle_between_parts_deg
 from tfweightmirror.pathway import recording_calls
 

@@ -138,7 +138,6 @@ class FeedbackLayer(CarriesRule):
         if training and not looked_at:
             self._warn_if_untaught(site)
         feedback, state = getattr(self, site.feedback), getattr(self, site.state)
-        attendance.signals_pass(feedback, inputs)
         if state is not None and training:
             state.assign(tf.convert_to_tensor(state) + tf.constant([0, 1]))
         f = asymmetric(weakly_bound(op), self._rule_at(site), jit_compile=jit_compile)

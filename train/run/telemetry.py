@@ -32,8 +32,8 @@ class Telemetry(keras.callbacks.Callback):
     What mirror mode would cost where noise takes time, in a brain or on a chip:
     `mirror_samples_per_image/<layer>` are the noise samples fired on a layer so far in the phase,
     on all replicas and warm-up included, over its training images so far (a balanced sweep after
-    every batch of m: fan-in / m; 0 for a layer that no error passes, swept only once an epoch) and
-    `mirror_samples_per_image` their sum, layers firing one after another.
+    every batch of m: fan-in / m) and `mirror_samples_per_image` their sum, layers firing one after
+    another.
     """
 
     def __init__(self, loop: Loop, callbacks: Sequence[Any], *, several_phases: bool) -> None:
