@@ -98,6 +98,7 @@ def test_the_gap_waits_while_a_loss_scale_overflows() -> None:
     assert history["feedback_gap_predicted"] == pytest.approx([predicted], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_gap_of_a_convolutional_network_dies_out_over_epochs_and_executions() -> None:
     model = compiled(
         convolutional("kolen_pollack"), o.AdamW(0.01, weight_decay=3.0), steps_per_execution=4

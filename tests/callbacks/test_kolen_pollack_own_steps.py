@@ -197,7 +197,7 @@ CLIPPING: dict[str, Callable[[], Optimizer]] = {
 }
 
 
-@pytest.mark.parametrize("name", slow_but(["loss scale", "two replicas"], CLIPPING))
+@pytest.mark.parametrize("name", slow_but(["loss scale"], CLIPPING))
 def test_a_norm_over_all_gradients_counts_the_gradient_once(
     name: str, two_replicas: tf.distribute.Strategy
 ) -> None:

@@ -278,7 +278,8 @@ def test_the_papers_mode_comes_close() -> None:
     assert max(tfwm.weight_angles(model).values()) < 30
 
 
-@pytest.mark.parametrize("noise", slow_but(["gaussian"], ["gaussian", "orthogonal"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", ["gaussian", "orthogonal"])
 def test_replicas_hold_the_same_bits_after_training(
     two_replicas: tf.distribute.Strategy, noise: str
 ) -> None:

@@ -398,6 +398,7 @@ def test_each_replica_fires_its_own_independent_noise_and_b_hears_all_of_it(
     assert rms == pytest.approx(noise.angle_law_deg(64, 800), rel=0.05)
 
 
+@pytest.mark.slow
 def test_one_device_fires_what_the_first_of_two_replicas_fires(
     two_replicas: tf.distribute.Strategy,
 ) -> None:

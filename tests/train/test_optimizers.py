@@ -284,7 +284,7 @@ PLACES = ["one device", "two replicas"]
 every_kind_everywhere = pytest.mark.parametrize(
     ("kind", "where"),
     slow_but(
-        [("coupled", "two replicas"), ("per_step", "one device"), ("decoupled", "one device")],
+        [("coupled", "one device"), ("per_step", "one device"), ("decoupled", "one device")],
         itertools.product(KINDS, PLACES),
         unpack=True,
     ),
