@@ -31,7 +31,6 @@ from tests.callbacks.training import (
     same,
     weights,
 )
-from tests.slow import slow_but
 from tfweightmirror.callbacks import FeedbackMonitor, WeightMirror
 from tfweightmirror.mirror import Schedule
 
