@@ -57,7 +57,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--share",
         type=share,
         metavar="K/N",
-        help="run one test in N, another one for every K modulo N; K may be the day of the year",
+        help="run one test in N, another one for every K modulo N (K may be the day of the year), "
+        "and those marked always",
     )
 
 
@@ -72,6 +73,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             # By name, so that a test stays in its share whatever tests come and go.
             mine = zlib.crc32(item.nodeid.encode()) % of == number
+            mine = mine or item.get_closest_marker("always") is not None
             (chosen if mine else left_out).append(item)
         items[:] = chosen
         config.hook.pytest_deselected(items=left_out)

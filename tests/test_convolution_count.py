@@ -155,6 +155,8 @@ COUNT = """
 """
 
 
+@pytest.mark.slow
+@pytest.mark.always
 def test_a_step_that_is_not_compiled_runs_no_dead_forward_of_a_compiled_convolution(
     tmp_path: pathlib.Path,
 ) -> None:

@@ -175,6 +175,8 @@ def test_what_cannot_be_probed_is_refused_before_the_training() -> None:
     assert all(np.array_equal(one, v.numpy()) for one, v in zip(before, model.weights, strict=True))
 
 
+@pytest.mark.slow
+@pytest.mark.always
 def test_the_law_of_the_mirror_is_told_beside_the_angle() -> None:
     measures = ["weight_angle", "predicted_weight_angle"]
     noise = tfwm.mirror.noise.Gaussian(samples=64, decay=0.1)

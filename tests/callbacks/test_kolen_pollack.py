@@ -156,6 +156,8 @@ def test_without_decay_for_b_the_law_would_not_hold() -> None:
 # --- one gradient, not two ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
+@pytest.mark.always
 def test_with_the_callback_a_global_norm_counts_the_gradient_once() -> None:
     def optimizer() -> Optimizer:
         return SGD(0.1, momentum=0.9, global_clipnorm=0.05, weight_decay=0.6)

@@ -247,6 +247,8 @@ def gaussian() -> WeightMirror:
     return WeightMirror(noise, schedule=Schedule(every_batches=2))
 
 
+@pytest.mark.slow
+@pytest.mark.always
 def test_a_callback_begins_anew_with_another_model() -> None:
     """As in k folds, each of which is the same alone or after others."""
     mirror, folds = gaussian(), []
@@ -258,6 +260,8 @@ def test_a_callback_begins_anew_with_another_model() -> None:
     assert same(*folds)
 
 
+@pytest.mark.slow
+@pytest.mark.always
 def test_another_callback_of_the_same_seed_goes_on_with_the_model_s_noise() -> None:
     """As in a loop over `fit(callbacks=[WeightMirror(...)])`."""
     ends = []

@@ -407,6 +407,8 @@ def test_the_walk_finds_a_mirror_that_looks(
 
 
 @three_kinds
+@pytest.mark.slow
+@pytest.mark.always
 def test_the_walk_finds_a_look_that_is_added_to_what_was_heard(
     small_model: keras.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -253,6 +253,8 @@ def test_loss_that_is_not_finite_ends_all_workers_at_the_same_step(tmp_path: Pat
         assert "training step 2" in said
 
 
+@pytest.mark.slow
+@pytest.mark.always
 def test_worker_that_dies_between_the_meeting_and_tensorflows_own_ends_the_others(
     tmp_path: Path,
 ) -> None:

@@ -33,6 +33,8 @@ def weights(run: Path) -> dict[str, np.ndarray]:
     return {variable.path: variable.numpy() for variable in model.variables}
 
 
+@pytest.mark.slow
+@pytest.mark.always
 def test_longer_run_is_the_one_that_was_meant_to_be_so_long(tmp_path: Path) -> None:
     runs = {}
     for name, lengths in (("longer", (1, 2)), ("meant", (2,))):

@@ -151,6 +151,8 @@ def test_layers_are_drawn_anew(run: tuple[FinishedRun, Notes]) -> None:
     np.testing.assert_array_equal(notes.begins[2]["head/bias"], np.zeros(10))
 
 
+@pytest.mark.slow
+@pytest.mark.always
 def test_run_killed_before_a_phase_has_trained_goes_on_there_to_the_same_bits(
     run: tuple[FinishedRun, Notes], tmp_path: Path
 ) -> None:
@@ -230,6 +232,8 @@ def test_one_phase_is_the_run_without_the_key(tmp_path: Path) -> None:
     assert phase_configs(one) == phase_configs(none) == [none]
 
 
+@pytest.mark.slow
+@pytest.mark.always
 def test_backbone_of_another_model_is_taken_and_the_rest_left(
     run: tuple[FinishedRun, Notes], tmp_path: Path
 ) -> None:

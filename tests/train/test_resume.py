@@ -102,6 +102,8 @@ RULES = {
 }
 
 
+@pytest.mark.slow
+@pytest.mark.always
 def test_two_replicas_killed_in_mid_epoch_go_on_to_the_same_bits(tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     arguments = ["fit", *SMALL, *RULES["wm and kp"], *MIRRORED, "--checkpoint.keep=99"]

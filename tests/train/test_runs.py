@@ -48,6 +48,8 @@ def in_this_process(
             diverged(title)
 
 
+@pytest.mark.slow
+@pytest.mark.always
 def test_every_seed_is_trained_once_and_told_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,9 +25,12 @@ def arrays(file: Path) -> dict[str, np.ndarray]:
         return dict(content)
 
 
+@pytest.mark.slow
 @pytest.mark.first
 @pytest.mark.parametrize(
-    "rules", [("wm, kp",), pytest.param(tuple(RULES), marks=pytest.mark.slow)], ids="; ".join
+    "rules",
+    [pytest.param(("wm, kp",), marks=pytest.mark.always), tuple(RULES)],
+    ids="; ".join,
 )
 def test_twenty_steps_give_the_same_weights_under_every_strategy_and_after_the_loss_of_a_worker(
     tmp_path: Path, rules: tuple[str, ...]
