@@ -22,7 +22,7 @@ help:
 	@echo 'make quickstart  five ways of learning on real digits, in under two minutes'
 	@echo 'make test        the test suite without the slow tests'
 	@echo 'make slow        the slow tests'
-	@echo 'make slow-share  one in 15 of the slow tests, others every day (SHARE=3/15: the third)'
+	@echo 'make slow-share  one in 15 of the slow tests, others every day (SHARE=3/15: the third), and the dearest'
 	@echo 'make keras-suite  the layer tests of Keras on the feedback twins (KERAS_SOURCE=, RULE=)'
 	@echo 'make tpu-check   train and mirror steps compiled for a TPU (x86 Linux; ALL=1: every rule in bfloat16, too)'
 	@echo 'make browser-check  TensorBoard in a real browser (needs chromium and chromedriver)'
