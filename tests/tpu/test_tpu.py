@@ -151,13 +151,13 @@ def test_a_train_step_of_resnet18(rule: str, compiled: Compile, plain: Any) -> N
     # 20 convolutions and the head, each with three products; the first layer sends no error back.
     mirrored = 2 * in_blocks(model) if rule == "wm" else 0
     assert found.convolutions - mirrored == expected.convolutions == 62
-    if rule == "wm":  # a sweep as documented, 4 b n_in n_out, and the draws for it
+    if rule == "wm":  # a sweep, 4 b n_in n_out, and the draws for it: less than 1 % in all
         plans = [(Orthogonal().plan(pathway).shape, pathway) for pathway in tfwm.pathways(model)]
         sweep = sum(
             (4 if shape[-1] > 1 else 2) * math.prod(shape) * pathway.fan_out
             for shape, pathway in plans
         )
-        assert sweep < found.flops - expected.flops < 1.5 * sweep
+        assert sweep < found.flops - expected.flops < 0.01 * expected.flops
     else:
         assert found.flops == pytest.approx(expected.flops, rel=0.01)
     stored = stored_feedback(model, expected)
