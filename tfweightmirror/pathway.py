@@ -5,40 +5,15 @@ outside its own file. The view is that of *one receptive field*: `x` (groups, sa
 the cells of one field, `y = x @ W` (groups, samples, fan_out) the cells they reach.
 """
 
-import contextlib
-import contextvars
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tfweightmirror.rules import Fans, FeedbackRule
-
-_calls: contextvars.ContextVar[list[tuple[Any, str, tf.Tensor]] | None] = contextvars.ContextVar(
-    "tfweightmirror_pathway_calls", default=None
-)
-
-
-@contextlib.contextmanager
-def recording_calls() -> Iterator[list[tuple[Any, str, tf.Tensor]]]:
-    """A context that lists (layer, name of the kernel, input) of every pathway that is passed."""
-    calls: list[tuple[Any, str, tf.Tensor]] = []
-    token = _calls.set(calls)
-    try:
-        yield calls
-    finally:
-        _calls.reset(token)
-
-
-def record_call(layer: Any, kernel: str, inputs: tf.Tensor) -> bool:
-    """Called by feedback layers as signals pass. Whether somebody looks, so that nothing trains."""
-    calls = _calls.get()
-    if calls is not None:
-        calls.append((layer, kernel, inputs))
-    return calls is not None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +98,16 @@ def conv_transpose_view(kernel_shape: tuple[int, ...]) -> KernelView:
         fans=Fans(n_taps * c_in, n_taps * c_out, convolutional=True),
         bias_to_matrix=lambda bias: tf.tile(tf.reshape(bias, (1, 1, c_out)), (1, 1, n_taps)),
     )
+
+
+def products(signals: tf.Tensor, others: tf.Tensor, *, transpose: bool = False) -> tf.Tensor:
+    """Matrix products with `signals`, or with their transposes.
+
+    Where one cell fires at a time they are element-wise: as many 1 x 1 matrices would be slow.
+    """
+    if signals.shape.rank == 4 and signals.shape[2:] == (1, 1):
+        return signals * others
+    return tf.matmul(signals, others, transpose_a=transpose)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -249,8 +234,5 @@ class Pathway:
             if missing:
                 matrices = tf.pad(matrices, ((0, 0), (0, missing), (0, 0)))
             matrices = tf.reshape(matrices, (groups, turns, cells, self.fan_out))
-        # One cell at a time: a product of as many 1 x 1 matrices would be slow.
-        alone = signals.shape.rank == 4 and signals.shape[2:] == (1, 1)
-        response = signals * matrices if alone else tf.matmul(signals, matrices)
         # The name marks the door in the traced program, where a test looks for it.
-        return tf.identity(response, name="pathway_response")
+        return tf.identity(products(signals, matrices), name="pathway_response")

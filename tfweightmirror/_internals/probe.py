@@ -1,19 +1,27 @@
-"""What a probe of the backward pass needs from the layers: their outputs, and errors on W itself.
+"""What a look at a model needs from its layers: their calls, and errors on W itself.
 
-The layers and the custom gradient ask here; `diagnostics/deltas.py` is the one that probes.
+The layers and the custom gradient ask here; `walk.py` and `diagnostics/deltas.py` look.
 """
 
 import contextlib
 import contextvars
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-Outputs = list[tuple[Any, str, tf.Tensor]]
 
-_probe: contextvars.ContextVar[Outputs | None] = contextvars.ContextVar(
-    "tfweightmirror_probe", default=None
+class Call(NamedTuple):
+    """A pathway that signals have passed."""
+
+    layer: Any
+    kernel: str  # name of the attribute
+    inputs: tf.Tensor
+    output: tf.Tensor  # `op(x, W)`, before bias and activation
+
+
+_calls: contextvars.ContextVar[list[Call] | None] = contextvars.ContextVar(
+    "tfweightmirror_calls", default=None
 )
 _on_w: contextvars.ContextVar[bool] = contextvars.ContextVar(
     "tfweightmirror_errors_on_w", default=False
@@ -21,21 +29,26 @@ _on_w: contextvars.ContextVar[bool] = contextvars.ContextVar(
 
 
 @contextlib.contextmanager
-def recording_outputs() -> Iterator[Outputs]:
-    """A context that lists (layer, name of the kernel, `op(x, W)`) of every pathway's call."""
-    outputs: Outputs = []
-    token = _probe.set(outputs)
+def recording_calls() -> Iterator[list[Call]]:
+    """A context that lists every pathway's call."""
+    calls: list[Call] = []
+    token = _calls.set(calls)
     try:
-        yield outputs
+        yield calls
     finally:
-        _probe.reset(token)
+        _calls.reset(token)
 
 
-def record_output(layer: Any, kernel: str, output: tf.Tensor) -> None:
-    """Called by feedback layers with `op(x, W)`, before bias and activation."""
-    outputs = _probe.get()
-    if outputs is not None:
-        outputs.append((layer, kernel, output))
+def is_looked_at() -> bool:
+    """Called by feedback layers: whether somebody looks, so that nothing trains."""
+    return _calls.get() is not None
+
+
+def record_call(call: Call) -> None:
+    """Called by feedback layers as signals have passed."""
+    calls = _calls.get()
+    if calls is not None:
+        calls.append(call)
 
 
 @contextlib.contextmanager

@@ -15,9 +15,9 @@ from tfweightmirror._internals.look_hooks import (
     inlining_functions,
     keeping_losses,
 )
-from tfweightmirror._internals.probe import recording_outputs
+from tfweightmirror._internals.probe import Call, recording_calls
 from tfweightmirror.layers.feedback_layer import FeedbackLayer
-from tfweightmirror.pathway import Pathway, recording_calls
+from tfweightmirror.pathway import Pathway
 
 # Identity of a kernel in a walk: (id of the layer, attribute of the kernel).
 _Key: TypeAlias = tuple[int, str]
@@ -117,29 +117,29 @@ def walk(model: keras.layers.Layer) -> Iterator[tuple[str, keras.layers.Layer]]:
 
 def _execution_order(model: keras.layers.Layer) -> _Order | None:
     """Kernels in execution order, and whether each one's input needs a gradient, if known."""
-    with recording_calls() as calls, recording_outputs() as outputs:
+    with recording_calls() as calls:
         graph = symbolic_call(model)
     if graph is None:
         return None
     order: _Order = {}
     frozen = {id(handle) for handle in _handles(model.non_trainable_variables)}
-    for (layer, kernel, inputs), (*_, output) in zip(calls, outputs, strict=True):
-        key = (id(layer), kernel)
+    for call in calls:
+        key = (id(call.layer), call.kernel)
         before = order.get(key, _Seen(False, 0))
-        needs = before.sends_error_back or _needs_gradient(inputs, graph, frozen)
-        here, there = _fields(layer, kernel, output), before.fields
+        needs = before.sends_error_back or _needs_gradient(call.inputs, graph, frozen)
+        here, there = _fields(call), before.fields
         order[key] = _Seen(needs, None if here is None or there is None else here + there)
     return order | _out_of_sight(model, graph, order)
 
 
-def _fields(layer: FeedbackLayer, kernel: str, output: tf.Tensor) -> int | None:
-    """How many receptive fields of one example `output` was computed from; None if not known.
+def _fields(call: Call) -> int | None:
+    """How many receptive fields of one example it has read; None if not known.
 
     (Of a transposed convolution, whose fields overlap in the output, about as many.)
     """
-    site = next(site for site in layer.sites if site.kernel == kernel)
-    groups, _, fan_out = layer.kernel_view(site).matrices
-    cells = output.shape[1:].num_elements()
+    site = next(site for site in call.layer.sites if site.kernel == call.kernel)
+    groups, _, fan_out = call.layer.kernel_view(site).matrices
+    cells = call.output.shape[1:].num_elements()
     return None if cells is None else max(1, cells // (groups * fan_out))
 
 

@@ -15,10 +15,9 @@ import keras
 import tensorflow as tf
 
 from tfweightmirror._internals.look_hooks import inlining_functions, keeping_losses, training_loss
-from tfweightmirror._internals.probe import errors_on_w, recording_outputs
+from tfweightmirror._internals.probe import errors_on_w, recording_calls
 from tfweightmirror._internals.walk import in_a_function, pathways, walk
 from tfweightmirror.diagnostics.measures import angle_between_parts_deg
-from tfweightmirror.pathway import recording_calls
 
 WHOLE_NETWORK = "whole_network"
 _told: "weakref.WeakSet[keras.Model]" = weakref.WeakSet()
@@ -145,17 +144,17 @@ class Probe:
 
     def _deltas(self, batch: Any) -> _Pairs:
         names = {id(p.kernel): p.name for p in self._pathways}
-        with recording_outputs() as calls:
+        with recording_calls() as calls:
             loss = self._loss(batch)
-        for layer, _, output in calls:
-            if output.graph is not loss.graph:
-                raise ValueError(_unseen(layer))
-        received, exact = _both_ways(loss, [output for _, _, output in calls])
+        for call in calls:
+            if call.output.graph is not loss.graph:
+                raise ValueError(_unseen(call.layer))
+        received, exact = _both_ways(loss, [call.output for call in calls])
         pairs: _Pairs = {name: ([], []) for name in names.values()}
-        for (layer, kernel, _), ours, theirs in zip(calls, received, exact, strict=True):
+        for call, ours, theirs in zip(calls, received, exact, strict=True):
             if ours is None or theirs is None:
-                raise ValueError(_unseen(layer))
-            both = pairs[names[id(getattr(layer, kernel))]]
+                raise ValueError(_unseen(call.layer))
+            both = pairs[names[id(getattr(call.layer, call.kernel))]]
             both[0].append(ours)
             both[1].append(theirs)
         return {name: both for name, both in pairs.items() if both[0]}

@@ -11,11 +11,11 @@ import tensorflow as tf
 
 from tfweightmirror import rules
 from tfweightmirror._internals import attendance, draws, keras_hooks, twin_gradient
-from tfweightmirror._internals.probe import record_output
+from tfweightmirror._internals.probe import Call, is_looked_at, record_call
 from tfweightmirror._internals.tensorflow_hooks import tape_records, weakly_bound
 from tfweightmirror.asymmetric_gradient import LinearMap, asymmetric
 from tfweightmirror.layers.carries_rule import CarriesRule
-from tfweightmirror.pathway import KernelView, Pathway, record_call
+from tfweightmirror.pathway import KernelView, Pathway
 from tfweightmirror.rules import FeedbackRule
 
 register = keras.saving.register_keras_serializable(package="tfweightmirror")
@@ -133,9 +133,8 @@ class FeedbackLayer(CarriesRule):
                 f"Layer '{self.name}' ({type(self).__name__}) received a sparse tensor. Feedback "
                 "layers take dense inputs: use tf.sparse.to_dense first, or the plain Keras layer."
             )
-        looked_at = record_call(self, site.kernel, inputs)
         training = self._in_training()
-        if training and not looked_at:
+        if training and not is_looked_at():
             self._warn_if_untaught(site)
         feedback, state = getattr(self, site.feedback), getattr(self, site.state)
         if state is not None and training:
@@ -149,7 +148,7 @@ class FeedbackLayer(CarriesRule):
         with tf.control_dependencies([tensor for tensor in (carrier, drawn) if tensor is not None]):
             kernel = tf.convert_to_tensor(getattr(self, site.kernel))
         outputs = f(inputs, kernel, carrier, drawn)
-        record_output(self, site.kernel, outputs)
+        record_call(Call(self, site.kernel, inputs, outputs))
         return outputs
 
     def _in_training(self) -> bool:

@@ -4,6 +4,8 @@ from typing import Literal
 
 import tensorflow as tf
 
+from tfweightmirror.pathway import products
+
 
 def hebbian_product(x: tf.Tensor, y: tf.Tensor, fan_in: int) -> tf.Tensor:
     """`X^T Y` of what cells fired and what the next cells answered (Akrout et al. 2019, eq. 5).
@@ -20,8 +22,7 @@ def hebbian_product(x: tf.Tensor, y: tf.Tensor, fan_in: int) -> tf.Tensor:
     Returns:
         (groups, fan_in, fan_out). In turns, a silent cell's products are zeros and are left out.
     """
-    alone = x.shape.rank == 4 and x.shape[2:] == (1, 1)  # one cell fires once: nothing is summed
-    product = x * y if alone else tf.matmul(x, y, transpose_a=True)
+    product = products(x, y, transpose=True)
     if x.shape.rank == 3:
         return product
     groups, turns, cells, fan_out = product.shape
