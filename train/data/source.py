@@ -71,6 +71,7 @@ class Source:
         infos = self.splits()
         try:
             parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(infos)
+        # What TensorFlow Datasets raises of a text that names no part of these splits.
         except (KeyError, ValueError, AssertionError, NotImplementedError):
             parts = []
         found = [

@@ -26,7 +26,7 @@ from train.parsing.phases import leaves
 WORKER_LOST = 3
 """Exit status when another worker went silent."""
 ANSWER_WITHIN_S = 2.0
-MAY_DIFFER = ("run_directory", "training.progress", "cluster.", "data.data_dir", "import_from")
+WORKERS_OWN = ("run_directory", "training.progress", "cluster.", "data.data_dir", "import_from")
 
 
 def notes_of(config: FitConfig) -> dict[str, str]:
@@ -39,7 +39,7 @@ def notes_of(config: FitConfig) -> dict[str, str]:
     notes = {"the code": code.hexdigest()[:12]}
     notes |= {"tensorflow": tf.__version__, "keras": keras.__version__}
     values = leaves(config).items()
-    return notes | {key: repr(value) for key, value in values if not key.startswith(MAY_DIFFER)}
+    return notes | {key: repr(value) for key, value in values if not key.startswith(WORKERS_OWN)}
 
 
 def meet(
