@@ -17,7 +17,7 @@ import keras
 import pytest
 import tensorflow as tf
 
-from tests.frozen import hide_imported
+from tests.frozen import hide
 
 # Logical devices exist only if they are asked for before TensorFlow's first operation.
 tf.config.set_logical_device_configuration(
@@ -33,6 +33,13 @@ def _same_start() -> Iterator[None]:
     keras.utils.set_random_seed(0)
     yield
     keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_leftovers() -> Iterator[None]:
+    """What outlives a file of tests is not looked through by the conversions of the next."""
+    yield
+    hide()
 
 
 @pytest.fixture(scope="session")
@@ -82,4 +89,4 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish() -> None:
     """Keep what was imported away from the garbage collector."""
-    hide_imported()
+    hide()
