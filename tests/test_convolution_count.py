@@ -18,7 +18,6 @@ import tensorflow as tf
 
 import tfweightmirror as tfwm
 from tests.layers.kinds import RULES
-from tests.slow import slow_but
 from tfweightmirror._internals.attendance import mirror_attends
 
 Make = Callable[[], keras.Model]
@@ -103,10 +102,8 @@ def test_plain_resnet_holds_the_convolutions_one_counts_by_hand() -> None:
     assert under_backprop(resnet) == {"convolution": 17, "dot": 3}
 
 
-@pytest.mark.parametrize(
-    ("make", "rule"),
-    slow_but([(resnext, "kp")], itertools.product((resnet, resnext), RULES), unpack=True),
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("make", "rule"), itertools.product((resnet, resnext), RULES))
 def test_a_compiled_training_step_holds_as_many_convolutions_as_backprop(
     make: Make, rule: str
 ) -> None:

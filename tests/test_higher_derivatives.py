@@ -108,7 +108,7 @@ def test_with_w_as_the_carrier_a_gradient_penalty_is_backprops(kind: Kind, rule:
 @kinds_and_rules(
     ["fa"],
     kinds=ONE_OF_EACH,
-    slow=lambda kind, rule: kind.name not in ("dense_rank2", "conv2d", "depthwise2d", "attention"),
+    slow=lambda kind, rule: kind.name not in ("dense_rank2", "conv2d", "depthwise2d"),
 )
 def test_with_b_equal_to_w_forward_mode_is_backprops(kind: Kind, rule: str) -> None:
     assert_as_plain(kind, rule, by_forward_mode)

@@ -61,6 +61,8 @@ def test_yaml_blocks_are_configurations() -> None:
         assert config != FitConfig()
 
 
+@pytest.mark.slow
+@pytest.mark.always
 def test_kolen_pollack_gap_is_as_predicted(names: dict[str, Any]) -> None:
     history = names["history"].history
     assert history["feedback_gap"] == pytest.approx(history["feedback_gap_predicted"], rel=1e-3)

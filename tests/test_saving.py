@@ -236,7 +236,9 @@ assert bool(loaded) == ({module!r} == "tfweightmirror"), loaded
 """
 
 
-@pytest.mark.parametrize("module", slow_but(["tfweightmirror"], ["tfweightmirror", "keras"]))
+@pytest.mark.slow
+@pytest.mark.always
+@pytest.mark.parametrize("module", ["tfweightmirror", "keras"])
 def test_a_fresh_process_loads_the_file(module: str, tmp_path: Path) -> None:
     """With this library imported and nothing else; without it, once stripped."""
     model, (x, _) = chain(), images()

@@ -47,7 +47,10 @@ def impulses(**options: Any) -> WeightMirror:
 
 @pytest.mark.parametrize(
     "settings",  # replicas:steps_per_execution
-    [("1:4",), pytest.param(("1:1", "2:4", "2:1"), marks=pytest.mark.slow)],
+    [
+        pytest.param(("1:4",), marks=[pytest.mark.slow, pytest.mark.always]),
+        pytest.param(("1:1", "2:4", "2:1"), marks=pytest.mark.slow),
+    ],
     ids=" ".join,
 )
 def test_an_epoch_under_impulses_is_an_epoch_of_backprop_to_the_bit(

@@ -517,9 +517,9 @@ def _change_of(variable: keras.Variable, model: keras.Model, x: Any, y: Any) -> 
 # --- two replicas ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("rule", "inside"), slow_but([("kp", False)], [("fa", True), ("kp", False)], unpack=True)
-)
+@pytest.mark.slow
+@pytest.mark.always
+@pytest.mark.parametrize(("rule", "inside"), [("fa", True), ("kp", False)])
 def test_b_carries_the_error_under_a_strategy(
     two_replicas: tf.distribute.Strategy, rule: str, inside: bool
 ) -> None:

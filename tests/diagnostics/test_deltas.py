@@ -1,6 +1,7 @@
 """Delta and gradient angles: against NumPy, zero where they must be, and no trace left behind."""
 
 import contextlib
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -156,10 +157,11 @@ def carry_w(model: keras.Model) -> None:
 
 @pytest.mark.parametrize(
     ("build", "replicas"),
-    [
-        *[(build, 1) for build in MODELS],
-        *[pytest.param(build, 2, marks=pytest.mark.slow) for build in MODELS],
-    ],
+    slow_but(
+        [(build, 1) for build in (nested, shared, subclassed)],
+        itertools.product(MODELS, (1, 2)),
+        unpack=True,
+    ),
 )
 def test_angles_are_zero_for_backprop_and_where_b_is_w(
     build: Callable[[], keras.Model], replicas: int, two_replicas: tf.distribute.Strategy

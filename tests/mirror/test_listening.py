@@ -268,6 +268,7 @@ def test_in_the_compiled_train_step_w_reaches_b_through_its_response_only(
         assert violations(program, mirror_pathways(small_model)) == []
 
 
+@pytest.mark.slow
 @three_kinds
 def test_in_a_train_step_that_mirrors_now_and_then_w_reaches_b_through_its_response_only(
     small_model: keras.Model,

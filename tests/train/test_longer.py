@@ -51,6 +51,7 @@ def test_longer_run_is_the_one_that_was_meant_to_be_so_long(tmp_path: Path) -> N
         np.testing.assert_array_equal(weights(runs["longer"])[name], value, err_msg=name)
 
 
+@pytest.mark.slow
 def test_run_that_stops_early_has_finished_and_keeps_its_best_epoch(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

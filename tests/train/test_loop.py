@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 import tfweightmirror as tfwm
+from tests.slow import slow_but
 from train.config import FitConfig, TrainingConfig
 from train.data.splits import Share
 from train.devices.strategy import replica_seeds
@@ -132,7 +133,7 @@ class Diary(keras.callbacks.Callback):
         self.told.append(("train end",))
 
 
-@pytest.mark.parametrize("steps_per_call", [1, 2])
+@pytest.mark.parametrize("steps_per_call", slow_but([2], [1, 2]))
 def test_loop_is_fit_to_the_bit_and_tells_callbacks_the_same(
     batches: ArrayBatches, steps_per_call: int
 ) -> None:

@@ -68,6 +68,8 @@ def test_experiment_learns_and_logs_what_its_parts_measure(trained: Path) -> Non
     assert lines[-1]["weight_angle/second"] < 20  # B listens to the noise
 
 
+@pytest.mark.slow
+@pytest.mark.always
 def test_experiment_stopped_in_mid_epoch_goes_on_to_the_same_bits(
     folder: Path, trained: Path
 ) -> None:

@@ -215,6 +215,8 @@ def test_phase_that_diverges_goes_on_at_half_its_rate(
     assert lines[-1]["learning_rate"] == 20 / 2**halved
 
 
+@pytest.mark.slow
+@pytest.mark.always
 def test_phase_that_a_callback_stops_is_followed_by_the_next(tmp_path: Path) -> None:
     class StopFirst(keras.callbacks.Callback):
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:

@@ -26,7 +26,7 @@ DIVERGING = [
 @pytest.mark.parametrize(
     ("rule", "weight_decay", "epochs"),
     [
-        ("wm", 0.2, 8),
+        pytest.param("wm", 0.2, 8, marks=[pytest.mark.slow, pytest.mark.always]),
         pytest.param("fa", 0.25, 10, marks=pytest.mark.slow),
         pytest.param("kp", 0.1, 8, marks=pytest.mark.slow),
     ],

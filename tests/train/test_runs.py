@@ -95,6 +95,8 @@ def sweep_command(folder: Path, rates: str) -> list[str]:
     return ["sweep", *TINY, *grid, f"--run_directory={folder}"]
 
 
+@pytest.mark.slow
+@pytest.mark.always
 def test_sweep_chooses_on_training_images_and_goes_on_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
