@@ -57,7 +57,7 @@ slow-share: $(STAMP)
 keras-suite: $(STAMP)
 	@KERAS_SOURCE="$(or $(KERAS_SOURCE),$$($(BIN)/python -c \
 	    'import sysconfig; print(sysconfig.get_path("purelib"))'))" \
-	    $(BIN)/python -m pytest -q -m '' tests/keras_suite $(if $(RULE),-k Test_$(RULE))
+	    $(BIN)/python -m pytest -q -m '' --dist load tests/keras_suite $(if $(RULE),-k Test_$(RULE))
 
 # One program at a time. With the compiler named, its absence is a failure, not a reason to skip.
 tpu-check: export TPU_CHECK_PYTHON = $(TPU_VENV)/bin/python
