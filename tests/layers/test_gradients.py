@@ -206,8 +206,12 @@ def carriers_by_equation(rule: str, layer: object) -> list[np.ndarray]:
 
 def half_normal(shape: tuple[int, ...], pathway: Pathway) -> np.ndarray:
     """The magnitudes of the last draw: the only numbers here that TensorFlow makes."""
-    bits = tf.random.stateless_uniform(
-        (2, *shape), pathway.state, None, None, tf.int32, alg="philox"
+    bits = tf.raw_ops.StatelessRandomUniformFullIntV2(
+        shape=(2, *shape),
+        key=np.asarray(pathway.state).view("uint64"),
+        counter=np.zeros(2, "uint64"),
+        alg=1,  # Philox
+        dtype=tf.int32,
     )
     radius, turn = (np.asarray(bits) % 2**23 + 0.5) / 2**23
     return np.sqrt(-2.0 * np.log(radius)) * np.abs(np.cos(2.0 * np.pi * turn))

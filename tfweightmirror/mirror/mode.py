@@ -155,7 +155,7 @@ class MirrorMode:
             if self.sign_pairs:
                 x = tf.concat([x, -x], axis=-2)
             x = tf.cast(x, pathway.compute_dtype)
-            noisy = draws.fold_in(moving, chunk + 2**20)
+            noisy = draws.fold_in(moving, chunk + 2**20) if self.response_noise_std else moving
             y = self._answers(pathway, x, activation, noisy, fixed)
             x, y = tf.cast(x, feedback.dtype), tf.cast(y, feedback.dtype)
             if self.centre:
