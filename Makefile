@@ -14,7 +14,8 @@ BROWSER_STAMP := $(VENV)/browser-installed
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda quickstart test slow slow-share keras-suite tpu-check browser-check lint types bench clean
+.PHONY: help setup setup-cuda quickstart test slow slow-share keras-suite tpu-check browser-check \
+    lint types bench bench-check clean
 
 help:
 	@echo 'make setup       .venv with everything the project needs (the other targets do it too)'
@@ -28,6 +29,7 @@ help:
 	@echo 'make browser-check  TensorBoard in a real browser (needs chromium and chromedriver)'
 	@echo 'make lint types  ruff; mypy --strict'
 	@echo 'make bench       what every rule costs over plain Keras, on one network (NETWORK=mlp)'
+	@echo 'make bench-check  whether the committed costs got worse (some minutes on a quiet machine)'
 	@echo 'make clean       remove .venv, .venv-tpu and caches; runs/ stays'
 
 setup: $(STAMP)
@@ -78,6 +80,9 @@ types: $(STAMP)
 
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks.step_time $(if $(NETWORK),--network $(NETWORK))
+
+bench-check: $(STAMP)
+	@$(BIN)/python -m benchmarks.check
 
 clean:
 	rm -rf $(VENV) $(TPU_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

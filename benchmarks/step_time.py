@@ -11,22 +11,21 @@ does falls on all of them. Four measures, each over the stock model:
 * tracing and compiling the first step, median of `--compilations` fresh models.
 
 Every ratio is the median over turns, with half of its middle half's width, on the wall and in
-processor time. Writes `runs/step_time-<n>/results.json` and prints a table.
+processor time. Prints a table and writes `runs/step_time-<n>/results.json`, or, with `--keep`,
+`benchmarks/results/step_time/<network>.json`, which is committed and `make bench-check` reads.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import functools
 import json
 import os
 import platform
-import statistics
-import time
+import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from train.parsing.start_up import load_tensorflow_quietly
 
@@ -37,8 +36,10 @@ import tensorflow as tf  # noqa: E402
 
 import tfweightmirror as tfwm  # noqa: E402
 from benchmarks.networks import CLASSES, NETWORKS  # noqa: E402
+from benchmarks.timing import Clock, Seconds, summary, timed  # noqa: E402
 from train.run.directory import next_free  # noqa: E402
 
+KEPT = Path("benchmarks") / "results" / "step_time"
 STOCK = "stock"
 STEP_RULES = ("backprop", "feedback_alignment", "sign_symmetry", "kolen_pollack")
 # The callback that belongs to a rule, and what else a `fit` is measured with.
@@ -57,37 +58,41 @@ FITS: dict[str, tuple[str, Callable[[], list[Any]]]] = {
 
 def main() -> None:
     options = _options()
-    network = NETWORKS[options.network]
-    batch = options.batch or network.batch
-    examples = tf.random.stateless_normal((batch, *network.input_shape), seed=[0, 0])
-    labels = tf.random.stateless_uniform((batch,), [0, 1], 0, CLASSES, tf.int32)
-    batches = tf.data.Dataset.from_tensors((examples, labels)).cache().repeat()
+    document = measured(options)
+    if options.keep:
+        path = KEPT / f"{options.network}.json"
+    else:
+        path = next_free(Path("runs") / "step_time") / "results.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=2) + "\n")
+    print(f"\n{path}")
 
+
+def measured(options: argparse.Namespace) -> dict[str, Any]:
+    """All measures that are asked for, printed as they come, and where they were taken."""
+    batches = random_batches(options)
     # Every fresh model is traced anew, which is meant here.
     tf.get_logger().setLevel("ERROR")
+    batch = options.batch or NETWORKS[options.network].batch
     print(f"{options.network}, batch {batch}, {os.cpu_count()} cores")
     results: dict[str, dict[str, dict[str, float]]] = {}
     for measure in options.measures or MEASURES:
-        measured = MEASURES[measure]
-        results[measure] = rows = measured(batches, options)
+        results[measure] = rows = MEASURES[measure](batches, options)
         print(f"\n{measure:<26}{'median, ms':>12}{'over stock':>12}{'+-':>8}{'processor':>12}")
         for name, row in rows.items():
             wall = f"{row['over_stock']:>12.3f}{row['over_stock_spread']:>8.3f}"
             processor = f"{row['cpu_over_stock']:>12.3f}"
             print(f"{name:<26}{row['median_ms']:>12.1f}{wall}{processor}", flush=True)
+    return {"options": vars(options), "where": where(), "results": results}
 
-    folder = next_free(Path("runs") / "step_time")
-    folder.mkdir(parents=True)
-    machine = {
-        "cores": os.cpu_count(),
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-    }
-    document = {"options": vars(options), "machine": machine, "results": results}
-    (folder / "results.json").write_text(json.dumps(document, indent=2) + "\n")
-    print(f"\n{folder / 'results.json'}")
+
+def random_batches(options: argparse.Namespace) -> tf.data.Dataset:
+    """One batch of random examples, again and again."""
+    network = NETWORKS[options.network]
+    batch = options.batch or network.batch
+    examples = tf.random.stateless_normal((batch, *network.input_shape), seed=[0, 0])
+    labels = tf.random.stateless_uniform((batch,), [0, 1], 0, CLASSES, tf.int32)
+    return tf.data.Dataset.from_tensors((examples, labels)).cache().repeat()
 
 
 def build(rule: str, options: argparse.Namespace) -> Any:
@@ -203,65 +208,18 @@ class StepClock(keras.callbacks.Callback):
             self.seconds_per_step = Clock().since(self.begin, times=batch)
 
 
-@dataclasses.dataclass(frozen=True)
-class Clock:
-    """Now, on the wall and in the processor time of this process, all threads together.
-
-    On a machine that does other things as well the wall tells of those too.
-    """
-
-    wall_s: float = dataclasses.field(default_factory=time.perf_counter)
-    cpu_s: float = dataclasses.field(default_factory=time.process_time)
-
-    def since(self, begin: Clock, *, times: int = 1) -> Seconds:
-        return Seconds((self.wall_s - begin.wall_s) / times, (self.cpu_s - begin.cpu_s) / times)
-
-
-class Seconds(NamedTuple):
-    """A duration."""
-
-    wall: float
-    cpu: float
-
-
-def timed(work: Callable[[], None]) -> Seconds:
-    begin = Clock()
-    work()
-    return Clock().since(begin)
-
-
-def summary(
-    candidates: dict[str, Callable[[], Seconds]], repeats: int
-) -> dict[str, dict[str, float]]:
-    """Lets the candidates take turns: medians, and medians of the ratios to the first one's."""
-    seconds: dict[str, list[Seconds]] = {name: [] for name in candidates}
-    names = list(candidates)
-    for turn in range(repeats):
-        # Nobody always follows the same one.
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            seconds[name].append(candidates[name]())
-    stock = seconds[names[0]]
-
-    def over_stock(times: list[Seconds], kind: str) -> list[float]:
-        pairs = zip(times, stock, strict=True)
-        return [getattr(own, kind) / getattr(other, kind) for own, other in pairs]
-
-    def spread(ratios: list[float]) -> float:
-        if len(ratios) == 1:
-            return 0.0
-        quarter, _, three = statistics.quantiles(ratios, n=4)
-        return (three - quarter) / 2
-
+def where() -> dict[str, Any]:
+    """The machine, the versions, and the commit that is measured."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
     return {
-        name: {
-            "median_ms": 1000 * statistics.median(duration.wall for duration in times),
-            "fastest_ms": 1000 * min(duration.wall for duration in times),
-            "over_stock": statistics.median(over_stock(times, "wall")),
-            "over_stock_spread": spread(over_stock(times, "wall")),
-            "cpu_median_ms": 1000 * statistics.median(duration.cpu for duration in times),
-            "cpu_over_stock": statistics.median(over_stock(times, "cpu")),
-        }
-        for name, times in seconds.items()
+        "commit": commit,
+        "cores": os.cpu_count(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
     }
 
 
@@ -276,6 +234,7 @@ def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--compilations", type=int, default=5, help="fresh models of every rule")
     parser.add_argument("--fit-steps", type=int, default=20, help="timed steps of a fit")
     parser.add_argument("--jit-compile", action="store_true", help="compile the step with XLA")
+    parser.add_argument("--keep", action="store_true", help="write where results are committed")
     return parser.parse_args(arguments)
 
 
