@@ -71,8 +71,8 @@ def compile_program(path: pathlib.Path, replicas: int, devices: tuple[Any, ...])
             [str(ir.RankedTensorType(operand.type).element_type) for operand in product.operands]
             for product in operations(module, PRODUCTS)
         ]
-        sums = [
-            ir.RankedTensorType(operand.type).shape
+        summed = [
+            math.prod(ir.RankedTensorType(operand.type).shape)
             for total in operations(module, ("stablehlo.all_reduce",))
             for operand in total.operands
         ]
@@ -85,7 +85,7 @@ def compile_program(path: pathlib.Path, replicas: int, devices: tuple[Any, ...])
     return {
         "seconds": seconds,
         "products": products,
-        "summed": sum(math.prod(shape) for shape in sums),
+        "summed": summed,
         "text": str(text),
         "flops": cost["flops"],
         "bytes_accessed": cost["bytes accessed"],

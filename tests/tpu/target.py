@@ -54,7 +54,7 @@ class TpuProgram:
         seconds: What the compiler took.
         products: Element types of the operands of every convolution and matrix product, as the
             compiler got them.
-        summed: Numbers that each replica sends to be summed over all, as the compiler got them.
+        summed: How many numbers each sum over all replicas takes, as the compiler got them.
         text: The optimised program.
         flops, bytes_accessed: Of one step, by the compiler's cost analysis.
         argument_bytes: Variables and batch, padded to the chip's tiles.
@@ -64,7 +64,7 @@ class TpuProgram:
 
     seconds: float
     products: list[list[str]]
-    summed: int
+    summed: list[int]
     text: str
     flops: float
     bytes_accessed: float

@@ -14,9 +14,9 @@ import pytest
 import tensorflow as tf
 
 import tfweightmirror as tfwm
+from tests.communication import paper
 from tests.layers.kinds import RULES
 from tests.tpu.conftest import Compile
-from tests.tpu.replicas import in_replica, strategy_of
 from tests.tpu.steps import mirror_alone, resnet, small, train_step, trainable
 from tests.tpu.target import RefusedError, Target, TpuProgram, compiler_python, host_operations
 from tfweightmirror.callbacks import FeedbackMonitor, KolenPollack, WeightMirror
@@ -52,14 +52,12 @@ def with_dtypes(name: str, values: Iterable[str], in_both: Sequence[str]) -> Any
 
 WITHOUT_MIRROR = [rule for rule in RULES if rule != "wm"]
 
-# Akrout et al.'s mode listens behind an activation; logits have none.
-paper = functools.partial(WeightMirror.akrout2019, activations={"head": "linear"})
 MIRRORS: dict[str, Any] = {
     "balanced": WeightMirror,
     "impulse": functools.partial(WeightMirror, "impulse"),
     "gaussian": functools.partial(WeightMirror, "gaussian"),
-    "akrout2019": paper,
-    "now and then": functools.partial(paper, schedule=Schedule(every_batches=3, steps=2)),
+    "akrout2019": functools.partial(paper, schedule=Schedule()),
+    "now and then": paper,
 }
 
 
@@ -202,48 +200,6 @@ def test_a_balanced_sweep_is_in_float32_only_where_tensorflow_is_told_so(
         assert found.convolutions == 2 * in_blocks(model) > 0
     assert "bf16[" in by_default.text
     assert "bf16[" not in exact.text
-
-
-# --- data parallelism ---------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def in_four_replicas(compiled: Compile) -> Any:
-    """`in_four_replicas(name, rule, *callbacks)`: one replica's whole step, and its model."""
-
-    def compile_replica(
-        name: str, rule: str | None, *callbacks: Any
-    ) -> tuple[TpuProgram, keras.Model]:
-        strategy = strategy_of(4)
-        with strategy.scope():
-            model = trainable(small, rule)
-        step, specs = train_step(model, *callbacks)
-        found = compiled(f"4 x small {name}", (in_replica(strategy, step), specs), replicas=4)
-        assert found.host_operations == []
-        assert found.operations["all-reduce"] > 0
-        return found, model
-
-    return compile_replica
-
-
-def test_replicas_send_what_backprop_sends_and_independent_noise_its_b(
-    in_four_replicas: Any,
-) -> None:
-    by_backprop, model = in_four_replicas("plain", None)
-    assert by_backprop.summed == sum(math.prod(v.shape) for v in model.trainable_variables)
-    # Warm-up would run here and now, where there are no other replicas.
-    cold = Schedule(warm_up_steps=0)
-    balanced, _ = in_four_replicas("wm balanced", "wm", WeightMirror(schedule=cold))
-    assert balanced.summed == by_backprop.summed
-    gaussian = WeightMirror("gaussian", schedule=cold)
-    independent, model = in_four_replicas("wm gaussian", "wm", gaussian)
-    b = sum(math.prod(pathway.kernel.shape) for pathway in tfwm.pathways(model))
-    assert independent.summed == by_backprop.summed + b
-    assert independent.operations["replica-id"] > 0  # each fires its own noise
-    shared, _ = in_four_replicas("kp", "kp", KolenPollack())
-    assert shared.summed == by_backprop.summed
-    # The callback's doing: without it dB is sent beside dW.
-    assert in_four_replicas("kp, no callback", "kp")[0].summed == by_backprop.summed + b
 
 
 # --- that the check can fail --------------------------------------------------------------------
