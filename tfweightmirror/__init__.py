@@ -21,6 +21,7 @@ from tfweightmirror import (
     mirror,
     pathway,
     rules,
+    training,
 )
 from tfweightmirror._internals.saving_hooks import keep_kernels_apart_in_legacy_files
 from tfweightmirror._internals.walk import pathways
@@ -53,5 +54,6 @@ __all__ = [
     "reset_feedback",
     "rules",
     "strip_feedback",
+    "training",
     "weight_angles",
 ]

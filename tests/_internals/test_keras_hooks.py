@@ -243,6 +243,20 @@ def test_traces_of_methods_and_attributes_are_forgotten() -> None:
     assert sorted(traced) == ["attribute", "listed", "method"]
 
 
+def test_an_optimizers_step_knows_the_place_and_the_decay_of_its_variable() -> None:
+    seen = []
+
+    class Asks(keras.optimizers.SGD):
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            seen.append((hooks.place_of(variable, self), hooks.decays(variable, self)))
+
+    optimizer, variables = Asks(), [keras.Variable(0.0, name=name) for name in ("one", "other")]
+    optimizer.exclude_from_weight_decay(var_names=["other"])
+    optimizer.build(variables)
+    optimizer.apply([tf.ones(()), tf.ones(())], variables)
+    assert seen == [(0, True), (1, False)]
+
+
 def test_compiled_models_can_be_told_to_trace_again() -> None:
     model = compiled(chain())
     model.make_train_function()

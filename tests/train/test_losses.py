@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfweightmirror.training import MultiClassHinge
 from train.config import Part
 from train.errors import UserError
 from train.parts.losses import build_loss, build_metrics
@@ -62,6 +63,15 @@ def test_large_logits_give_finite_losses(name: str) -> None:
 def test_labels_may_stand_in_a_column() -> None:
     loss = build_loss(Part("sigmoid"))
     assert float(loss(LABELS[:, None], LOGITS)) == float(loss(LABELS, LOGITS))
+
+
+def test_hinge_of_amit_is_named_and_is_of_classes() -> None:
+    loss = build_loss(Part("multi_class_hinge", {"mu": 0.25}), "classes")
+    assert (type(loss), loss.mu) == (MultiClassHinge, 0.25)
+    with pytest.raises(UserError, match="loss is multi_class_hinge, which is of classes, but data"):
+        build_loss(Part("multi_class_hinge"), "values")
+    with pytest.raises(UserError, match="multi_class_hinge refuses its options: mu of MultiClass"):
+        build_loss(Part("multi_class_hinge", {"mu": -1}))
 
 
 def test_sigmoid_loss_is_saved_by_name() -> None:

@@ -138,6 +138,24 @@ def test_batch_norm_and_dropout_are_options(scale: bool) -> None:
         assert all(layer.use_bias for layer in plain.layers if hasattr(layer, "use_bias"))
 
 
+@pytest.mark.parametrize("name", ["mlp", "small_conv"])
+def test_activations_and_statistics_of_the_papers_have_names(name: str) -> None:
+    def layers(**options: Any) -> list[Any]:
+        options |= {"batch_norm": True} if "batch_norm_statistics" in options else {}
+        model = models.build(Part(name, options), (8, 8, 1), (7,))
+        return [x for x in model.layers if type(x).__module__.startswith("tfweightmirror")]
+
+    (half, *_), (mixed, *_) = (
+        layers(activation=a) for a in ("saturated_linear_half", "mixed_relu")
+    )
+    assert half.slope == 0.5
+    assert mixed.signs.shape[-1] in (16, 500)
+    assert {x.slope for x in layers(activation="saturated_linear")} == {1.0}
+    for statistics, current in (("running", True), ("earlier", False)):
+        norms = layers(batch_norm_statistics=statistics)
+        assert {norm.include_current for norm in norms} == {current}
+
+
 @pytest.mark.parametrize(
     ("config", "expected"),
     [

@@ -12,6 +12,7 @@ import tensorflow as tf
 import tfweightmirror as tfwm
 from tests.callbacks.training import assert_same_on_replicas
 from tests.slow import slow_but
+from tfweightmirror.training import BatchManhattan
 from train.config import OptimizerConfig, ScheduleConfig
 from train.errors import UserError
 from train.parts.optimizers import build_optimizer, known_optimizers, scaled_learning_rate
@@ -75,6 +76,23 @@ def test_mistake_is_told_in_one_sentence(options: dict[str, Any], expected: str)
         build(**options)
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_batch_manhattan_decays_behind_the_sign() -> None:
+    def extended() -> Any:
+        options = {"momentum": 0.9, "layers": ["*"]}
+        how: dict[str, Any] = {"decay": "coupled", "decay_biases": False, "options": options}
+        return build(name="BatchManhattan", weight_decay=0.3, **how)
+
+    def plain() -> Any:
+        return BatchManhattan(0.1, 0.9, coupled_weight_decay=0.3)
+
+    np.testing.assert_array_equal(trained(extended()), trained(plain()))
+    assert np.abs(trained(extended(), "bias") - trained(plain(), "bias")).max() > 0.1
+    config = keras.optimizers.serialize(extended())
+    assert keras.optimizers.deserialize(config).get_config() == config["config"]
+    with pytest.raises(UserError, match=r"layers is 'conv\*'. Expected a list."):
+        build(name="batchmanhattan", options={"layers": "conv*"})
 
 
 @pytest.mark.parametrize(("scaling", "expected"), [("none", 0.1), ("linear", 0.4), ("sqrt", 0.2)])

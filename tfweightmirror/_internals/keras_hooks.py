@@ -171,6 +171,20 @@ def waits_for_build(layer: keras.layers.Layer) -> bool:
     return layer.__dict__["build"].__code__.co_name == "build_and_then"
 
 
+# --- within an optimizer's update_step ----------------------------------------------------------
+
+
+def place_of(variable: Any, optimizer: keras.optimizers.Optimizer) -> int:
+    """The place of `variable`, or of what it is a replica's part of, in what `build` was given."""
+    place: int = optimizer._get_variable_index(variable)
+    return place
+
+
+def decays(variable: Any, optimizer: keras.optimizers.Optimizer) -> bool:
+    """Whether `variable` is none that `exclude_from_weight_decay` names."""
+    return bool(optimizer._use_weight_decay(variable))
+
+
 # --- compiled models ---------------------------------------------------------------------------
 
 

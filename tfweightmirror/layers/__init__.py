@@ -1,5 +1,6 @@
-"""Keras layers whose errors travel back on feedback kernels."""
+"""Keras layers whose errors travel back on feedback kernels, and others that the papers have."""
 
+from tfweightmirror.layers.activations import MixedReLU, SaturatedLinear, saturated_linear
 from tfweightmirror.layers.attention import (
     FeedbackGroupQueryAttention,
     FeedbackMultiHeadAttention,
@@ -14,6 +15,7 @@ from tfweightmirror.layers.dense import FeedbackDense
 from tfweightmirror.layers.depthwise import FeedbackDepthwiseConv1D, FeedbackDepthwiseConv2D
 from tfweightmirror.layers.einsum_dense import FeedbackEinsumDense
 from tfweightmirror.layers.feedback_layer import FeedbackLayer, Site
+from tfweightmirror.layers.normalization import RunningBatchNormalization
 from tfweightmirror.layers.separable import FeedbackSeparableConv1D, FeedbackSeparableConv2D
 
 __all__ = [
@@ -32,5 +34,9 @@ __all__ = [
     "FeedbackMultiHeadAttention",
     "FeedbackSeparableConv1D",
     "FeedbackSeparableConv2D",
+    "MixedReLU",
+    "RunningBatchNormalization",
+    "SaturatedLinear",
     "Site",
+    "saturated_linear",
 ]

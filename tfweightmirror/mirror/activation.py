@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from tfweightmirror._internals import look_hooks
+from tfweightmirror.layers.activations import SaturatedLinear
 from tfweightmirror.mirror.mode import Activation, MirrorMode
 from tfweightmirror.pathway import Pathway
 
@@ -37,6 +38,7 @@ _ACTIVATION_LAYERS = (
     keras.layers.ReLU,
     keras.layers.LeakyReLU,
     keras.layers.ELU,
+    SaturatedLinear,
 )
 
 

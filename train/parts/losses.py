@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from tfweightmirror.training import MultiClassHinge
 from train.config import Part
 from train.errors import UserError
 from train.parts.named import checked_options, classes_of, find, instance, options_of
@@ -65,7 +66,7 @@ def sigmoid() -> keras.losses.Loss:
 
 def known_losses() -> dict[str, Any]:
     """Our losses, and those of Keras in snake case."""
-    ours = {"softmax": softmax, "sigmoid": sigmoid}
+    ours = {"softmax": softmax, "sigmoid": sigmoid, "multi_class_hinge": MultiClassHinge}
     return ours | classes_of(keras.losses, keras.losses.Loss, snake_case=True)
 
 
@@ -99,7 +100,7 @@ def _built(key: str, part: Part, known: dict[str, Any], base: Any, kind: str | N
         built = partial if given else target
     name, module = type(built).__name__, type(built).__module__
     # Keras would compare a class's number with every logit, and say nothing.
-    of_classes = name.startswith("Sparse") or module == __name__
+    of_classes = name.startswith("Sparse") or module in (__name__, MultiClassHinge.__module__)
     of_values = module.startswith("keras.") and (key == "loss" or "regression" in module)
     if kind == "classes" and of_values and not of_classes:
         example = "softmax, sigmoid" if key == "loss" else "sparse_top_k_categorical_accuracy"

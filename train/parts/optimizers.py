@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfweightmirror.training import BatchManhattan
 from train.config import OptimizerConfig
 from train.errors import UserError
 from train.parts.named import checked_options, classes_of, find, options_of, refusals
@@ -22,10 +23,11 @@ _BIASES = "(^|/)(bias|beta|gamma)($|[/:])"
 
 
 def known_optimizers() -> dict[str, Any]:
-    """Name in lower case to class, for every optimizer of Keras but those that wrap others."""
+    """Name in lower case to class: Keras' optimizers but those that wrap others, and ours."""
     classes = {n.lower(): c for n, c in classes_of(keras.optimizers, _OPTIMIZER).items()}
     wrappers = ("lossscaleoptimizer", "multioptimizer")
-    return {name: member for name, member in classes.items() if name not in wrappers}
+    known = {name: member for name, member in classes.items() if name not in wrappers}
+    return known | {"batchmanhattan": BatchManhattan}
 
 
 def scaled_learning_rate(config: OptimizerConfig, batch_size: int) -> float:
@@ -51,14 +53,15 @@ def build_optimizer(
             f"optimizer.name={config.name} is {optimizer_class!r}. Expected a subclass of "
             f"keras.optimizers.Optimizer."
         )
-    ours = ("learning_rate", "weight_decay", "name")
+    ours = ("learning_rate", "weight_decay", "coupled_weight_decay", "name")
     options = checked_options("optimizer.options", optimizer_class, config.options, set_by_us=ours)
     accepted = options_of(optimizer_class)
     for option in [option for option in accepted if option in options]:
         # Keras would take "yes" for true, and fail at the first step at the norm "1".
         truth, value = isinstance(accepted[option].default, bool), options[option]
         if isinstance(value, str) or isinstance(value, bool) != truth:
-            expected = "true or false" if truth else "a number or null"
+            several = isinstance(accepted[option].default, tuple)
+            expected = "true or false" if truth else "a list" if several else "a number or null"
             raise UserError(f"optimizer.options.{option} is {value!r}. Expected {expected}.")
     of_keras = config.decay == "decoupled"
     if not of_keras and name in _ALWAYS_DECOUPLED:
@@ -97,6 +100,9 @@ def _extended(optimizer_class: Any) -> Any:
         decay_biases: Whether decay takes of biases and of BatchNorm's scale and offset.
     """
 
+    # BatchManhattan adds it itself, behind the sign.
+    adds_decay = "coupled_weight_decay" in options_of(optimizer_class)
+
     class Extended(optimizer_class):
         def __init__(
             self,
@@ -107,6 +113,8 @@ def _extended(optimizer_class: Any) -> Any:
             decay_biases: bool = True,
             **options: Any,
         ) -> None:
+            if adds_decay:
+                options["coupled_weight_decay"] = coupled_weight_decay
             super().__init__(*arguments, **options)
             # The library reads the decays.
             self.coupled_weight_decay = coupled_weight_decay
@@ -125,9 +133,10 @@ def _extended(optimizer_class: Any) -> Any:
 
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
             weight = tf.convert_to_tensor(variable)
-            if self.coupled_weight_decay and self._use_weight_decay(variable):
+            decays = self._use_weight_decay(variable)
+            if self.coupled_weight_decay and decays and not adds_decay:
                 gradient = tf.cast(gradient, weight.dtype) + self.coupled_weight_decay * weight
-            if self.per_step_weight_decay and self._use_weight_decay(variable):
+            if self.per_step_weight_decay and decays:
                 self.assign_sub(variable, self.per_step_weight_decay * weight)
             if self._get_variable_index(variable) in self._biases:
                 learning_rate = learning_rate * self.bias_learning_rate_factor

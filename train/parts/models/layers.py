@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
 
 import keras
 
+from tfweightmirror.layers import MixedReLU, RunningBatchNormalization, SaturatedLinear
 from train.errors import UserError
+
+# Names beside Keras' to layers. Amit 2018 has slope 1 in the paper, and 1/2 in the released code;
+# MixedReLU is Khandwala and Bedi's.
+OUR_ACTIVATIONS: dict[str, Callable[..., Any]] = {
+    "saturated_linear": SaturatedLinear,
+    "saturated_linear_half": functools.partial(SaturatedLinear, 0.5),
+    "mixed_relu": MixedReLU,
+}
 
 
 def check_activation(key: str, name: str) -> None:
-    """Raises UserError unless Keras has an activation of that name."""
+    """Raises UserError unless Keras or this module has an activation of that name."""
+    if name in OUR_ACTIVATIONS:
+        return
     try:
         keras.activations.get(name)
     except ValueError as error:
         raise UserError(
             f"{key}={name} is not known. Expected the name of a Keras activation, such as relu, "
-            f"tanh or sigmoid."
+            f"tanh or sigmoid, or one of {', '.join(OUR_ACTIVATIONS)}."
         ) from error
+
+
+def activated(x: Any, activation: str, name: str) -> Any:
+    """The activation of `x`, in a layer of that name."""
+    if activation in OUR_ACTIVATIONS:
+        return OUR_ACTIVATIONS[activation](name=name)(x)
+    return keras.layers.Activation(activation, name=name)(x)
 
 
 def fan_initializers(name: str, fans: int) -> dict[str, Any]:
@@ -30,9 +50,22 @@ def fan_initializers(name: str, fans: int) -> dict[str, Any]:
     return {"kernel_initializer": name}
 
 
-def normalized(x: Any, name: str, scale: bool, momentum: float, **options: Any) -> Any:
+# What a batch is normalized by in training.
+Statistics = Literal["batch", "running", "earlier"]
+
+
+def normalized(
+    x: Any,
+    name: str,
+    scale: bool,
+    momentum: float,
+    *,
+    statistics: Statistics = "batch",
+    **options: Any,
+) -> Any:
     """BatchNorm of `x`; without `scale` it has neither gamma nor beta."""
-    norm = keras.layers.BatchNormalization(
-        momentum=momentum, scale=scale, center=scale, name=name, **options
-    )
-    return norm(x)
+    options |= {"momentum": momentum, "scale": scale, "center": scale, "name": name}
+    if statistics == "batch":
+        return keras.layers.BatchNormalization(**options)(x)
+    current = statistics == "running"
+    return RunningBatchNormalization(include_current=current, **options)(x)

@@ -7,7 +7,7 @@ import math
 import keras
 
 from train.errors import UserError
-from train.parts.models.layers import check_activation, normalized
+from train.parts.models.layers import Statistics, activated, check_activation, normalized
 
 
 def small_conv(
@@ -21,6 +21,7 @@ def small_conv(
     batch_norm: bool = True,
     batch_norm_scale: bool = True,
     batch_norm_momentum: float = 0.9,
+    batch_norm_statistics: Statistics = "batch",
     dropout: float = 0.0,
 ) -> keras.Model:
     """Blocks of 3x3 convolution, BatchNorm and ReLU, then a dense head that gives logits.
@@ -30,11 +31,14 @@ def small_conv(
         output_shape: (logits,).
         filters: Channels of each convolution.
         strides: Pixels between the fields of each convolution; one for each of `filters`.
-        activation: Keras name of the activation.
+        activation: Keras name of the activation, or saturated_linear, mixed_relu or
+            saturated_linear_half (slope 1/2).
         initializer: Keras name of the initializer of the convolutions' weights.
         batch_norm: Whether BatchNorm stands between a convolution and its activation.
         batch_norm_scale: Whether it has gamma and beta.
         batch_norm_momentum: Of its moving averages.
+        batch_norm_statistics: What a batch is normalized by in training: its own (`batch`), running
+            ones that include it (`running`) or those of earlier batches (`earlier`).
         dropout: Share of the head's inputs that are dropped in training.
     """
     check_activation("model.options.activation", activation)
@@ -55,8 +59,14 @@ def small_conv(
             name=f"conv_{number}",
         )(x)
         if batch_norm:
-            x = normalized(x, f"norm_{number}", batch_norm_scale, batch_norm_momentum)
-        x = keras.layers.Activation(activation, name=f"{activation}_{number}")(x)
+            x = normalized(
+                x,
+                f"norm_{number}",
+                batch_norm_scale,
+                batch_norm_momentum,
+                statistics=batch_norm_statistics,
+            )
+        x = activated(x, activation, f"{activation}_{number}")
     x = keras.layers.Flatten(name="flatten")(x)
     if dropout:
         x = keras.layers.Dropout(dropout, name="dropout")(x)
