@@ -24,10 +24,11 @@ def main() -> None:
 
     command = [sys.executable, "-m", "benchmarks.peak_memory", f"--network={options.network}"]
     command += [f"--batch={options.batch}"] if options.batch else []
-    runs: dict[str, list[float]] = {name: [] for name in FITS}
+    names = [name for name in FITS if name == STOCK or name in (options.names or FITS)]
+    runs: dict[str, list[float]] = {name: [] for name in names}
     kernels = 0.0
     for _ in range(options.turns):
-        for name in FITS:
+        for name in names:
             run = subprocess.run(
                 [*command, f"--candidate={name}"], capture_output=True, text=True, check=True
             )
@@ -64,6 +65,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--network", choices=NETWORKS, default="resnet18_wide")
     parser.add_argument("--batch", type=int, default=16, help="examples in a batch")
     parser.add_argument("--turns", type=int, default=3, help="processes of every candidate")
+    parser.add_argument(
+        "--names", nargs="+", help="candidates beside the stock model; default: all"
+    )
     parser.add_argument("--candidate", help=argparse.SUPPRESS)
     parser.set_defaults(jit_compile=False)
     return parser.parse_args()

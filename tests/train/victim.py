@@ -9,6 +9,7 @@ import random
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,10 +56,16 @@ def arm(point: str, count: int) -> None:
         # From the end of the first call on, so that most attempts come further than the last; one
         # in five while the training begins.
         draw = random.Random(count)
-        # Some must live through what takes seconds, such as the tracing of an epoch's end.
-        delay_s = draw.uniform(0, 1 + count % 3)
+        # Some must live through what takes seconds, such as the tracing of an epoch's end, and more
+        # of them where other work makes everything slow: counted in eighths of what came before.
+        delay = draw.uniform(0, 1 + count % 3) / 8
         begin = (loop.Loop, "run") if draw.random() < 0.2 else (resume.Training, "after_call")
-        before(*begin, 1, lambda: threading.Timer(delay_s, kill).start())
+        armed_s = time.monotonic()
+
+        def later() -> None:
+            threading.Timer(delay * (time.monotonic() - armed_s), kill).start()
+
+        before(*begin, 1, later)
         return
     owner, name, act = {
         "between_calls": (resume.Training, "after_call", kill),
