@@ -117,6 +117,7 @@ def test_half_precision_stays_half_precision(layer: Any) -> None:
     assert np.isin(np.abs(outputs.numpy().astype("float32")), [0, 0.5, 1, 2, 3]).all()
 
 
+@pytest.mark.slow
 def test_mirror_mode_listens_through_saturated_linearity() -> None:
     k = keras.layers
     model = keras.Sequential([keras.Input((6,)), k.Dense(8), SaturatedLinear(), k.Dense(3)])

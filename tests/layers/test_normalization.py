@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import tfweightmirror as tfwm
+from tests.slow import slow_but
 from tfweightmirror.layers import RunningBatchNormalization
 
 random = np.random.default_rng(3)
@@ -51,8 +52,8 @@ def run(layer: Any, jit_compile: bool = False) -> Any:
     return np.array(outputs), np.array(errors), layer.moving_mean, layer.moving_variance
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("momentum", [0.0, 0.7])
+@pytest.mark.parametrize("jit_compile", slow_but([False], [False, True]))
+@pytest.mark.parametrize("momentum", slow_but([0.7], [0.0, 0.7]))
 @pytest.mark.parametrize("include_current", [True, False])
 def test_outputs_errors_and_statistics(
     include_current: bool, momentum: float, jit_compile: bool

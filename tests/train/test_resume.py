@@ -90,6 +90,17 @@ RULES = {
         "--training.precision=mixed_bfloat16",
     ],
     "fa": ["--feedback.rule=fa", "--training.precision=mixed_float16"],
+    "fixed signs": [
+        "--feedback.rule=urfb",
+        "--constraints={head: glorot_clip, '*': fixed_sign}",
+        "--callbacks=[SignFlips]",
+        "--optimizer.name=batchmanhattan",
+        "--optimizer.options.momentum=0.9",
+        "--model.options.activation=mixed_relu",
+        "--model.options.batch_norm=true",
+        "--model.options.batch_norm_statistics=earlier",
+        "--loss=multi_class_hinge",
+    ],
     # Of these two the replicas have most to agree on.
     "wm and kp": [
         "--feedback.rule=wm",

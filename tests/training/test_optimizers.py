@@ -42,7 +42,7 @@ def trained(optimizer: Any, jit_compile: bool = False) -> np.ndarray:
     return weight.numpy()
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", slow_but([False], [False, True]))
 @pytest.mark.parametrize(
     ("momentum", "nesterov", "decay"),
     [(0.0, False, 0.0), (0.9, False, 0.3), (0.9, True, 0.3)],
@@ -83,6 +83,7 @@ def test_sign_is_that_of_accumulated_gradients() -> None:
     np.testing.assert_allclose(trained(optimizer), weight, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_under_loss_scaling_an_overflow_moves_nothing() -> None:
     weight = keras.Variable(START)
     optimizer = keras.optimizers.LossScaleOptimizer(BatchManhattan(RATE), initial_scale=1024.0)
@@ -115,6 +116,7 @@ def one_step(optimizer: Any, rule: str | None = None) -> dict[str, np.ndarray]:
     return {v.path: v.numpy() - before[v.path] for v in model.trainable_variables}
 
 
+@pytest.mark.slow
 def test_the_other_layers_train_by_plain_sgd() -> None:
     mixed, plain = one_step(BatchManhattan(RATE, layers=["h[e]ad"])), one_step("sgd")
     signed = one_step(BatchManhattan(RATE))
@@ -154,9 +156,8 @@ def test_mistake_is_told_in_one_sentence(options: dict[str, Any], sentence: str)
 # --- with feedback, on replicas, saved ----------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "decay", slow_but(["coupled_weight_decay"], ["weight_decay", "coupled_weight_decay"])
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("decay", ["weight_decay", "coupled_weight_decay"])
 def test_kolen_pollacks_law_holds(decay: str) -> None:
     optimizer = BatchManhattan(0.02, 0.9, **{decay: 0.5})
     model = compiled(dense("kp"), optimizer)
@@ -166,6 +167,7 @@ def test_kolen_pollacks_law_holds(decay: str) -> None:
     assert gaps < 0.9
 
 
+@pytest.mark.slow
 def test_a_random_feedback_weight_takes_the_sign_of_w() -> None:
     changes = one_step(BatchManhattan(RATE, layers=["hidden"]), "urfb")
     for layer in ("hidden", "head"):

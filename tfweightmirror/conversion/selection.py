@@ -199,5 +199,5 @@ def _holds_matrices(layer: keras.layers.Layer) -> bool:
         return True
     if isinstance(layer, _NO_MATRIX) and not isinstance(layer, keras.layers.ReversibleEmbedding):
         return False
-    weights = keras_hooks.own_weights(layer)
+    weights = [w for w in keras_hooks.own_weights(layer) if "float" in w.dtype]
     return any(sum(size > 1 for size in weight.shape) > 1 for weight in weights)

@@ -14,6 +14,7 @@ from tfweightmirror.diagnostics.measures import (
     sparsity,
     weight_angle_deg,
     weight_angles,
+    zeros,
 )
 from tfweightmirror.diagnostics.plot import plot_angles
 
@@ -33,4 +34,5 @@ __all__ = [
     "sparsity",
     "weight_angle_deg",
     "weight_angles",
+    "zeros",
 ]

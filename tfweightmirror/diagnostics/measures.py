@@ -108,6 +108,11 @@ def sparsity(pathway: Pathway) -> tf.Tensor:
     return tf.reduce_mean(tf.cast(tf.abs(kernel) < 0.01 * rms, tf.float32))
 
 
+def zeros(pathway: Pathway) -> tf.Tensor:
+    """The share of W's entries that are 0, or held as good as there: `|w| <= 1e-10`."""
+    return tf.reduce_mean(tf.cast(tf.abs(_entries(pathway.kernel)) <= 1e-10, tf.float32))
+
+
 def sign_agreement(pathway: Pathway) -> tf.Tensor:
     """The share of entries with equal signs in W and in what carries the error."""
     signs = (tf.sign(_entries(k)) for k in (pathway.kernel, pathway.backward_kernel()))
@@ -137,6 +142,7 @@ WEIGHT_MEASURES: dict[str, Callable[[Pathway], tf.Tensor]] = {
     "kurtosis": kurtosis,
     "magnitude": magnitude,
     "sparsity": sparsity,
+    "zeros": zeros,
 }
 """Name in logs to the measure of one pathway."""
 

@@ -43,6 +43,11 @@ class Site:
         return f"feedback_{self.kernel}"
 
     @property
+    def constraint(self) -> str:
+        """The parent's attribute that holds W's constraint."""
+        return self.initializer.replace("initializer", "constraint")
+
+    @property
     def state(self) -> str:
         """The attribute that holds what the rule draws from."""
         return f"feedback_{self.name}_state" if self.name else "feedback_state"
@@ -68,6 +73,7 @@ class FeedbackLayer(CarriesRule):
         for site in self.sites:
             rule, kernel = self.rule, getattr(self, site.kernel)
             feedback = state = None
+            constraint = getattr(self, site.constraint, None)
             if rule.uses_feedback_kernel:
                 feedback = self.add_weight(
                     name=site.feedback,
@@ -75,6 +81,7 @@ class FeedbackLayer(CarriesRule):
                     initializer=self.initial_feedback(site),
                     dtype=self.variable_dtype,
                     trainable=rule.learns_by == "optimizer",
+                    constraint=constraint if getattr(constraint, "binds_feedback", False) else None,
                     aggregation="mean",
                 )
             if rule.draws:

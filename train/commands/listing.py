@@ -107,6 +107,7 @@ KINDS: Mapping[str, tuple[Any, ...]] = {
         "tfweightmirror.mirror:MirrorMode",
         *get_args(dotted_names()["mirror.mode"]),
     ),
+    "constraints": ("constraints", "train.parts.constraints:known_constraints"),
     "losses": ("loss", "train.parts.losses:known_losses"),
     "metrics": ("metrics", "train.parts.losses:known_metrics"),
     "optimizers": ("optimizer.name", "train.parts.optimizers:known_optimizers"),

@@ -44,7 +44,8 @@ class MonitorConfig:
     Args:
         measures: Out of weight_angle (degrees), norm_ratio, predicted_weight_angle (degrees, by the
             mirror's or Kolen-Pollack's law, where one holds), sign_angle (of W to its signs,
-            degrees), sign_agreement, correlation, kurtosis, magnitude and sparsity.
+            degrees), sign_agreement, correlation, kurtosis, magnitude, sparsity (share of small
+            entries) and zeros (of 0, or held there by a constraint).
         delta_angles: Whether to measure the angle between the error that each layer receives and
             backprop's, in degrees, on the first training batch, at a training step's cost.
         gradient_angles: Whether to measure the same of every variable's gradient.

@@ -145,12 +145,15 @@ class FitConfig:
         model: The network, whose last layer gives logits or values: `small_conv`, `mlp`,
             `resnet18`, `resnet50`, or the import path of a callable `(input_shape, output_shape,
             **options) -> keras.Model`. `python -m train list models` shows their options.
+        constraints: Layer-name pattern to what keeps the weights of such layers, not their biases:
+            `fixed_sign` (on their side of 0), `glorot_clip`, or a Keras constraint. The first
+            pattern that matches a layer counts.
         loss: `softmax` (cross-entropy of the classes) or `sigmoid` (cross-entropy of each output on
             its own, summed over the outputs), both on logits; a Keras loss, such as
             mean_squared_error; or an import path.
         metrics: Keras metrics or import paths, beside the accuracy of classes.
-        callbacks: Keras callbacks of your own, as import paths such as
-            `keras.callbacks:EarlyStopping`. One with a method `state() -> {name: tf.Variable}`
+        callbacks: `SignFlips` (how many weights change their signs in an epoch), Keras callbacks,
+            or import paths of your own. One with a method `state() -> {name: tf.Variable}`
             joins the checkpoints; any other begins anew when a killed run goes on.
     """
 
@@ -166,6 +169,7 @@ class FitConfig:
     import_from: tuple[str, ...] = ()
     data: DataConfig = DataConfig()
     model: Part = Part("small_conv")
+    constraints: dict[str, Part] = dataclasses.field(default_factory=dict)
     loss: Part = Part("softmax")
     metrics: tuple[Part, ...] = ()
     feedback: FeedbackConfig = FeedbackConfig()

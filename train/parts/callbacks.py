@@ -1,4 +1,4 @@
-"""Keras callbacks of a user's own."""
+"""Keras callbacks of a user's own, and the library's that no rule needs."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from typing import Any
 
 import keras
 
+from tfweightmirror.callbacks import SignFlips
 from train.config import Part
 from train.parts.named import classes_of, instance
 
 
 def known_callbacks() -> dict[str, Any]:
-    """The callbacks of Keras by name."""
-    return classes_of(keras.callbacks, keras.callbacks.Callback)
+    """The callbacks of Keras by name, and the one of the library that goes with any rule."""
+    return {"SignFlips": SignFlips} | classes_of(keras.callbacks, keras.callbacks.Callback)
 
 
 def build_callbacks(parts: tuple[Part, ...]) -> list[Any]:

@@ -194,6 +194,7 @@ _KEYS = {
     "use_ema": "optimizer.options.use_ema",
     "needs weight decay": "optimizer.weight_decay",
     "weights in float32": "training.precision",
+    "has a kernel constraint": "constraints",
     "cannot hold under": "optimizer.name",
     "": "feedback.rule",
 }

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 import tfweightmirror as tfwm
+from tfweightmirror.training.constraining import kernels_by_path
 from train.errors import UserError, did_you_mean
 
 
@@ -43,7 +44,10 @@ def take_weights(model: Any, path: Path, layers: Sequence[str] = ()) -> None:
     if layers:
         ours = matching(ours, layers, "init_from.layers")
         theirs = {name: weight for name, weight in theirs.items() if name in ours}
+    # Feedback weights and what constraints remember: not every model has them.
     feedback = {id(p.feedback_kernel) for each in (model, source) for p in tfwm.pathways(each)}
+    for constraint in [k.constraint for m in (model, source) for k in kernels_by_path(m).values()]:
+        feedback |= {id(variable) for variable in getattr(constraint, "variables", ())}
     here, there = (
         {
             name: tuple(weight.shape)

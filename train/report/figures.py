@@ -49,6 +49,17 @@ LAYER_MEASURES = {
     "kurtosis": ("kurtosis of W", "Kurtosis of a layer's weights; black: mean over the layers."),
     "magnitude": ("mean |W|", "Mean absolute value of a layer's weights; black: mean over layers."),
     "sparsity": ("sparsity of W", "Sparsity of a layer's weights; black: mean over the layers."),
+    "zeros": ("zeros in W", "Share of a layer's weights that are 0; black: mean over the layers."),
+    "sign_flips": (
+        "sign flips",
+        "Share of a layer's weights on the other side of 0 than an epoch before; black: mean over "
+        "the layers.",
+    ),
+    "sign_attempts": (
+        "attempted sign flips a weight",
+        "How often in an epoch an update would have taken a weight across 0, per weight; black: "
+        "mean over the layers.",
+    ),
 }
 """Name in the logs, before the slash, to the upright axis and the text of its picture."""
 

@@ -16,6 +16,7 @@ from train.devices.strategy import Placement
 from train.errors import UserError
 from train.parsing.phases import phase_configs
 from train.parts import feedback, models
+from train.parts.constraints import add_constraints, remember_signs
 from train.parts.initial_weights import take_drawn, take_weights
 from train.parts.losses import build_loss, build_metrics
 from train.parts.optimizers import build_optimizer
@@ -48,6 +49,7 @@ class Phases:
         keras.config.set_dtype_policy(config.training.precision)
         with placement.strategy.scope():
             self.model = models.build(config.model, data.input_shape, data.output_shape)
+            add_constraints(self.model, config.constraints)
         self._feedback: FeedbackConfig | None = None
         self._frozen: list[Any] = []
 
@@ -82,8 +84,11 @@ class Phases:
                 keras.utils.set_random_seed(seed)
                 shapes = self.data.input_shape, self.data.output_shape
                 fresh = models.build(config.model, *shapes)
+                add_constraints(fresh, config.constraints)
                 feedback.convert(fresh, config.feedback, seed=seed, measures_backprop=backprop)
                 take_drawn(model, fresh, config.draw_anew)
+            if begins:
+                remember_signs(model)
             self._frozen = feedback.freeze(
                 model,
                 config.freeze,

@@ -1,0 +1,161 @@
+"""A constraint for the kernels of a whole model."""
+
+import fnmatch
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
+
+import keras
+
+from tfweightmirror._internals import keras_hooks
+from tfweightmirror._internals.saving_hooks import layers_in_config
+from tfweightmirror._internals.walk import walk
+from tfweightmirror.conversion import compiled
+from tfweightmirror.training.constraints import FixedSign
+
+AnyConstraint: TypeAlias = keras.constraints.Constraint | FixedSign
+# (layer, name of the kernel's attribute, name of the constraint's).
+_Site: TypeAlias = tuple[Any, str, str]
+_CONSTRAINTS = {
+    "kernel": ("kernel_constraint", "depthwise_constraint"),
+    "depthwise_kernel": ("depthwise_constraint",),
+    "pointwise_kernel": ("pointwise_constraint",),
+}
+_TRANSPOSED = (
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+)
+
+
+def constrain(
+    model: keras.Model, constraint: AnyConstraint, layers: Sequence[str] = ("*",)
+) -> keras.Model:
+    """Give the kernels of a built model a constraint, in place, before or after converting it.
+
+    Each kernel gets a copy. A `FixedSign` remembers the signs of now; a `GlorotClip` binds B, too.
+    Compiled models keep their optimizers and trace again. What is saved has the constraints, which
+    loading restores (after `import tfweightmirror`, also of a stripped model).
+
+    Args:
+        model: A built Sequential or functional model; such models inside it are looked into.
+        constraint: A Keras constraint or `FixedSign`.
+        layers: Patterns (`fnmatch`) of layers with kernels, compared with a layer's name, and with
+            those of its owners and itself joined by slashes.
+
+    Returns:
+        `model` itself.
+
+    Raises:
+        ValueError: Nothing is changed: a pattern that matches no kernel; a kernel that has a
+            constraint already; a layer inside another one whose config would not restore the
+            constraint (attention, wrappers, layers of your own: give it `kernel_constraint` where
+            it is made); `per="neuron"` where input cells are not one axis of the kernel.
+    """
+    sites = _sites(model, layers, constraint)
+    changed = [layer for layer, *_ in sites.values()]
+    holders = compiled.holders_of(model, changed, carry_over=False)
+    config = keras.saving.serialize_keras_object(constraint)
+    with model.distribute_strategy.scope():
+        for path, (layer, kernel, attribute) in sites.items():
+            own = _copy(config, constraint, f"{layer.name}_{attribute}", path)
+            if isinstance(own, FixedSign):
+                axis = -1 if isinstance(layer, _TRANSPOSED) else -2
+                own.remember(getattr(layer, kernel), cells_axis=axis)
+            with keras_hooks.adding_weights(layer):
+                setattr(layer, attribute, own)
+            getattr(layer, kernel).constraint = own
+            feedback = getattr(layer, f"feedback_{kernel}", None)
+            if feedback is not None and getattr(own, "binds_feedback", False):
+                feedback.constraint = own
+    compiled.renew(holders)
+    return model
+
+
+def _copy(config: Any, constraint: AnyConstraint, name: str, path: str) -> AnyConstraint:
+    if not isinstance(constraint, FixedSign):
+        copy: AnyConstraint = keras.saving.deserialize_keras_object(config)
+        return copy
+    seed = constraint.seed
+    own = None if seed is None else zlib.crc32(f"{seed} {path}".encode()) % 2**31
+    return FixedSign(constraint.per, constraint.hold, own, name=name)
+
+
+def _sites(
+    model: keras.Model, patterns: Sequence[str], constraint: AnyConstraint
+) -> dict[str, _Site]:
+    """By path what is to be constrained."""
+    if isinstance(patterns, str) or not patterns:
+        raise ValueError(f"layers of constrain is {patterns!r}. Expected a list of name patterns.")
+    restored = {id(layer) for layer in _in_config(model)}
+    sites: dict[str, _Site] = {}
+    paths: list[str] = []
+    matched: set[str] = set()
+    for path, layer in walk(model):
+        for kernel, attribute in _kernels_of(layer):
+            paths.append(path)
+            wanted = [p for p in patterns if _matches(path, p)]
+            matched.update(wanted)
+            if wanted:
+                _refuse(path, layer, attribute, constraint, restored=id(layer) in restored)
+                sites[f"{path}/{kernel}"] = (layer, kernel, attribute)
+    for pattern in patterns:
+        if pattern not in matched:
+            raise ValueError(
+                f"layers of constrain: {pattern!r} matches no built layer with a kernel. Expected "
+                f"patterns of {', '.join(dict.fromkeys(paths)) or 'a built model'}."
+            )
+    return sites
+
+
+def kernels_by_path(model: keras.layers.Layer) -> dict[str, keras.Variable]:
+    """Every kernel of a model that may have a constraint, by its layer's path below the model.
+
+    Where a layer has two, their names follow the path.
+    """
+    found: dict[str, keras.Variable] = {}
+    for path, layer in walk(model):
+        sites = list(_kernels_of(layer))
+        for kernel, _ in sites:
+            found[f"{path}/{kernel}" if len(sites) > 1 else path] = getattr(layer, kernel)
+    return found
+
+
+def _in_config(owner: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
+    """The layers that loading a model makes again from their own configs."""
+    for layer in layers_in_config(owner):
+        yield layer
+        yield from _in_config(layer)
+
+
+def _kernels_of(layer: keras.layers.Layer) -> Iterator[tuple[str, str]]:
+    """Names of a layer's kernels and of what constrains each."""
+    for kernel, attributes in _CONSTRAINTS.items():
+        if isinstance(getattr(layer, kernel, None), keras.Variable):
+            yield from ((kernel, name) for name in attributes if hasattr(layer, name))
+
+
+def _matches(path: str, pattern: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for name in (path, path.rpartition("/")[2]))
+
+
+def _refuse(
+    path: str, layer: Any, attribute: str, constraint: AnyConstraint, *, restored: bool
+) -> None:
+    if getattr(layer, attribute) is not None:
+        raise ValueError(
+            f"Layer '{path}' has a constraint already ({type(getattr(layer, attribute)).__name__})."
+            " Leave it out by patterns, or make it without."
+        )
+    if not restored:
+        raise ValueError(
+            f"Layer '{path}' stands inside another one, whose config would not restore the "
+            f"constraint of a saved model. Give it {attribute} where it is made, or leave it out "
+            "by patterns."
+        )
+    grouped = getattr(layer, "groups", 1) > 1 or isinstance(layer, keras.layers.EinsumDense)
+    if isinstance(constraint, FixedSign) and constraint.per == "neuron" and grouped:
+        raise ValueError(
+            f"FixedSign per neuron needs input cells along one axis of the kernel, which layer "
+            f"'{path}' ({type(layer).__name__}) does not have. Leave it out by patterns."
+        )
