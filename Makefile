@@ -14,7 +14,7 @@ BROWSER_STAMP := $(VENV)/browser-installed
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda quickstart test slow slow-share keras-suite tpu-check browser-check \
+.PHONY: help setup setup-cuda quickstart test slow slow-share keras-suite tpu-check tpu-cost browser-check \
     lint types bench bench-check clean
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo 'make slow-share  one in 15 of the slow tests, others every day (SHARE=3/15: the third), and the dearest'
 	@echo 'make keras-suite  the layer tests of Keras on the feedback twins (KERAS_SOURCE=, RULE=)'
 	@echo 'make tpu-check   train and mirror steps compiled for a TPU (x86 Linux; ALL=1: every rule in bfloat16, too)'
+	@echo 'make tpu-cost    what every rule costs on a TPU by its compiler (hours; goes on where it was stopped)'
 	@echo 'make browser-check  TensorBoard in a real browser (needs chromium and chromedriver)'
 	@echo 'make lint types  ruff; mypy --strict'
 	@echo 'make bench       what every rule costs over plain Keras, on one network (NETWORK=mlp)'
@@ -65,6 +66,12 @@ keras-suite: $(STAMP)
 tpu-check: export TPU_CHECK_PYTHON = $(TPU_VENV)/bin/python
 tpu-check: $(STAMP) $(TPU_STAMP)
 	@$(BIN)/python -m pytest -q -n 0 -m '$(if $(ALL),,not tpu_product)' tests/tpu
+
+# ARGS='--networks resnet18 --rules kolen_pollack': some of it.
+tpu-cost: export TPU_CHECK_PYTHON = $(TPU_VENV)/bin/python
+tpu-cost: $(STAMP) $(TPU_STAMP)
+	@$(BIN)/python -m benchmarks.tpu_cost $(ARGS)
+	@$(BIN)/python -m benchmarks.scaling
 
 # Without a browser this fails; `make slow` skips it.
 browser-check: export BROWSER_REQUIRED = 1

@@ -33,16 +33,18 @@ def mlp() -> keras.Model:
     return keras.Sequential([keras.Input((784,)), *layers])
 
 
-def transformer(blocks: int = 4, width: int = 128) -> keras.Model:
-    """An encoder of 64 tokens: attention of four heads and an MLP in every block."""
-    x = inputs = keras.Input((64, width))
-    for _ in range(blocks):
+def transformer(
+    blocks: int = 4, width: int = 128, *, tokens: int = 64, heads: int = 4, classes: int = CLASSES
+) -> keras.Model:
+    """An encoder: attention and an MLP in every block, the mean over tokens, and logits."""
+    x = inputs = keras.Input((tokens, width))
+    for block in range(blocks):
         y = keras.layers.LayerNormalization()(x)
-        x = x + keras.layers.MultiHeadAttention(4, width // 4)(y, y)
+        x = x + keras.layers.MultiHeadAttention(heads, width // heads)(y, y)
         y = keras.layers.Dense(4 * width, activation="gelu")(keras.layers.LayerNormalization()(x))
-        x = x + keras.layers.Dense(width)(y)
+        x = x + keras.layers.Dense(width, name=f"narrow_{block}")(y)
     x = keras.layers.GlobalAveragePooling1D()(keras.layers.LayerNormalization()(x))
-    return keras.Model(inputs, keras.layers.Dense(CLASSES)(x))
+    return keras.Model(inputs, keras.layers.Dense(classes, name="head")(x))
 
 
 def mobilenet() -> keras.Model:

@@ -18,6 +18,7 @@ PAGES = [
         "CHANGELOG.md",
         "docs/architecture.md",
         "docs/own_parts.md",
+        "docs/scaling.md",
         "docs/science.md",
     )
 ]

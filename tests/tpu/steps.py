@@ -51,20 +51,22 @@ def trainable(
         metrics=["accuracy"],
     )
     model.optimizer.build(model.trainable_variables)
-    labels, logits = tf.zeros((1,), tf.int32), tf.zeros((1, 10))
+    labels, logits = tf.zeros((1,), tf.int32), tf.zeros((1, *model.output_shape[1:]))
     model.compute_loss(y=labels, y_pred=logits)
     model.compute_metrics(None, labels, logits)
     return model
 
 
-def train_step(model: keras.Model, *callbacks: keras.callbacks.Callback) -> Step:
+def train_step(
+    model: keras.Model, *callbacks: keras.callbacks.Callback, batch: int = BATCH
+) -> Step:
     """Keras' own `train_step` with what callbacks have put around it, as `fit` would."""
     for callback in callbacks:
         callback.set_model(model)
         callback.on_train_begin()
     specs = (
-        tf.TensorSpec((BATCH, *model.input_shape[1:])),
-        tf.TensorSpec((BATCH,), tf.int32),
+        tf.TensorSpec((batch, *model.input_shape[1:])),
+        tf.TensorSpec((batch,), tf.int32),
     )
     return lambda x, y: model.train_step((x, y)), specs
 

@@ -23,12 +23,13 @@ from typing import Any, TextIO
 
 import tensorflow as tf
 
+from tests.tpu.traffic import ITEM_BYTES, memory_traffic
+
 # What moves data between program and host, or waits for it. The compiler prints a host callback,
 # `tf.py_function`'s kind, as a send and a receive or as a custom call.
 HOST_OPERATIONS = ("infeed", "outfeed", "send", "recv")
 # Custom calls that stay on the chip: 64-bit integers as two halves, tuples as one buffer.
 DEVICE_CALLS = {"X64SplitLow", "X64SplitHigh", "X64Combine", "ConcatBitcast"}
-ITEM_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4}
 
 
 class RefusedError(Exception):
@@ -89,6 +90,11 @@ class TpuProgram:
     def convolutions(self) -> int:
         """Convolutions and matrix products, which are one operation on a TPU."""
         return self.operations["convolution"] + self.operations["dot"]
+
+    @property
+    def memory_traffic(self) -> int:
+        """Bytes between the chip's main memory and its core, each tensor once a use."""
+        return memory_traffic(self.text)
 
     @property
     def host_operations(self) -> list[str]:
