@@ -103,7 +103,7 @@ def test_plain_resnet_holds_the_convolutions_one_counts_by_hand() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("make", "rule"), itertools.product((resnet, resnext), RULES))
+@pytest.mark.parametrize(("make", "rule"), list(itertools.product((resnet, resnext), RULES)))
 def test_a_compiled_training_step_holds_as_many_convolutions_as_backprop(
     make: Make, rule: str
 ) -> None:
