@@ -17,6 +17,7 @@ PAGES = [
         "CONTRIBUTING.md",
         "CHANGELOG.md",
         "docs/architecture.md",
+        "docs/noisy_hardware.md",
         "docs/own_parts.md",
         "docs/scaling.md",
         "docs/science.md",
@@ -25,7 +26,7 @@ PAGES = [
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
-FOLDERS = ("tfweightmirror", "train", "tests", "configs", "benchmarks", "docs", ".ci")
+FOLDERS = ("tfweightmirror", "train", "tests", "configs", "benchmarks", "studies", "docs", ".ci")
 
 
 def prose(page: Path) -> str:
