@@ -78,8 +78,8 @@ def by_forward_mode(layer: Any, inputs: list[tf.Tensor], weights: Weights) -> li
     return product()
 
 
-def assert_as_plain(kind: Kind, rule: str, how: Callable[..., list[Any]]) -> None:
-    plain, twin = twins(kind, rule)
+def assert_as_plain(kind: Kind, rule: str, how: Callable[..., list[Any]], **options: Any) -> None:
+    plain, twin = twins(kind, rule, **options)
     carry_with_kernel(twin)
     for weight, other in zip(forward_weights(plain), forward_weights(twin), strict=True):
         weight.assign(other)
@@ -111,7 +111,17 @@ def test_with_w_as_the_carrier_a_gradient_penalty_is_backprops(kind: Kind, rule:
     slow=lambda kind, rule: kind.name not in ("dense_rank2", "conv2d", "depthwise2d"),
 )
 def test_with_b_equal_to_w_forward_mode_is_backprops(kind: Kind, rule: str) -> None:
-    assert_as_plain(kind, rule, by_forward_mode)
+    # In loops of a graph TensorFlow has no forward mode, for plain layers either.
+    assert_as_plain(kind, rule, by_forward_mode, **{"unroll": True} if kind.is_recurrent else {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [traced, compiled])
+@kinds_and_rules(["kp"], kinds=[kind for kind in KINDS if kind.is_recurrent])
+def test_derivatives_of_errors_that_went_back_in_a_loop_are_backprops(
+    kind: Kind, rule: str, how: Callable[..., list[Any]]
+) -> None:
+    assert_as_plain(kind, rule, how)
 
 
 @pytest.mark.parametrize("how", [taken_later, traced, compiled])

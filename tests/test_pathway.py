@@ -143,7 +143,8 @@ def check_response(kind: Kind, layer: keras.layers.Layer) -> None:
 ONE_KERNEL = [
     kind
     for kind in KINDS
-    if not kind.is_attention and not kind.layer.startswith(("Separable", "Einsum"))
+    if not (kind.is_attention or kind.is_recurrent)
+    and not kind.layer.startswith(("Separable", "Einsum"))
 ]
 
 

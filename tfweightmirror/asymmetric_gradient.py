@@ -40,10 +40,11 @@ def asymmetric(
             see the unused forward passes inside a compiled function, XLA can.
 
     Returns:
-        `f(x, kernel, feedback=None, seed=None) -> y`. All arguments are tensors, never variables
-        (a Keras variable inside a custom gradient fails): `x` and `kernel` as `op` wants them,
-        `feedback` of the kernel's shape and dtype (None where the rule needs none), `seed` two
-        int32 (None where the rule draws nothing).
+        `f(x, kernel, feedback=None, seed=None, carrier=None) -> y`. All arguments are tensors and
+        never variables (a Keras variable inside a custom gradient fails): `x` and `kernel` as `op`
+        wants them, `feedback` of the kernel's shape and dtype (None where the rule needs none),
+        `seed` two int32 (None where the rule draws nothing), `carrier` what `rule.backward_kernel`
+        makes of the three, if it is known: one for all steps of a loop.
     """
 
     def products(
@@ -65,8 +66,9 @@ def asymmetric(
         kernel: tf.Tensor,
         feedback: tf.Tensor | None = None,
         seed: tf.Tensor | None = None,
+        carrier: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        optional = {"feedback": feedback, "seed": seed}
+        optional = {"feedback": feedback, "seed": seed, "carrier": carrier}
         given = [name for name, tensor in optional.items() if tensor is not None]
 
         def backward(tensors: Sequence[tf.Tensor], dy: tf.Tensor) -> list[tf.Tensor | None]:
@@ -74,9 +76,10 @@ def asymmetric(
             x, kernel, *rest = (tf.identity(tensor) for tensor in tensors)
             more = dict(zip(given, rest, strict=True))
             feedback = more.get("feedback")
+            carrier = more.get("carrier")
             if errors_travel_on_w():  # a measurement; no update comes of it
                 carrier = kernel
-            else:
+            elif carrier is None:
                 carrier = rule.backward_kernel(kernel, feedback, more.get("seed"))
             factors = [_counting_as(k, kernel, feedback, rule) for k in (kernel, carrier)]
             take = tf.function(products, jit_compile=True) if jit_compile else products

@@ -293,3 +293,69 @@ def test_keras_says_that_backup_and_restore_has_put_a_training_back(tmp_path: Pa
     backup.on_train_batch_end(1)
     backup.on_train_begin()
     assert hooks.was_restored(model)
+
+
+def test_a_call_stands_for_itself_and_for_no_other() -> None:
+    seen: list[Any] = []
+
+    class Inner(layers.Layer):
+        def call(self, inputs: tf.Tensor) -> tf.Tensor:
+            seen.append(hooks.present_call())
+            return inputs
+
+    class Twice(layers.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Inner()
+
+        def call(self, inputs: tf.Tensor) -> tf.Tensor:
+            return self.inner(self.inner(inputs))
+
+    model = Twice()
+    model(np.ones((1, 2)))  # builds it, in calls of its own
+    seen.clear()
+    assert hooks.present_call() is None
+    model(np.ones((1, 2)))
+    model(np.ones((1, 2)))
+    assert seen[0] is seen[1]
+    assert seen[2] is seen[3]
+    assert seen[0] is not seen[2]
+
+
+def test_variables_are_read_in_their_own_dtype_without_autocast() -> None:
+    class Reads(layers.Dense):
+        def call(self, inputs: tf.Tensor) -> tf.Tensor:
+            dtypes = [tf.convert_to_tensor(self.kernel).dtype]
+            with hooks.without_autocast():
+                dtypes.append(tf.convert_to_tensor(self.kernel).dtype)
+            dtypes.append(tf.convert_to_tensor(self.kernel).dtype)
+            assert dtypes == ["bfloat16", "float32", "bfloat16"]
+            return super().call(inputs)
+
+    Reads(3, dtype="mixed_bfloat16")(np.ones((2, 4), "float32"))
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_recurrent_layers_ask_for_masks_before_their_steps_and_reset_them_after(
+    stacked: bool,
+) -> None:
+    told: list[str] = []
+
+    class Cell(layers.SimpleRNNCell):
+        def get_dropout_mask(self, step_input: tf.Tensor) -> Any:
+            told.append("asked")
+
+        def reset_dropout_mask(self) -> None:
+            told.append("reset")
+
+        def call(self, inputs: tf.Tensor, states: Any, training: bool = False) -> Any:
+            told.append("step")
+            return states[0] + inputs, [states[0] + inputs]
+
+    rnn = layers.RNN([Cell(2)] if stacked else Cell(2))
+    rnn.build((2, 3, 2))
+    rnn(np.ones((2, 3, 2), "float32"))
+    assert told[0] == "asked"
+    assert told.count("asked") == told.count("reset") == 1
+    assert told[-1] == "reset"
+    assert told.count("step") >= 3

@@ -69,8 +69,8 @@ def with_attention() -> keras.Model:
     return keras.Model(inputs, layers.MultiHeadAttention(2, 3, name="mha")(inputs, inputs))
 
 
-def recurrent() -> keras.Model:
-    return of(layers.LSTM(3, name="lstm"), layers.Dense(3), shape=(5, 4))
+def convolving_in_time() -> keras.Model:
+    return of(layers.ConvLSTM1D(3, 2, name="lstm"), layers.Dense(3), shape=(5, 4, 2))
 
 
 def converted() -> keras.Model:
@@ -124,9 +124,13 @@ BAD = [
     ),
     Bad(
         "pattern_on_unsupported_layer",
-        recurrent,
+        convolving_in_time,
         {"lstm": "fa", "dense*": "fa"},
-        ("'fa' on an unsupported".replace("fa", "feedback_alignment"), "'lstm' (LSTM)", "Dense"),
+        (
+            "'fa' on an unsupported".replace("fa", "feedback_alignment"),
+            "'lstm' (ConvLSTM1D)",
+            "Dense",
+        ),
     ),
     Bad(
         "pattern_on_a_model",

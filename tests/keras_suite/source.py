@@ -15,6 +15,7 @@ MODULES = {
         "depthwise_conv_test",
         "separable_conv_test",
     ),
+    "rnn": ("simple_rnn_test", "lstm_test", "gru_test"),
     "attention": ("multi_head_attention_test", "grouped_query_attention_test"),
 }
 

@@ -68,6 +68,11 @@ class Kind:
         )
 
     @property
+    def is_recurrent(self) -> bool:
+        """Whether the layer holds a cell that it calls at every step."""
+        return self.layer in ("SimpleRNN", "LSTM", "GRU")
+
+    @property
     def is_attention(self) -> bool:
         """Whether the layer is a composite of EinsumDense layers."""
         return self.layer.endswith("Attention")
@@ -174,6 +179,9 @@ def _kinds() -> list[Kind]:
         value_dim=4,
         use_gate=True,
     )
+    add("simple_rnn", "SimpleRNN", (3, 4, 5), units=3, return_sequences=True)
+    add("lstm", "LSTM", (3, 4, 5), units=3, return_sequences=True)
+    add("gru", "GRU", (3, 4, 5), units=3, return_sequences=True)
     grouped = {"head_dim": 3, "num_query_heads": 4, "num_key_value_heads": 2}
     add("grouped_attention", "GroupQueryAttention", (query, query), **grouped)
     add("grouped_attention_gate", "GroupQueryAttention", (query, other), **grouped, use_gate=True)

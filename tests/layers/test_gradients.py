@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.layers import numpy_reference
+from tests.layers import numpy_recurrent, numpy_reference
 from tests.layers.kinds import (
     BY_NAME,
     CARRIED_BY_B,
@@ -232,6 +232,8 @@ def expected_gradients(
         weights = {f"{name}/kernel": gradient for name, gradient in d_kernels.items()}
         weights |= {f"{name}/bias": gradient for name, gradient in d_biases.items()}
         return Gradients(y, d_inputs, weights)
+    if kind.is_recurrent:
+        return recurrent_gradients(kind, layer.cell, *inputs, kernels, carriers)
     maps = numpy_reference.maps_of(kind.layer, kind.options)
     y, d_input, d_kernels = numpy_reference.chain(maps, *inputs, kernels, carriers, error)
     names = [site.kernel for site in layer.sites]
@@ -239,6 +241,18 @@ def expected_gradients(
     if layer.bias is not None:
         y, weights["bias"] = with_bias(kind, layer, y, error)
     return Gradients(y, [d_input], weights)
+
+
+def recurrent_gradients(
+    kind: Kind, cell: object, x: np.ndarray, kernels: list[np.ndarray], carriers: list[np.ndarray]
+) -> Gradients:
+    """Output and gradients of a recurrent layer by NumPy."""
+    reset_after = kind.options.get("reset_after", True)
+    bias = np.asarray(cell.bias, "float64")
+    own = numpy_recurrent.CELLS[kind.layer](*kernels, *carriers, bias, reset_after)
+    y, d_x = numpy_recurrent.through_time(own, x, error_at)
+    found = {"kernel": own.d_kernel, "recurrent_kernel": own.d_recurrent, "bias": own.d_bias}
+    return Gradients(y, [d_x], {f"{cell.name}/{name}": array for name, array in found.items()})
 
 
 def with_bias(
@@ -321,7 +335,7 @@ def perturb_kernels_in_backward_pass(
     def disturbed(op: Callable, rule: object, **options: object) -> Callable:
         plain = asymmetric(op, rule, **options)
 
-        def f(x, kernel, feedback=None, seed=None):
+        def f(x, kernel, feedback=None, seed=None, carrier=None):  # the rule makes it anew
             @tf.custom_gradient
             def forward(*arguments: tf.Tensor) -> object:
                 x, kernel, *feedback = arguments

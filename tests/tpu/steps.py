@@ -31,13 +31,19 @@ def resnet() -> keras.Model:
     return resnet18((16, 16, 3), (10,), width=16)
 
 
+def recurrent() -> keras.Model:
+    """An LSTM that reads eight rows of eight pixels, one after the other, and a head."""
+    rows, lstm = keras.layers.Reshape((8, 8)), keras.layers.LSTM(16, use_cudnn=False)
+    return keras.Sequential([keras.Input((8, 8, 1)), rows, lstm, keras.layers.Dense(10)])
+
+
 def trainable(
     make: Callable[[], keras.Model], rule: str | None, dtype: str = "float32"
 ) -> keras.Model:
     """A network that is ready for a step: every variable exists, the metrics' too.
 
     Args:
-        make: `small` or `resnet`.
+        make: `small`, `resnet` or `recurrent`.
         rule: What it is converted to; None leaves plain Keras.
         dtype: Policy.
     """

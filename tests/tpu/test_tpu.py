@@ -17,7 +17,7 @@ import tfweightmirror as tfwm
 from tests.communication import paper
 from tests.layers.kinds import RULES
 from tests.tpu.conftest import Compile
-from tests.tpu.steps import mirror_alone, resnet, small, train_step, trainable
+from tests.tpu.steps import mirror_alone, recurrent, resnet, small, train_step, trainable
 from tests.tpu.target import RefusedError, Target, TpuProgram, compiler_python, host_operations
 from tfweightmirror.callbacks import FeedbackMonitor, KolenPollack, WeightMirror
 from tfweightmirror.mirror import Schedule
@@ -137,6 +137,18 @@ def test_a_train_step_with_mirror_mode_inside(
     # A step that is not always due, and several at a time, stay in the one program.
     loops = 1 if mirror == "now and then" else 0
     assert (found.operations["conditional"], found.operations["while"]) == (loops, loops)
+
+
+@pytest.mark.parametrize("rule", ["fa", "brsf", "kp"])
+def test_a_train_step_of_a_recurrent_network(rule: str, compiled: Compile, plain: Any) -> None:
+    model = trainable(recurrent, rule)
+    found = compiled(f"recurrent {rule} float32", train_step(model, *callbacks_of(rule)))
+    expected = plain(recurrent, "float32")
+    # The loop's own buffers, which the list of what is no talk to the host does not know.
+    assert found.host_operations == expected.host_operations == ["AllocateBuffer"]
+    assert found.convolutions == expected.convolutions == 8
+    if rule != "brsf":
+        assert found.flops == pytest.approx(expected.flops, rel=0.02)
 
 
 @pytest.mark.parametrize("rule", ["kp", "wm"])

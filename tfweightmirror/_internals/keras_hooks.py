@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 from keras.src.backend.common import global_state
+from keras.src.backend.common.variables import AutocastScope
 
 from tfweightmirror._internals import tensorflow_hooks
 from tfweightmirror._internals.tensorflow_hooks import TracedFunction
@@ -37,6 +38,16 @@ def training_of_call() -> Any:
     """The value of `training` in the present call of a layer; None where nobody gave one."""
     context = _call_context()
     return None if context is None else context.get_value("training")
+
+
+def present_call() -> Any:
+    """Stands for the present call of the outermost layer; None outside."""
+    return _call_context()
+
+
+def without_autocast() -> Any:
+    """A context in which variables are read in their own dtype."""
+    return AutocastScope(None)
 
 
 def _call_context() -> Any:

@@ -127,16 +127,18 @@ def _execution_order(model: keras.layers.Layer) -> _Order | None:
         key = (id(call.layer), call.kernel)
         before = order.get(key, _Seen(False, 0))
         needs = before.sends_error_back or _needs_gradient(call.inputs, graph, frozen)
-        here, there = _fields(call), before.fields
+        here, there = _fields(call, graph), before.fields
         order[key] = _Seen(needs, None if here is None or there is None else here + there)
     return order | _out_of_sight(model, graph, order)
 
 
-def _fields(call: Call) -> int | None:
-    """How many receptive fields of one example it has read; None if not known.
+def _fields(call: Call, graph: Any) -> int | None:
+    """How many receptive fields of one example it has read; None if not known, as in a loop.
 
     (Of a transposed convolution, whose fields overlap in the output, about as many.)
     """
+    if call.inputs.graph is not graph:
+        return None
     site = next(site for site in call.layer.sites if site.kernel == call.kernel)
     groups, _, fan_out = call.layer.kernel_view(site).matrices
     cells = call.output.shape[1:].num_elements()

@@ -30,12 +30,13 @@ def convert_model(
 ) -> keras.Model:
     """Make the layers of `model` send errors back by a feedback rule, in place.
 
-    Dense, EinsumDense, convolutions of every kind and attention take the class of their feedback
-    twin and, if built, get feedback kernels. Weights, names, `trainable` flags and outputs do not
-    change by a bit. The model may be unbuilt, built, compiled or trained; nested, shared and
-    wrapped layers are found. A compiled model keeps its optimizer, with its state, and traces its
-    functions again, and so does every other living model that shares a converted layer. B joins
-    every optimizer that knows its W, several in one model's attributes included.
+    Dense, EinsumDense, convolutions of every kind, attention, recurrent layers and their cells take
+    the class of their feedback twin and, if built, get feedback kernels. Weights, names,
+    `trainable` flags and outputs do not change by a bit. The model may be unbuilt, built, compiled
+    or trained; nested, shared and wrapped layers are found. A compiled model keeps its optimizer,
+    with its state, and traces its functions again, and so does every other living model that shares
+    a converted layer. B joins every optimizer that knows its W, several in one model's attributes
+    included.
 
     What cannot be reached: a `tf.function` of your own around the model that has already traced a
     call of it, such as a training step. Make it after converting. Those that the model's own layers
@@ -67,7 +68,7 @@ def convert_model(
             LoRA, that is a subclass of a supported layer, or whose equation has no matrix.
 
     Warns:
-        UserWarning: Recurrent layers, or others with matrices of their own, stay on backprop; or
+        UserWarning: ConvLSTM layers, or others with matrices of their own, stay on backprop; or
             models around this one are out of sight behind `gc.freeze()`.
     """
     _require_model(model)

@@ -18,13 +18,7 @@ from tfweightmirror.rules import Backprop, FeedbackRule
 Member = tuple[str, keras.layers.Layer]
 Target = tuple[str, keras.layers.Layer, FeedbackRule]
 
-_RECURRENT = (
-    keras.layers.SimpleRNN,
-    keras.layers.LSTM,
-    keras.layers.GRU,
-    keras.layers.SimpleRNNCell,
-    keras.layers.LSTMCell,
-    keras.layers.GRUCell,
+_CONVOLVING_IN_TIME = (
     keras.layers.ConvLSTM1D,
     keras.layers.ConvLSTM2D,
     keras.layers.ConvLSTM3D,
@@ -41,7 +35,7 @@ _NO_MATRIX = (
 
 
 def members_of(model: keras.layers.Layer) -> list[Member]:
-    """(path, layer) of everything below `model`, without the parts of attention layers."""
+    """(path, layer) of everything below `model`, without the parts that others convert."""
     below = list(walk(model))[1:]
     parts = {id(part) for _, layer in below for part in twins.parts_of(layer)}
     return [(path, layer) for path, layer in below if id(layer) not in parts]
@@ -195,7 +189,7 @@ def nothing_to_convert(model: keras.Model, members: list[Member]) -> str:
 
 def _holds_matrices(layer: keras.layers.Layer) -> bool:
     """Whether an error travels back through a matrix that `layer` itself holds."""
-    if isinstance(layer, _RECURRENT):
+    if isinstance(layer, _CONVOLVING_IN_TIME):
         return True
     if isinstance(layer, _NO_MATRIX) and not isinstance(layer, keras.layers.ReversibleEmbedding):
         return False

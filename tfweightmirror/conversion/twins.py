@@ -28,9 +28,16 @@ TWINS: dict[type[keras.layers.Layer], type[Any]] = {
     keras.layers.SeparableConv2D: layers.FeedbackSeparableConv2D,
     keras.layers.MultiHeadAttention: layers.FeedbackMultiHeadAttention,
     keras.layers.GroupQueryAttention: layers.FeedbackGroupQueryAttention,
+    keras.layers.SimpleRNN: layers.FeedbackSimpleRNN,
+    keras.layers.LSTM: layers.FeedbackLSTM,
+    keras.layers.GRU: layers.FeedbackGRU,
+    keras.layers.SimpleRNNCell: layers.FeedbackSimpleRNNCell,
+    keras.layers.LSTMCell: layers.FeedbackLSTMCell,
+    keras.layers.GRUCell: layers.FeedbackGRUCell,
 }
 PLAIN_CLASSES = {twin: plain for plain, twin in TWINS.items()}
 ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
+RECURRENT = (keras.layers.SimpleRNN, keras.layers.LSTM, keras.layers.GRU)
 
 
 def has_twin(layer: keras.layers.Layer) -> bool:
@@ -39,7 +46,9 @@ def has_twin(layer: keras.layers.Layer) -> bool:
 
 
 def parts_of(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """The layers that `layer` converts itself: the projections of an attention layer."""
+    """The layers that `layer` converts itself: projections of attention, a recurrent cell."""
+    if isinstance(layer, RECURRENT):
+        return [layer.cell]
     if not isinstance(layer, ATTENTION):
         return []
     children = keras_hooks.child_layers(layer)
@@ -76,10 +85,30 @@ def refuse(layer: keras.layers.Layer, path: str) -> None:
             "instance. Keras' Conv1D does not call it and the feedback layer would, so that the "
             "outputs would change: remove it first, or set it after converting."
         )
+    if isinstance(layer, RECURRENT):
+        _refuse_cell(layer, path)
     for part in (layer, *parts_of(layer)):
         refuse_unsupported(part)
         if isinstance(part, keras.layers.EinsumDense):
             kernel_labels(part)
+
+
+def _refuse_cell(layer: Any, path: str) -> None:
+    """Raise a ValueError if a recurrent layer does not compute what its feedback twin would."""
+    if getattr(layer, "use_cudnn", False) is True:
+        raise ValueError(
+            f"Layer '{path}' ({type(layer).__name__}) has use_cudnn=True, but cuDNN sends errors "
+            "back on W itself. Set layer.use_cudnn = 'auto' first, or leave the layer to backprop "
+            f"with a pattern: {{'{path}': 'backprop', '*': ...}}."
+        )
+    expected = TWINS[type(layer)].cell_class.__mro__
+    if type(layer.cell) not in expected or "call" in vars(layer.cell):
+        raise ValueError(
+            f"The cell of layer '{path}' ({type(layer).__name__}) has been replaced by one of your "
+            f"own ({type(layer.cell).__name__}), whose `call` the feedback layer's would not be. "
+            "Put it into keras.layers.RNN(cell), or leave the layer to backprop with a pattern: "
+            f"{{'{path}': 'backprop', '*': ...}}."
+        )
 
 
 def to_twin(

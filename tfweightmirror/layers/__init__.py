@@ -5,6 +5,7 @@ from tfweightmirror.layers.attention import (
     FeedbackGroupQueryAttention,
     FeedbackMultiHeadAttention,
 )
+from tfweightmirror.layers.cells import FeedbackAddedInputCell, FeedbackSimpleRNNCell
 from tfweightmirror.layers.conv import FeedbackConv1D, FeedbackConv2D, FeedbackConv3D
 from tfweightmirror.layers.conv_transpose import (
     FeedbackConv1DTranspose,
@@ -15,10 +16,13 @@ from tfweightmirror.layers.dense import FeedbackDense
 from tfweightmirror.layers.depthwise import FeedbackDepthwiseConv1D, FeedbackDepthwiseConv2D
 from tfweightmirror.layers.einsum_dense import FeedbackEinsumDense
 from tfweightmirror.layers.feedback_layer import FeedbackLayer, Site
+from tfweightmirror.layers.gated_cells import FeedbackGRUCell, FeedbackLSTMCell
 from tfweightmirror.layers.normalization import RunningBatchNormalization
+from tfweightmirror.layers.recurrent import FeedbackGRU, FeedbackLSTM, FeedbackSimpleRNN
 from tfweightmirror.layers.separable import FeedbackSeparableConv1D, FeedbackSeparableConv2D
 
 __all__ = [
+    "FeedbackAddedInputCell",
     "FeedbackConv1D",
     "FeedbackConv1DTranspose",
     "FeedbackConv2D",
@@ -29,11 +33,17 @@ __all__ = [
     "FeedbackDepthwiseConv1D",
     "FeedbackDepthwiseConv2D",
     "FeedbackEinsumDense",
+    "FeedbackGRU",
+    "FeedbackGRUCell",
     "FeedbackGroupQueryAttention",
+    "FeedbackLSTM",
+    "FeedbackLSTMCell",
     "FeedbackLayer",
     "FeedbackMultiHeadAttention",
     "FeedbackSeparableConv1D",
     "FeedbackSeparableConv2D",
+    "FeedbackSimpleRNN",
+    "FeedbackSimpleRNNCell",
     "MixedReLU",
     "RunningBatchNormalization",
     "SaturatedLinear",

@@ -3,8 +3,8 @@
 import dataclasses
 import functools
 import zlib
-from collections.abc import Callable
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -51,6 +51,15 @@ class Site:
     def state(self) -> str:
         """The attribute that holds what the rule draws from."""
         return f"feedback_{self.name}_state" if self.name else "feedback_state"
+
+
+class Reading(NamedTuple):
+    """The tensors of one site, None where there is none."""
+
+    kernel: tf.Tensor
+    feedback: tf.Tensor | None
+    seed: tf.Tensor | None
+    carrier: tf.Tensor | None = None  # known beforehand where it serves several calls
 
 
 class FeedbackLayer(CarriesRule):
@@ -111,13 +120,7 @@ class FeedbackLayer(CarriesRule):
 
     def initializer_seed(self) -> int | None:
         """The seed of the (first) kernel's initializer, or None."""
-        for site in self.sites:
-            seed = getattr(getattr(self, site.initializer), "seed", None)
-            if isinstance(seed, keras.random.SeedGenerator):
-                seed = seed.get_config()["seed"]
-            if seed is not None:
-                return int(seed)
-        return None
+        return first_seed(self, self.sites)
 
     def _seed_of(self, site: Site) -> int:
         """A seed for B that differs from W's."""
@@ -132,21 +135,31 @@ class FeedbackLayer(CarriesRule):
         *,
         site: Site | None = None,
         jit_compile: bool = False,
+        reading: Reading | None = None,
     ) -> tf.Tensor:
-        """`op(inputs, kernel)`, with the error carried back as the rule says."""
+        """`op(inputs, kernel)`, with the error carried back as the rule says.
+
+        `reading`: what `read` gave before, where several calls share it.
+        """
         site = site or self.sites[0]
         if isinstance(inputs, tf.SparseTensor):
             raise ValueError(
                 f"Layer '{self.name}' ({type(self).__name__}) received a sparse tensor. Feedback "
                 "layers take dense inputs: use tf.sparse.to_dense first, or the plain Keras layer."
             )
+        f = asymmetric(weakly_bound(op), self._rule_at(site), jit_compile=jit_compile)
+        outputs = f(inputs, **(reading or self.read(site))._asdict())
+        record_call(Call(self, site.kernel, inputs, outputs))
+        return outputs
+
+    def read(self, site: Site) -> Reading:
+        """Read W and B for a call, and in a training call draw anew, if the rule draws."""
         training = self._in_training()
         if training and not is_looked_at():
             self._warn_if_untaught(site)
         feedback, state = getattr(self, site.feedback), getattr(self, site.state)
         if state is not None and training:
             state.assign(tf.convert_to_tensor(state) + tf.constant([0, 1]))
-        f = asymmetric(weakly_bound(op), self._rule_at(site), jit_compile=jit_compile)
         # A variable must not enter a custom gradient, and this is also where Keras autocasts.
         drawn = None if state is None else tf.convert_to_tensor(state)
         carrier = None if feedback is None else twin_gradient.read(feedback)
@@ -154,9 +167,7 @@ class FeedbackLayer(CarriesRule):
         # update of B wait for this read (a race, seen under Kolen-Pollack): so W's read waits.
         with tf.control_dependencies([tensor for tensor in (carrier, drawn) if tensor is not None]):
             kernel = tf.convert_to_tensor(getattr(self, site.kernel))
-        outputs = f(inputs, kernel, carrier, drawn)
-        record_call(Call(self, site.kernel, inputs, outputs))
-        return outputs
+        return Reading(kernel, carrier, drawn)
 
     def _in_training(self) -> bool:
         """Whether errors will be sent back through this call.
@@ -222,6 +233,17 @@ class FeedbackLayer(CarriesRule):
     def load_own_variables(self, store: Any) -> None:
         """Read all weights, feedback kernels included."""
         keras.layers.Layer.load_own_variables(self, store)
+
+
+def first_seed(layer: Any, sites: Iterable[Site]) -> int | None:
+    """The seed of the first initializer of `layer`'s kernels that has one, or None."""
+    for site in sites:
+        seed = getattr(getattr(layer, site.initializer), "seed", None)
+        if isinstance(seed, keras.random.SeedGenerator):
+            seed = seed.get_config()["seed"]
+        if seed is not None:
+            return int(seed)
+    return None
 
 
 def _seeded(

@@ -1,0 +1,473 @@
+"""Recurrent layers beyond what all layers are tested for: time, options, wrappers, cells."""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfweightmirror as tfwm
+from tests.batches import in_batches
+from tests.convert_helpers import assert_b_carries, compiled, fit
+from tests.layers.kinds import (
+    RULES,
+    Kind,
+    build,
+    carry_with_kernel,
+    error_at,
+    gradients,
+    relative_error,
+    twins,
+)
+from tests.layers.numpy_recurrent import AddedInput, through_time
+from tests.layers.test_gradients import compare_with_numpy
+from tests.slow import slow_but
+from tfweightmirror import layers
+from tfweightmirror._internals.attendance import mirror_attends
+
+k = keras.layers
+SHAPE = (3, 4, 5)  # batch, time, n_in
+NAMES = ("SimpleRNN", "LSTM", "GRU")
+
+
+def recurrent(layer: str, **options: Any) -> Kind:
+    """A kind of recurrent layer of three units."""
+    return Kind(layer, layer, {"units": 3, **options}, (SHAPE,))
+
+
+def normal(*shape: int, seed: int = 3) -> np.ndarray:
+    """A normal array."""
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+# --- gradients ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", slow_but(["fa", "kp"], RULES))
+@pytest.mark.parametrize("mode", slow_but(["eager"], ["eager", "graph"]))
+def test_a_gru_that_resets_before_the_product_has_the_gradients_of_its_equations(
+    mode: str, rule: str
+) -> None:
+    kind = recurrent("GRU", reset_after=False, return_sequences=True)
+    compare_with_numpy(kind, rule, mode)
+
+
+@pytest.mark.parametrize("name", slow_but(["LSTM"], NAMES))
+def test_an_unrolled_layer_has_the_gradients_of_its_equations(name: str) -> None:
+    compare_with_numpy(recurrent(name, unroll=True, return_sequences=True), "kp", "graph")
+
+
+OPTIONS = (
+    ("SimpleRNN", {"go_backwards": True, "use_bias": False, "activation": "sigmoid"}),
+    ("SimpleRNN", {"dropout": 0.3, "recurrent_dropout": 0.3, "seed": 1}),
+    ("LSTM", {"return_sequences": True, "unit_forget_bias": False, "use_bias": False}),
+    ("LSTM", {"dropout": 0.3, "seed": 1}),
+    ("LSTM", {"dropout": 0.3, "recurrent_dropout": 0.3, "seed": 1}),
+    ("LSTM", {"implementation": 1, "unroll": True}),
+    ("GRU", {"implementation": 1, "use_bias": False, "return_sequences": True}),
+    ("GRU", {"implementation": 1, "reset_after": False}),
+    ("GRU", {"dropout": 0.3, "recurrent_dropout": 0.3, "seed": 1}),
+    ("GRU", {"dropout": 0.3, "recurrent_dropout": 0.3, "seed": 1, "reset_after": False}),
+)
+
+
+@pytest.mark.parametrize(("name", "options"), OPTIONS)
+def test_with_b_equal_to_w_every_option_is_the_plain_layers(
+    name: str, options: dict[str, Any]
+) -> None:
+    compare(recurrent(name, **options))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["graph", "jit"])
+@pytest.mark.parametrize(("name", "options"), OPTIONS)
+def test_with_b_equal_to_w_every_option_is_the_plain_layers_in_a_graph(
+    name: str, options: dict[str, Any], mode: str
+) -> None:
+    compare(recurrent(name, **options), mode)
+
+
+def compare(
+    kind: Kind, mode: str = "eager", call: Callable[[Any], Callable[..., Any]] | None = None
+) -> None:
+    """Outputs and gradients of the plain layer and of its twin with B := W."""
+    plain, twin = twins(kind, "fa")
+    carry_with_kernel(twin)
+    found = []
+    for layer in (plain, twin):
+        for variable in layer.non_trainable_variables:
+            if "seed" in variable.name:  # dropout drew while the layers were built
+                variable.assign([1, 0])
+        found.append(gradients(layer, kind.inputs(), mode, call=call(layer) if call else None))
+    assert relative_error(found[1].output, found[0].output) < 1e-6
+    for name, gradient in found[0].forward().items():
+        assert relative_error(found[1].forward()[name], gradient) < 1e-6, name
+
+
+MASK = np.array([[1, 1, 1, 0], [0, 1, 0, 1], [0, 0, 0, 0]], bool)
+
+
+@pytest.mark.parametrize("name", slow_but(["GRU"], NAMES))
+def test_masked_steps_send_nothing_back(name: str) -> None:
+    kind = recurrent(name, return_sequences=True, zero_output_for_mask=name == "GRU")
+
+    def masked(layer: Any) -> Callable[..., Any]:
+        return lambda x, training: layer(x, mask=tf.constant(MASK), training=training)
+
+    compare(kind, "graph", masked)
+    layer = build(kind, kind.twin("fa"))
+    sent = gradients(layer, kind.inputs(), call=masked(layer)).inputs[0]
+    assert not sent[~MASK].any()
+    assert (np.abs(sent[MASK]).max(axis=-1) > 0).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_stateful_layer_goes_on_from_its_state(name: str) -> None:
+    kind = recurrent(name, stateful=True)
+    plain, twin = twins(kind, "fa")
+    carry_with_kernel(twin)
+    for layer in (plain, twin):
+        layer.reset_state()
+    for turn in range(2):
+        expected, found = (gradients(layer, kind.inputs(turn)) for layer in (plain, twin))
+        np.testing.assert_array_equal(found.output, expected.output)
+        for key, gradient in expected.forward().items():
+            assert relative_error(found.forward()[key], gradient) < 1e-6, key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_errors_at_states_go_back_on_b(name: str) -> None:
+    """From the last states to the first, which come from other layers."""
+    kind = recurrent(name, return_state=True)
+    plain, twin = twins(kind, "fa")
+    carry_with_kernel(twin)
+    found = []
+    for layer in (plain, twin):
+        first = [tf.constant(normal(3, 3, seed=i)) for i in range(2 if name == "LSTM" else 1)]
+        with tf.GradientTape() as tape:
+            tape.watch(first)
+            _, *last = layer(*kind.inputs(), initial_state=first, training=True)
+            loss = sum(tf.reduce_sum(state * normal(3, 3, seed=9)) for state in last)
+        found.append(tape.gradient(loss, first))
+    for ours, theirs in zip(found[1], found[0], strict=True):
+        assert relative_error(ours, theirs) < 1e-6
+
+
+# --- never past the cell ------------------------------------------------------------------------
+
+
+def forbid_fused_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where cuDNN is: Keras' fused functions exist, and whoever calls them is seen."""
+    backend = importlib.import_module("keras.src.backend")
+
+    def taken(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("plain backprop by a fused function")
+
+    for name in ("lstm", "gru", "bidirectional_lstm", "bidirectional_gru"):
+        monkeypatch.setattr(backend, name, taken)
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU"])
+@pytest.mark.parametrize("how", ["by hand", "converted"])
+def test_keras_fused_functions_are_never_taken(
+    name: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def model(cls: type[Any], **options: Any) -> keras.Model:
+        both = k.Bidirectional(cls(3, return_sequences=True, **options))
+        return keras.Sequential([keras.Input(SHAPE[1:]), both, cls(3, **options)])
+
+    plain = model(getattr(k, name))
+    if how == "by hand":
+        ours = model(getattr(layers, f"Feedback{name}"), rule="fa")
+    else:
+        ours = tfwm.convert_model(model(getattr(k, name)), "fa")
+    forbid_fused_paths(monkeypatch)
+    with pytest.raises(AssertionError, match="by a fused function"):
+        plain(normal(*SHAPE), training=True)
+    ours(normal(*SHAPE), training=True)
+    tfwm.strip_feedback(ours)
+    with pytest.raises(AssertionError, match="by a fused function"):
+        ours.layers[-1](normal(*SHAPE, seed=1)[..., :3], training=True)
+
+
+def test_cudnn_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"'a_name' \(FeedbackLSTM\) received use_cudnn=True"):
+        layers.FeedbackLSTM(3, use_cudnn=True, name="a_name")
+    model = keras.Sequential([keras.Input(SHAPE[1:]), k.GRU(3, use_cudnn=True, name="gru")])
+    with pytest.raises(ValueError, match=r"'gru' \(GRU\) has use_cudnn=True.*'gru': 'backprop'"):
+        tfwm.convert_model(model, "fa")
+
+
+def test_a_cell_of_ones_own_in_keras_layer_is_refused() -> None:
+    class Twice(k.LSTMCell):
+        def call(self, *args: Any, **kwargs: Any) -> Any:
+            output, states = super().call(*args, **kwargs)
+            return 2 * output, states
+
+    lstm = k.LSTM(3, name="lstm")
+    lstm.cell = Twice(3)
+    model = keras.Sequential([keras.Input(SHAPE[1:]), lstm])
+    with pytest.raises(ValueError, match=r"The cell of layer 'lstm' .* of your own \(Twice\)"):
+        tfwm.convert_model(model, "fa")
+
+
+# --- one reading for all steps ------------------------------------------------------------------
+
+
+def stacked() -> keras.layers.Layer:
+    cells = [k.LSTMCell(3, dropout=0.1), k.GRUCell(3), k.SimpleRNNCell(3)]
+    return k.RNN(cells, name="stack")
+
+
+@pytest.mark.parametrize("eagerly", slow_but([True], [True, False]))
+def test_magnitudes_are_drawn_once_for_all_steps(eagerly: bool) -> None:
+    model = keras.Sequential([keras.Input(SHAPE[1:]), k.GRU(3, return_sequences=True), stacked()])
+    tfwm.convert_model(model, "brsf")
+    compiled(model, run_eagerly=eagerly)
+    for turn in (1, 2):
+        fit(model, normal(*SHAPE), normal(3, 3))
+        drawn = [int(pathway.state.numpy()[1]) for pathway in tfwm.pathways(model)]
+        assert drawn == [turn] * 8
+    model.predict(normal(*SHAPE), verbose=0)
+    assert [int(p.state.numpy()[1]) for p in tfwm.pathways(model)] == [2] * 8
+
+
+@pytest.mark.slow
+def test_on_two_replicas_magnitudes_are_drawn_once_for_all_steps(
+    two_replicas: tf.distribute.Strategy,
+) -> None:
+    with two_replicas.scope():
+        model = keras.Sequential([keras.Input(SHAPE[1:]), stacked()])
+        tfwm.convert_model(model, "brsf")
+        compiled(model)
+    fit(model, normal(4, *SHAPE[1:]), normal(4, 3))
+    for pathway in tfwm.pathways(model):
+        assert [int(value[1]) for value in pathway.state.value.values] == [1, 1]
+
+
+def test_a_reading_does_not_outlive_a_call_that_fails() -> None:
+    cell = layers.FeedbackSimpleRNNCell(3, rule="fa", activation=None, use_bias=False)
+    rnn, x = k.RNN(cell), normal(*SHAPE)
+    rnn(x)
+
+    def fails(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("in the midst of it")
+
+    cell.__dict__["call"] = fails
+    with pytest.raises(RuntimeError, match="in the midst"):
+        rnn(x)
+    del cell.__dict__["call"]
+    cell.kernel.assign(2.0 * cell.kernel)
+    output, _ = cell(x[:, 0], [np.zeros((3, 3), "float32")])
+    np.testing.assert_allclose(output, x[:, 0] @ cell.kernel.numpy(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("outside", "inside"),
+    [("float32", "mixed_bfloat16"), ("mixed_bfloat16", "float32"), *[["mixed_bfloat16"] * 2]],
+)
+def test_a_cell_reads_in_its_own_precision(outside: str, inside: str) -> None:
+    x, found = tf.constant(normal(*SHAPE)), []
+    for cls, options in ((k.LSTMCell, {}), (layers.FeedbackLSTMCell, {"rule": "kp"})):
+        cell = cls(3, dtype=inside, **options)
+        rnn = k.RNN(cell, dtype=outside)
+        rnn(x)
+        random = np.random.default_rng(1)
+        kernels = [random.normal(size=w.shape) for w in (cell.kernel, cell.recurrent_kernel)]
+        for name in ("", "feedback_")[: 1 + bool(options)]:
+            getattr(cell, f"{name}kernel").assign(kernels[0])
+            getattr(cell, f"{name}recurrent_kernel").assign(kernels[1])
+        with tf.GradientTape() as tape, mirror_attends():
+            tape.watch(x)
+            loss = tf.reduce_sum(tf.cast(rnn(x, training=True), "float32") * normal(3, 3))
+        found.append(tape.gradient(loss, [x, cell.kernel.value, cell.recurrent_kernel.value]))
+    for ours, theirs in zip(found[1], found[0], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+# --- pathways -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"reset_after": False}, {"use_bias": False}])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_pathways_answer_and_bias_are_its_part_of_what_the_cell_adds(
+    name: str, options: dict[str, Any]
+) -> None:
+    kind = recurrent(name, **(options if name == "GRU" or "use_bias" in options else {}))
+    cell = build(kind, kind.twin("wm")).cell
+    for pathway, site, n in zip(cell.pathways, cell.sites, (5, 3), strict=True):
+        x = normal(4, n)
+        answer = pathway.respond(tf.constant(x[None]))
+        assert relative_error(answer[0], cell.product(site, tf.constant(x))) < 1e-6
+        bias = pathway.bias_matrix()
+        if cell.bias is None:
+            assert bias is None
+            continue
+        own = cell.bias.numpy()
+        expected = own[cell.sites.index(site)] if own.ndim == 2 else own
+        np.testing.assert_array_equal(bias[0, 0], expected)
+
+
+def test_pathways_are_two_a_cell_and_only_a_simple_cell_has_one_activation() -> None:
+    model = keras.Sequential(
+        [
+            keras.Input(SHAPE[1:]),
+            k.Bidirectional(k.LSTM(3, return_sequences=True, name="lstm"), name="both"),
+            stacked(),
+        ]
+    )
+    found = {p.name: p for p in tfwm.pathways(tfwm.convert_model(model, "wm"))}
+    assert len(found) == 10
+    ways = [f"both/{way}_lstm/lstm_cell" for way in ("forward", "backward")]
+    assert {f"{way}/{name}" for way in ways for name in ("input", "recurrent")} <= found.keys()
+    for name, pathway in found.items():
+        simple = "simple" in name
+        assert (pathway.activation is keras.activations.tanh) == simple, name
+        assert (pathway.activation is None) != simple
+        assert pathway.fields is None  # of a loop
+
+
+def test_delta_angles_of_an_unrolled_layer_are_seen_and_of_a_loop_refused() -> None:
+    def angles(**options: Any) -> dict[str, float]:
+        layer = k.LSTM(3, name="lstm", **options)
+        model = keras.Sequential([keras.Input(SHAPE[1:]), layer, k.Dense(3), k.Dense(2)])
+        tfwm.convert_model(compiled(model), "fa", seed=1)
+        return tfwm.delta_angles(model, normal(*SHAPE), normal(3, 2))
+
+    found = angles(unroll=True)
+    assert list(found)[:2] == ["lstm/lstm_cell/input", "lstm/lstm_cell/recurrent"]
+    assert all(found[name] > 1.0 for name in list(found)[:2])
+    with pytest.raises(ValueError, match=r"'lstm_cell' cannot be seen: .* a loop .*unroll=True"):
+        angles()
+
+
+# --- a cell that adds its input ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", slow_but(["fa", "kp"], RULES))
+def test_a_cell_that_adds_its_input_has_the_gradients_of_its_equation(rule: str) -> None:
+    cell = layers.FeedbackAddedInputCell(5, rule=RULES[rule])
+    layer = build(recurrent("LSTM"), k.RNN(cell, return_sequences=True))
+    (pathway,), nothing = cell.pathways, np.zeros(0)
+    found = gradients(layer, [tf.constant(normal(*SHAPE))], "graph")
+    carrier = np.asarray(pathway.backward_kernel(), "float64")
+    kernel = np.asarray(cell.recurrent_kernel, "float64")
+    own = AddedInput(nothing, kernel, nothing, carrier, nothing)
+    y, d_x = through_time(own, normal(*SHAPE).astype("float64"), error_at)
+    assert relative_error(found.output, y) < 1e-5
+    assert relative_error(found.inputs[0], d_x) < 1e-5
+    (name,) = [name for name in found.weights if name.endswith("/recurrent_kernel")]
+    assert relative_error(found.weights[name], own.d_recurrent) < 1e-5
+    assert (relative_error(carrier, kernel) < 0.1) == (rule == "bp")
+
+
+def test_a_cell_that_adds_its_input_keeps_its_rule_and_takes_nothing_else() -> None:
+    cell = layers.FeedbackAddedInputCell(5, rule="kp", activation="tanh")
+    model = keras.Sequential([keras.Input(SHAPE[1:]), k.RNN(cell)])
+    again = keras.models.clone_model(model).layers[0].cell
+    assert (again.get_config(), again.rule) == (cell.get_config(), cell.rule)
+    assert [weight.name for weight in again.weights] == [
+        "recurrent_kernel",
+        "feedback_recurrent_kernel",
+    ]
+    with pytest.raises(ValueError, match="received 'dropout', 'use_bias': it has no input matrix"):
+        layers.FeedbackAddedInputCell(5, use_bias=True, dropout=0.1)
+    with pytest.raises(ValueError, match="received 5 inputs for 3 units"):
+        k.RNN(layers.FeedbackAddedInputCell(3, rule="fa"))(normal(*SHAPE))
+
+
+# --- models -------------------------------------------------------------------------------------
+
+
+def deep() -> keras.Model:
+    """Every way in which a model holds recurrent cells."""
+    return keras.Sequential(
+        [
+            keras.Input(SHAPE[1:]),
+            k.Dense(4, name="below"),
+            k.Bidirectional(k.LSTM(3, return_sequences=True), name="both"),
+            k.GRU(3, return_sequences=True, name="gru"),
+            k.SimpleRNN(3, return_sequences=True, name="simple"),
+            stacked(),
+            k.Dense(3, name="head"),
+        ]
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", ["fa", "kp", "wm", "urfb"])
+def test_b_carries_the_error_through_every_recurrent_layer(rule: str) -> None:
+    model, x, y = compiled(deep()), normal(*SHAPE), normal(3, 3)
+    fit(model, x, y)
+    tfwm.convert_model(model, rule)
+    cells = [pathway.name for pathway in tfwm.pathways(model) if "cell" in pathway.name]
+    assert len(cells) == 14
+    order, below = ["both", "gru", "simple", "stack"], {"head": ["below", *cells]}
+    for name in (name for name in cells if name.endswith("input")):
+        rank = order.index(name.split("/")[0])
+        lower = [cell for cell in cells if order.index(cell.split("/")[0]) < rank]
+        below[name] = ["below", *lower] if rank else []  # one of two directions
+    assert_b_carries(model, x, y, below=below)
+
+
+@pytest.mark.slow
+def test_a_converted_model_answers_as_before_and_comes_back() -> None:
+    model, x = deep(), normal(*SHAPE)
+    before, config = model.predict(x, verbose=0), model.to_json()
+    tfwm.convert_model(model, "kp")
+    np.testing.assert_array_equal(model.predict(x, verbose=0), before)
+    assert len(tfwm.pathways(model)) == 16
+    tfwm.strip_feedback(model)
+    np.testing.assert_array_equal(model.predict(x, verbose=0), before)
+    assert model.to_json() == config
+    assert not any(type(layer).__module__.startswith("tfw") for layer in model._flatten_layers())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["m.keras", "m.weights.h5"])
+def test_a_deep_model_comes_back_from_a_file(name: str, tmp_path: Any) -> None:
+    model, x = tfwm.convert_model(deep(), "frsf"), normal(*SHAPE)
+    if name == "m.keras":
+        model.save(tmp_path / name)
+        loaded = keras.models.load_model(tmp_path / name)
+    else:
+        model.save_weights(tmp_path / name)
+        loaded = tfwm.convert_model(deep(), "frsf")
+        loaded.load_weights(tmp_path / name)
+    np.testing.assert_array_equal(loaded(x), model(x))
+    for one, other in zip(tfwm.pathways(model), tfwm.pathways(loaded), strict=True):
+        assert one.rule == other.rule
+        np.testing.assert_array_equal(one.feedback_kernel, other.feedback_kernel)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_on_two_replicas_kolen_pollack_keeps_its_law(
+    name: str, two_replicas: tf.distribute.Strategy
+) -> None:
+    """The gap shrinks by the decay in every step, equally on both."""
+    with two_replicas.scope():
+        layer = getattr(layers, f"Feedback{name}")(3, rule="kp")
+        model = keras.Sequential([keras.Input(SHAPE[1:]), layer, k.Dense(3)])
+        optimizer = keras.optimizers.SGD(0.1, weight_decay=0.5)
+        model.compile(optimizer, "mse", jit_compile=False)
+    gaps = [p.feedback_kernel.numpy() - p.kernel.numpy() for p in layer.pathways]
+    x, y = normal(8, *SHAPE[1:]), normal(8, 3)
+    callbacks = [tfwm.callbacks.KolenPollack()]
+    model.fit(in_batches(x, y), epochs=2, callbacks=callbacks, shuffle=False, verbose=0)
+    for pathway, gap in zip(layer.pathways, gaps, strict=True):
+        for value in pathway.feedback_kernel.value.values:
+            np.testing.assert_array_equal(value, pathway.feedback_kernel)
+        now = pathway.feedback_kernel.numpy() - pathway.kernel.numpy()
+        np.testing.assert_allclose(now, 0.95**2 * gap, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_mirror_mode_turns_every_cells_b_to_w() -> None:
+    model = tfwm.convert_model(compiled(deep()), "wm")
+    callback = tfwm.callbacks.WeightMirror()
+    model.fit(normal(*SHAPE), normal(3, 3), callbacks=[callback], verbose=0)
+    assert max(tfwm.weight_angles(model).values()) < 0.1

@@ -1,0 +1,123 @@
+"""Recurrent layers whose cells have feedback kernels.
+
+Whatever Keras computes past the cell (cuDNN, `Bidirectional`'s fused pairs) would be plain
+backprop: it is never taken.
+"""
+
+from typing import Any, ClassVar, TypeAlias
+
+import keras
+
+from tfweightmirror._internals import keras_hooks
+from tfweightmirror.layers.carries_rule import CarriesRule
+from tfweightmirror.layers.cells import FeedbackCell, FeedbackSimpleRNNCell
+from tfweightmirror.layers.feedback_layer import first_seed, register
+from tfweightmirror.layers.gated_cells import FeedbackGRUCell, FeedbackLSTMCell
+from tfweightmirror.pathway import Pathway
+
+Shape: TypeAlias = tuple[int | None, ...]
+
+
+class FeedbackRNN(CarriesRule):
+    """What the three layers share: they give their rule to their cell."""
+
+    cell_class: ClassVar[type[FeedbackCell]]
+
+    def set_rule(
+        self, rule: Any, feedback_initializer: Any = None, *, feedback_seed: int | None = None
+    ) -> None:
+        """Set the rule of a layer that has no feedback kernels yet, and of its cell."""
+        super().set_rule(rule, feedback_initializer, feedback_seed=feedback_seed)
+        if not isinstance(self.cell, FeedbackCell):
+            keras_hooks.become(self.cell, self.cell_class)
+        self.cell.set_rule(rule, feedback_initializer, feedback_seed=feedback_seed)
+
+    def build(self, sequences_shape: Shape, initial_state_shape: Any = None) -> None:
+        """Build the cell, with its feedback kernels."""
+        self.cell._birth_seed = self._birth_seed
+        super().build(sequences_shape, initial_state_shape)
+        self._birth_seed = self.cell._birth_seed
+
+    def build_feedback(self) -> None:
+        """Add the feedback kernels to a layer whose cell has its kernels."""
+        with keras_hooks.adding_weights(self.cell):
+            self.cell.build_feedback()
+        self._birth_seed = self.cell._birth_seed
+
+    def initializer_seed(self) -> int | None:
+        """The seed of the first kernel's initializer that has one, or None."""
+        return first_seed(self.cell, self.cell_class.sites)
+
+    @property
+    def pathways(self) -> list[Pathway]:
+        """The two pathways of the (built) cell."""
+        return self.cell.pathways
+
+    @property
+    def use_cudnn(self) -> bool:
+        """False: cuDNN sends errors back on W itself."""
+        return False
+
+    @use_cudnn.setter
+    def use_cudnn(self, value: Any) -> None:
+        if value is True:
+            raise ValueError(
+                f"Layer '{self.name}' ({type(self).__name__}) received use_cudnn=True, but cuDNN "
+                "sends errors back on W itself. Leave it at 'auto', which is False in a feedback "
+                "layer, or take the plain Keras layer."
+            )
+        self.__dict__["use_cudnn"] = value  # what a plain layer has again
+
+
+@register
+class FeedbackSimpleRNN(FeedbackRNN, keras.layers.SimpleRNN):
+    """`keras.layers.SimpleRNN` whose errors travel back on two feedback kernels.
+
+    As `FeedbackSimpleRNNCell` at every step; backpropagation through time, with B in W's place.
+
+    Args:
+        units, ...: As `keras.layers.SimpleRNN`.
+        rule: A feedback rule for both kernels: a name or alias, a config or a `FeedbackRule`.
+        feedback_initializer: What both B start from. Default: the initializer of each kernel with a
+            seed of its own.
+
+    Input shape: (batch, time, n_in). Output shape: (batch, units), or (batch, time, units).
+    """
+
+    cell_class = FeedbackSimpleRNNCell
+
+
+@register
+class FeedbackLSTM(FeedbackRNN, keras.layers.LSTM):
+    """`keras.layers.LSTM` whose errors travel back on two feedback kernels.
+
+    As `FeedbackLSTMCell` at every step; backpropagation through time, with B in W's place.
+
+    Args:
+        units, ...: As `keras.layers.LSTM`, but for `use_cudnn=True`, which is refused.
+        rule: A feedback rule for both kernels: a name or alias, a config or a `FeedbackRule`.
+        feedback_initializer: What both B start from. Default: the initializer of each kernel with a
+            seed of its own.
+
+    Input shape: (batch, time, n_in). Output shape: (batch, units), or (batch, time, units).
+    """
+
+    cell_class = FeedbackLSTMCell
+
+
+@register
+class FeedbackGRU(FeedbackRNN, keras.layers.GRU):
+    """`keras.layers.GRU` whose errors travel back on two feedback kernels.
+
+    As `FeedbackGRUCell` at every step; backpropagation through time, with B in W's place.
+
+    Args:
+        units, ...: As `keras.layers.GRU`, but for `use_cudnn=True`, which is refused.
+        rule: A feedback rule for both kernels: a name or alias, a config or a `FeedbackRule`.
+        feedback_initializer: What both B start from. Default: the initializer of each kernel with a
+            seed of its own.
+
+    Input shape: (batch, time, n_in). Output shape: (batch, units), or (batch, time, units).
+    """
+
+    cell_class = FeedbackGRUCell
