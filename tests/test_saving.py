@@ -56,6 +56,11 @@ def model_of_every_kind(
     return model
 
 
+def saved(model: keras.Model) -> list[keras.Variable]:
+    """What files hold: Keras writes no seed generator's state, a plain Dropout's neither."""
+    return [v for v in model.variables if v.name != "seed_generator_state"]
+
+
 def through_keras(model: keras.Model, folder: Path, _: Callable[[], Any]) -> keras.Model:
     model.save(folder / "m.keras")
     return keras.models.load_model(folder / "m.keras")
@@ -121,7 +126,7 @@ def assert_bit_equal_after(
     model = model_of_every_kind(rule, kinds=kinds)
     loaded = way(model, folder, lambda: model_of_every_kind(rule, seed=2, kinds=kinds))
     assert loaded is not model
-    for one, other in zip(model.variables, loaded.variables, strict=True):
+    for one, other in zip(saved(model), saved(loaded), strict=True):
         assert np.array_equal(one, other), one.path
         assert one.trainable == other.trainable, one.path
     for one, other in zip(tfwm.pathways(model), tfwm.pathways(loaded), strict=True):
@@ -135,7 +140,7 @@ def test_layers_made_by_hand_are_saved_as_converted_ones(
 ) -> None:
     model = model_of_every_kind("kp", by_hand=True)
     loaded = way(model, tmp_path, lambda: model_of_every_kind("kp", seed=2))
-    for one, other in zip(model.variables, loaded.variables, strict=True):
+    for one, other in zip(saved(model), saved(loaded), strict=True):
         assert np.array_equal(one, other), one.path
 
 
@@ -306,7 +311,7 @@ def test_a_rule_of_one_s_own_is_converted_trained_saved_and_loaded(tmp_path: Pat
         assert loaded.get_layer("hidden").rule == layer.rule
         fit(loaded, *images())
     fit(model, *images())
-    for one, other in zip(model.variables, loaded.variables, strict=True):
+    for one, other in zip(saved(model), saved(loaded), strict=True):
         assert np.array_equal(one, other), one.path
     tfwm.strip_feedback(model)
     fit(model, *images())
