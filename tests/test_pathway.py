@@ -16,10 +16,9 @@ from tests.layers.kinds import (
     BY_NAME,
     EINSUM,
     KINDS,
-    ONE_OF_EACH,
-    ONE_OF_EACH_IDS,
     Kind,
     build,
+    one_of_each,
     pathways_of,
     relative_error,
 )
@@ -370,7 +369,7 @@ def test_pathways_of_every_kind_go_there_and_back(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("cells", [1, 2, 3, 100])
-@pytest.mark.parametrize("kind", ONE_OF_EACH, ids=ONE_OF_EACH_IDS)
+@one_of_each
 def test_firing_in_turns_is_firing_with_the_other_cells_silent(kind: Kind, cells: int) -> None:
     for pathway in pathways_of(build(kind, kind.twin("fa"))):
         turns = -(-pathway.fan_in // cells)

@@ -215,6 +215,16 @@ IDS = [kind.name for kind in KINDS]
 # One kind of every class, for what need not be repeated for strides, paddings and formats.
 ONE_OF_EACH = list({kind.layer: kind for kind in reversed(KINDS)}.values())[::-1]
 ONE_OF_EACH_IDS = [kind.name for kind in ONE_OF_EACH]
+# Recurrent layers differ by their cells' equations: where those are not the question, LSTM stands
+# for them in the default suite.
+STOOD_FOR = ("simple_rnn", "gru")
+one_of_each = pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, id=kind.name, marks=[pytest.mark.slow] * (kind.name in STOOD_FOR))
+        for kind in ONE_OF_EACH
+    ],
+)
 
 
 def off_the_axes(kind: Kind, rule: str) -> bool:

@@ -24,6 +24,7 @@ from tests.layers.kinds import (
     forward_weights,
     gradients,
     kinds_and_rules,
+    one_of_each,
     pathways_of,
     relative_error,
     twins,
@@ -32,7 +33,6 @@ from tests.slow import slow_but
 from tfweightmirror import layers
 from tfweightmirror._internals.attendance import mirror_attends
 
-one_of_each = pytest.mark.parametrize("kind", ONE_OF_EACH, ids=ONE_OF_EACH_IDS)
 every_rule = pytest.mark.parametrize("rule", RULES)
 # Of each family of layers.
 FEW = ("dense_rank2", "conv2d", "conv2d_transpose", "depthwise2d", "separable2d", "attention")

@@ -1,6 +1,7 @@
 """Recurrent layers beyond what all layers are tested for: time, options, wrappers, cells."""
 
 import importlib
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -73,8 +74,10 @@ OPTIONS = (
     ("GRU", {"dropout": 0.3, "recurrent_dropout": 0.3, "seed": 1, "reset_after": False}),
 )
 
+FEW = (OPTIONS[0], OPTIONS[4], OPTIONS[6], OPTIONS[9])
 
-@pytest.mark.parametrize(("name", "options"), OPTIONS)
+
+@pytest.mark.parametrize(("name", "options"), slow_but(FEW, OPTIONS, unpack=True))
 def test_with_b_equal_to_w_every_option_is_the_plain_layers(
     name: str, options: dict[str, Any]
 ) -> None:
@@ -110,21 +113,22 @@ def compare(
 MASK = np.array([[1, 1, 1, 0], [0, 1, 0, 1], [0, 0, 0, 0]], bool)
 
 
+@pytest.mark.parametrize("mode", slow_but(["eager"], ["eager", "graph"]))
 @pytest.mark.parametrize("name", slow_but(["GRU"], NAMES))
-def test_masked_steps_send_nothing_back(name: str) -> None:
+def test_masked_steps_send_nothing_back(name: str, mode: str) -> None:
     kind = recurrent(name, return_sequences=True, zero_output_for_mask=name == "GRU")
 
     def masked(layer: Any) -> Callable[..., Any]:
         return lambda x, training: layer(x, mask=tf.constant(MASK), training=training)
 
-    compare(kind, "graph", masked)
+    compare(kind, mode, masked)
     layer = build(kind, kind.twin("fa"))
     sent = gradients(layer, kind.inputs(), call=masked(layer)).inputs[0]
     assert not sent[~MASK].any()
     assert (np.abs(sent[MASK]).max(axis=-1) > 0).all()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow_but(["LSTM"], NAMES))
 def test_a_stateful_layer_goes_on_from_its_state(name: str) -> None:
     kind = recurrent(name, stateful=True)
     plain, twin = twins(kind, "fa")
@@ -138,7 +142,7 @@ def test_a_stateful_layer_goes_on_from_its_state(name: str) -> None:
             assert relative_error(found.forward()[key], gradient) < 1e-6, key
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow_but(["LSTM"], NAMES))
 def test_errors_at_states_go_back_on_b(name: str) -> None:
     """From the last states to the first, which come from other layers."""
     kind = recurrent(name, return_state=True)
@@ -170,7 +174,7 @@ def forbid_fused_paths(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(backend, name, taken)
 
 
-@pytest.mark.parametrize("name", ["LSTM", "GRU"])
+@pytest.mark.parametrize("name", slow_but(["LSTM"], ["LSTM", "GRU"]))
 @pytest.mark.parametrize("how", ["by hand", "converted"])
 def test_keras_fused_functions_are_never_taken(
     name: str, how: str, monkeypatch: pytest.MonkeyPatch
@@ -224,15 +228,17 @@ def stacked() -> keras.layers.Layer:
 
 @pytest.mark.parametrize("eagerly", slow_but([True], [True, False]))
 def test_magnitudes_are_drawn_once_for_all_steps(eagerly: bool) -> None:
-    model = keras.Sequential([keras.Input(SHAPE[1:]), k.GRU(3, return_sequences=True), stacked()])
+    cells = [k.LSTMCell(3, dropout=0.1), k.SimpleRNNCell(3)]
+    below = k.GRU(3, return_sequences=True)
+    model = keras.Sequential([keras.Input(SHAPE[1:]), below, k.RNN(cells)])
     tfwm.convert_model(model, "brsf")
     compiled(model, run_eagerly=eagerly)
     for turn in (1, 2):
         fit(model, normal(*SHAPE), normal(3, 3))
         drawn = [int(pathway.state.numpy()[1]) for pathway in tfwm.pathways(model)]
-        assert drawn == [turn] * 8
+        assert drawn == [turn] * 6
     model.predict(normal(*SHAPE), verbose=0)
-    assert [int(p.state.numpy()[1]) for p in tfwm.pathways(model)] == [2] * 8
+    assert [int(p.state.numpy()[1]) for p in tfwm.pathways(model)] == [2] * 6
 
 
 @pytest.mark.slow
@@ -267,7 +273,11 @@ def test_a_reading_does_not_outlive_a_call_that_fails() -> None:
 
 @pytest.mark.parametrize(
     ("outside", "inside"),
-    [("float32", "mixed_bfloat16"), ("mixed_bfloat16", "float32"), *[["mixed_bfloat16"] * 2]],
+    slow_but(
+        [("mixed_bfloat16", "mixed_bfloat16")],
+        itertools.product(["float32", "mixed_bfloat16"], repeat=2),
+        unpack=True,
+    ),
 )
 def test_a_cell_reads_in_its_own_precision(outside: str, inside: str) -> None:
     x, found = tf.constant(normal(*SHAPE)), []
@@ -291,7 +301,9 @@ def test_a_cell_reads_in_its_own_precision(outside: str, inside: str) -> None:
 # --- pathways -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{}, {"reset_after": False}, {"use_bias": False}])
+@pytest.mark.parametrize(
+    "options", slow_but([{}], [{}, {"reset_after": False}, {"use_bias": False}])
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_pathways_answer_and_bias_are_its_part_of_what_the_cell_adds(
     name: str, options: dict[str, Any]
@@ -332,15 +344,15 @@ def test_pathways_are_two_a_cell_and_only_a_simple_cell_has_one_activation() -> 
 
 def test_delta_angles_of_an_unrolled_layer_are_seen_and_of_a_loop_refused() -> None:
     def angles(**options: Any) -> dict[str, float]:
-        layer = k.LSTM(3, name="lstm", **options)
+        layer = k.SimpleRNN(3, name="rnn", **options)
         model = keras.Sequential([keras.Input(SHAPE[1:]), layer, k.Dense(3), k.Dense(2)])
         tfwm.convert_model(compiled(model), "fa", seed=1)
         return tfwm.delta_angles(model, normal(*SHAPE), normal(3, 2))
 
     found = angles(unroll=True)
-    assert list(found)[:2] == ["lstm/lstm_cell/input", "lstm/lstm_cell/recurrent"]
+    assert list(found)[:2] == [f"rnn/simple_rnn_cell/{way}" for way in ("input", "recurrent")]
     assert all(found[name] > 1.0 for name in list(found)[:2])
-    with pytest.raises(ValueError, match=r"'lstm_cell' cannot be seen: .* a loop .*unroll=True"):
+    with pytest.raises(ValueError, match=r"'simple_rnn_cell' cannot be .* a loop .*unroll=True"):
         angles()
 
 
@@ -443,26 +455,57 @@ def test_a_deep_model_comes_back_from_a_file(name: str, tmp_path: Any) -> None:
         np.testing.assert_array_equal(one.feedback_kernel, other.feedback_kernel)
 
 
+def trained(model: keras.Model, callback: keras.callbacks.Callback) -> list[np.ndarray]:
+    """Train two steps in `fit`; the gaps between B and W before."""
+    gaps = [p.feedback_kernel.numpy() - p.kernel.numpy() for p in tfwm.pathways(model)]
+    x, y = normal(8, *SHAPE[1:]), normal(8, 3)
+    model.fit(in_batches(x, y), epochs=2, callbacks=[callback], shuffle=False, verbose=0)
+    return gaps
+
+
+def follows_kolen_pollack(name: str) -> keras.Model:
+    layer = getattr(layers, f"Feedback{name}")(3, rule="kp")
+    model = keras.Sequential([keras.Input(SHAPE[1:]), layer])
+    model.compile(keras.optimizers.SGD(0.1, weight_decay=0.5), "mse", jit_compile=False)
+    return model
+
+
+def assert_gaps_shrink(model: keras.Model, gaps: list[np.ndarray]) -> None:
+    """By the decay in each of two steps, while W moves otherwise."""
+    for pathway, gap in zip(tfwm.pathways(model), gaps, strict=True):
+        now = pathway.feedback_kernel.numpy() - pathway.kernel.numpy()
+        np.testing.assert_allclose(now, 0.95**2 * gap, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", slow_but(["SimpleRNN"], NAMES))
+def test_kolen_pollack_keeps_its_law(name: str) -> None:
+    model = follows_kolen_pollack(name)
+    before = [pathway.kernel.numpy() for pathway in tfwm.pathways(model)]
+    assert_gaps_shrink(model, trained(model, tfwm.callbacks.KolenPollack()))
+    for pathway, kernel in zip(tfwm.pathways(model), before, strict=True):
+        assert relative_error(pathway.kernel.numpy(), 0.95**2 * kernel) > 1e-3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_on_two_replicas_kolen_pollack_keeps_its_law(
     name: str, two_replicas: tf.distribute.Strategy
 ) -> None:
-    """The gap shrinks by the decay in every step, equally on both."""
     with two_replicas.scope():
-        layer = getattr(layers, f"Feedback{name}")(3, rule="kp")
-        model = keras.Sequential([keras.Input(SHAPE[1:]), layer, k.Dense(3)])
-        optimizer = keras.optimizers.SGD(0.1, weight_decay=0.5)
-        model.compile(optimizer, "mse", jit_compile=False)
-    gaps = [p.feedback_kernel.numpy() - p.kernel.numpy() for p in layer.pathways]
-    x, y = normal(8, *SHAPE[1:]), normal(8, 3)
-    callbacks = [tfwm.callbacks.KolenPollack()]
-    model.fit(in_batches(x, y), epochs=2, callbacks=callbacks, shuffle=False, verbose=0)
-    for pathway, gap in zip(layer.pathways, gaps, strict=True):
+        model = follows_kolen_pollack(name)
+    assert_gaps_shrink(model, trained(model, tfwm.callbacks.KolenPollack()))
+    for pathway in tfwm.pathways(model):
         for value in pathway.feedback_kernel.value.values:
             np.testing.assert_array_equal(value, pathway.feedback_kernel)
-        now = pathway.feedback_kernel.numpy() - pathway.kernel.numpy()
-        np.testing.assert_allclose(now, 0.95**2 * gap, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", slow_but(["LSTM"], NAMES))
+def test_mirror_mode_in_fit_turns_both_bs_to_w(name: str) -> None:
+    layer = getattr(layers, f"Feedback{name}")(3, rule="wm")
+    model = compiled(keras.Sequential([keras.Input(SHAPE[1:]), layer]))
+    gaps = trained(model, tfwm.callbacks.WeightMirror())
+    assert [np.abs(gap).max() > 0.3 for gap in gaps] == [True, True]
+    assert max(tfwm.weight_angles(model).values()) < 0.1
 
 
 @pytest.mark.slow

@@ -250,7 +250,7 @@ def recurrent_head(convert: Convert, prove: Prove) -> None:
 LAST_STEP = {"*/recurrent": ["below", "*each", "*/input", "*/recurrent"]}
 
 
-@goes()
+@goes(slow=True)
 def lstm_in_a_loop(convert: Convert, prove: Prove) -> None:
     layers = [dense(4, "below"), k.LSTM(3, name="lstm"), k.Dense(3, name="head")]
     model, x = compiled(keras.Sequential([keras.Input((3, 4)), *layers])), normal(8, 3, 4)
