@@ -88,6 +88,37 @@ def test_training_is_what_was_given_to_the_present_call_and_nothing_stays_behind
     assert seen == [True, False, None, None]
 
 
+def test_training_that_is_a_default_was_given_by_nobody() -> None:
+    seen = []
+
+    class Asks(layers.Layer):
+        def call(self, inputs: tf.Tensor) -> tf.Tensor:
+            seen.append((hooks.training_of_call(), self._get_call_context().training))
+            return inputs
+
+    class PassesOn(layers.Layer):
+        def __init__(self, below: keras.layers.Layer) -> None:
+            super().__init__()
+            self.below = below
+
+        def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+            return self.below(inputs, training=training)
+
+    class TakesNone(PassesOn):
+        def call(self, inputs: tf.Tensor) -> tf.Tensor:
+            return self.below(inputs)
+
+    x = tf.ones((1, 2))
+    functional = keras.Sequential([keras.Input((2,)), layers.Dropout(0.1), Asks()])
+    for model in (functional, TakesNone(functional), PassesOn(PassesOn(Asks()))):
+        model(x)  # builds it
+        seen.clear()
+        model(x)
+        model(x, training=False)
+        model(x, training=True)
+        assert seen == [(None, False), (False, False), (True, True)]
+
+
 def test_calls_are_recorded_in_order_and_nothing_stays_behind() -> None:
     model = chain()
     watched = [model.get_layer("head"), model.get_layer("conv")]

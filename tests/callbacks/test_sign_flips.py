@@ -50,14 +50,18 @@ def test_under_fixed_signs_there_are_attempts_and_no_flips(hold: float) -> None:
     assert 0 < history["zeros/hidden"][-1] < 0.5
 
 
-@pytest.mark.slow
 def test_two_kernels_of_a_layer_are_told_apart() -> None:
-    layer = keras.layers.SeparableConv2D(2, 3, name="separable")
-    model = keras.Sequential([keras.Input((8, 8, 1)), layer, keras.layers.Flatten()])
-    history = fit(compiled(model), SignFlips(), batches=1)
-    assert {"sign_flips/separable/depthwise_kernel", "sign_flips/separable/pointwise_kernel"} < set(
-        history
-    )
+    separable = keras.layers.SeparableConv2D(2, 3, name="separable")
+    lines, rnn = keras.layers.Reshape((6, 12)), keras.layers.SimpleRNN(3, name="rnn")
+    model = keras.Sequential([keras.Input((8, 8, 1)), separable, lines, rnn])
+    callback = SignFlips()
+    callback.set_model(model)
+    callback.on_train_begin()
+    logs: dict[str, Any] = {}
+    callback.on_epoch_end(0, logs)
+    kernels = ("depthwise_kernel", "pointwise_kernel", "kernel", "recurrent_kernel")
+    owners = ("separable", "separable", *["rnn/simple_rnn_cell"] * 2)
+    assert set(logs) == {f"sign_flips/{o}/{k}" for o, k in zip(owners, kernels, strict=True)}
 
 
 def test_a_model_without_kernels_is_refused() -> None:

@@ -267,10 +267,14 @@ class OwnFeedback(tfwm.layers.FeedbackDense):
         (chain, ("no feedback layer to strip", "convert_model(model, rule)")),
         (
             lambda: of(OwnFeedback(3, rule="fa", name="mine")),
-            ("'mine' is a OwnFeedback", "feedback layer of your own", "copy the weights"),
+            ("'mine' is a OwnFeedback", "no plain Keras class", "copy the weights"),
+        ),
+        (
+            lambda: of(layers.RNN(tfwm.layers.FeedbackAddedInputCell(4, rule="fa")), shape=(5, 4)),
+            ("_cell' is a FeedbackAddedInputCell", "no plain Keras class"),
         ),
     ],
-    ids=["no_model", "nothing_to_strip", "own_feedback_layer"],
+    ids=["no_model", "nothing_to_strip", "own_feedback_layer", "cell_that_keras_has_not"],
 )
 def test_bad_input_of_strip_feedback(model: Any, says: tuple[str, ...]) -> None:
     model = model()

@@ -254,6 +254,57 @@ def test_on_two_replicas_magnitudes_are_drawn_once_for_all_steps(
         assert [int(value[1]) for value in pathway.state.value.values] == [1, 1]
 
 
+class TakesNoTraining(keras.Model):
+    """Its recurrent layer's own default says that nobody trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.head = k.SimpleRNN(3), k.Dense(3)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return self.head(self.rnn(inputs))
+
+
+def test_where_nobody_says_that_a_layer_trains_the_tape_does() -> None:
+    model, x, y = TakesNoTraining(), normal(*SHAPE), normal(3, 3)
+    model(x)
+    tfwm.convert_model(model, "brsf")
+    fit(compiled(model, run_eagerly=True), x, y)
+    with tf.GradientTape():
+        model(x)
+        model(x, training=False)
+    model(x)
+    model.evaluate(x, y, verbose=0)
+    assert [int(p.state.numpy()[1]) for p in tfwm.pathways(model)] == [2, 2, 2]
+
+
+def test_a_model_that_takes_no_training_is_warned_that_nobody_teaches_b() -> None:
+    model, x = TakesNoTraining(), normal(*SHAPE)
+    model(x)
+    tfwm.convert_model(model, "wm")
+    with tf.GradientTape(), pytest.warns(UserWarning, match="nothing teaches its feedback"):
+        model(x)
+
+
+def test_a_cell_called_by_itself_keeps_no_masks_of_conversion() -> None:
+    class Steps(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell = k.SimpleRNNCell(3, dropout=0.5, recurrent_dropout=0.5)
+
+        def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+            state = tf.zeros((3, 3))
+            for step in range(2):
+                _, (state,) = self.cell(inputs[:, step], [state], training=training)
+            return state
+
+    model, x = Steps(), normal(*SHAPE)
+    model(x)
+    model.cell.reset_dropout_mask()
+    model.cell.reset_recurrent_dropout_mask()
+    fit(compiled(tfwm.convert_model(model, "fa")), x, normal(3, 3))
+
+
 def test_a_reading_does_not_outlive_a_call_that_fails() -> None:
     cell = layers.FeedbackSimpleRNNCell(3, rule="fa", activation=None, use_bias=False)
     rnn, x = k.RNN(cell), normal(*SHAPE)

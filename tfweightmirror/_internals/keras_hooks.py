@@ -37,7 +37,27 @@ def outermost_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
 def training_of_call() -> Any:
     """The value of `training` in the present call of a layer; None where nobody gave one."""
     context = _call_context()
-    return None if context is None else context.get_value("training")
+    value = None if context is None else context.get_value("training")
+    return value if value or (context and context.get_value("training_was_given")) else None
+
+
+def tell_training_from_defaults() -> None:
+    """Note whether the outermost call of a layer was given `training`.
+
+    A layer whose own default is False (Dropout, LSTM) sets it for all that is called in and after
+    it, and a functional model keeps it: also in `fit`, where the model's `call` takes no
+    `training`.
+    """
+    resolve = keras.layers.Layer._resolve_and_populate_arg
+
+    @functools.wraps(resolve)
+    def note(layer: Any, name: str, spec: Any, context: Any, kwargs: Any) -> None:
+        resolve(layer, name, spec, context, kwargs)
+        if name == "training" and layer is context.entry_layer:
+            given = spec.user_arguments_dict.get(name) is not None
+            context.set_value("training_was_given", given)
+
+    keras.layers.Layer._resolve_and_populate_arg = note
 
 
 def present_call() -> Any:

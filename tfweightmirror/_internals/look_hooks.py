@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 
 from tfweightmirror._internals.tensorflow_hooks import TracedFunction
 
@@ -89,14 +90,27 @@ def building_nothing(layers: Iterable[keras.layers.Layer]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def keeping_losses(layers: Iterable[keras.layers.Layer]) -> Iterator[None]:
-    """A context after which what the layers' `add_loss` has collected is what it was."""
-    before = [(layer, list(layer._losses)) for layer in layers]
+def keeping_what_calls_leave(layers: Iterable[keras.layers.Layer]) -> Iterator[None]:
+    """A context after which the layers' `add_loss` losses and dropout masks are what they were.
+
+    A recurrent cell that is called by itself keeps its masks: those of a look's graph would fail
+    the training.
+    """
+    layers = list(layers)
+    losses = [(layer, list(layer._losses)) for layer in layers]
+    masks = [
+        (cell, name, getattr(cell, name, None))
+        for cell in layers
+        if isinstance(cell, DropoutRNNCell)
+        for name in ("_dropout_mask", "_recurrent_dropout_mask")
+    ]
     try:
         yield
     finally:
-        for layer, losses in before:
-            layer._losses[:] = losses
+        for layer, before in losses:
+            layer._losses[:] = before
+        for cell, name, mask in masks:
+            setattr(cell, name, mask)
 
 
 # --- training ----------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from tfweightmirror._internals import keras_hooks
 from tfweightmirror._internals.look_hooks import (
     building_nothing,
     inlining_functions,
-    keeping_losses,
+    keeping_what_calls_leave,
 )
 from tfweightmirror._internals.probe import Call, recording_calls
 from tfweightmirror.layers.feedback_layer import FeedbackLayer
@@ -181,7 +181,7 @@ def symbolic_call(model: keras.layers.Layer, *, training: bool = False) -> Any:
         return model(*args, **kwargs, training=training)
 
     layers = [layer for _, layer in walk(model)]
-    with building_nothing(layers), keeping_losses(layers), inlining_functions():
+    with building_nothing(layers), keeping_what_calls_leave(layers), inlining_functions():
         try:
             return call.get_concrete_function(*arguments).graph
         except Exception:  # A model's own `call` may raise anything on guessed inputs.

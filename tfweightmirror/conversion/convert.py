@@ -126,9 +126,9 @@ def strip_feedback(model: keras.Model) -> keras.Model:
     for path, layer in found:
         if type(layer) not in twins.PLAIN_CLASSES:
             raise ValueError(
-                f"Layer '{path}' is a {type(layer).__name__}, a feedback layer of your own, and "
-                "only this library's own layers have a plain Keras class to go back to. Rebuild "
-                "the model with a plain layer in its place, and copy the weights."
+                f"Layer '{path}' is a {type(layer).__name__}, a feedback layer with no plain Keras "
+                "class to go back to. Rebuild the model with a plain layer in its place, and copy "
+                "the weights."
             )
     leaves = any(twins.companions(layer) for _, layer in found if layer.built)
     holders = compiled.holders_of(model, [layer for _, layer in found], carry_over=leaves)

@@ -14,7 +14,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfweightmirror._internals.look_hooks import inlining_functions, keeping_losses, training_loss
+from tfweightmirror._internals.look_hooks import (
+    inlining_functions,
+    keeping_what_calls_leave,
+    training_loss,
+)
 from tfweightmirror._internals.probe import errors_on_w, recording_calls
 from tfweightmirror._internals.walk import in_a_function, pathways, walk
 from tfweightmirror.diagnostics.measures import angle_between_parts_deg
@@ -126,7 +130,7 @@ class Probe:
 
         if name not in self._compiled:
             # Traced also where TensorFlow is told to run functions eagerly.
-            with keeping_losses(layer for _, layer in walk(self.model)):
+            with keeping_what_calls_leave(layer for _, layer in walk(self.model)):
                 self._compiled[name] = run.get_concrete_function()
         with _as_before(self.model):
             angles = self._compiled[name]()

@@ -20,6 +20,7 @@ _CONSTRAINTS = {
     "kernel": ("kernel_constraint", "depthwise_constraint"),
     "depthwise_kernel": ("depthwise_constraint",),
     "pointwise_kernel": ("pointwise_constraint",),
+    "recurrent_kernel": ("recurrent_constraint",),
 }
 _TRANSPOSED = (
     keras.layers.Conv1DTranspose,
