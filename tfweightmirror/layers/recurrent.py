@@ -1,7 +1,7 @@
 """Recurrent layers whose cells have feedback kernels.
 
 Whatever Keras computes past the cell (cuDNN, `Bidirectional`'s fused pairs) would be plain
-backprop: it is never taken. With B = W gradients are the plain layers', to the bit in eager mode; in
+backprop: it is never taken. With B = W gradients are the plain layers', to the bit when eager; in
 graphs sums may be ordered otherwise where there are many products (`implementation=1`, `unroll`),
 which rounds by about 2e-7. Delta angles need `unroll=True`: a loop's errors cannot be seen.
 """
