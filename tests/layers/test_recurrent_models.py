@@ -25,7 +25,8 @@ def stacked() -> keras.layers.Layer:
     return k.RNN(cells, name="stack")
 
 
-@pytest.mark.parametrize("eagerly", slow_but([True], [True, False]))
+@pytest.mark.slow
+@pytest.mark.parametrize("eagerly", [True, False])
 def test_magnitudes_are_drawn_once_for_all_steps(eagerly: bool) -> None:
     cells = [k.LSTMCell(3, dropout=0.1), k.SimpleRNNCell(3)]
     below = k.GRU(3, return_sequences=True)
@@ -192,18 +193,24 @@ def test_pathways_are_two_a_cell_and_only_a_simple_cell_has_one_activation() -> 
         assert pathway.fields is None  # of a loop
 
 
-def test_delta_angles_of_an_unrolled_layer_are_seen_and_of_a_loop_refused() -> None:
-    def angles(**options: Any) -> dict[str, float]:
-        layer = k.SimpleRNN(3, name="rnn", **options)
-        model = keras.Sequential([keras.Input(SHAPE[1:]), layer, k.Dense(3), k.Dense(2)])
-        tfwm.convert_model(compiled(model), "fa", seed=1)
-        return tfwm.delta_angles(model, normal(*SHAPE), normal(3, 2))
+def of_rnn(**options: Any) -> dict[str, float]:
+    """Delta angles of a small network."""
+    layer = k.SimpleRNN(3, name="rnn", **options)
+    model = keras.Sequential([keras.Input(SHAPE[1:]), layer, k.Dense(3), k.Dense(2)])
+    tfwm.convert_model(compiled(model), "fa", seed=1)
+    return tfwm.delta_angles(model, normal(*SHAPE), normal(3, 2))
 
-    found = angles(unroll=True)
+
+@pytest.mark.slow
+def test_delta_angles_of_an_unrolled_layer_are_seen() -> None:
+    found = of_rnn(unroll=True)
     assert list(found)[:2] == [f"rnn/simple_rnn_cell/{way}" for way in ("input", "recurrent")]
     assert all(found[name] > 1.0 for name in list(found)[:2])
+
+
+def test_delta_angles_of_a_loop_are_refused() -> None:
     with pytest.raises(ValueError, match=r"'simple_rnn_cell' cannot be .* a loop .*unroll=True"):
-        angles()
+        of_rnn()
 
 
 # --- models -------------------------------------------------------------------------------------
