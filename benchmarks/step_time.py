@@ -3,7 +3,8 @@
 On random examples, in one process, the candidates taking turns, so that whatever else the machine
 does falls on all of them. Four measures, each over the stock model:
 
-* the compiled training step, median of `--repeats`;
+* the compiled training step, under Kolen-Pollack without its callback and with it, median of
+  `--repeats`;
 * a whole `fit` with the rule's callback, a balanced sweep after every batch included under
   `WeightMirror()`, over a `fit` under backprop: time per step of short fits, without the first
   step, which compiles;
@@ -41,7 +42,7 @@ from train.run.directory import next_free  # noqa: E402
 
 KEPT = Path("benchmarks") / "results" / "step_time"
 STOCK = "stock"
-STEP_RULES = ("backprop", "feedback_alignment", "sign_symmetry", "kolen_pollack")
+STEPS = ("backprop", "feedback_alignment", "sign_symmetry", "kolen_pollack", "KolenPollack()")
 # The callback that belongs to a rule, and what else a `fit` is measured with.
 FITS: dict[str, tuple[str, Callable[[], list[Any]]]] = {
     STOCK: (STOCK, list),
@@ -112,13 +113,14 @@ def build(rule: str, options: argparse.Namespace) -> Any:
 def first_steps(batches: Any, options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Time to the end of the first training step of a fresh model."""
 
-    def first_step(rule: str) -> Seconds:
-        step = stepper(build(rule, options), batches)
-        seconds = timed(step)
+    def first_step(name: str) -> Seconds:
+        rule, callbacks = FITS.get(name, (name, list))
+        model = build(rule, options)
+        seconds = timed(lambda: stepper(model, batches, callbacks())())
         keras.backend.clear_session()
         return seconds
 
-    names = (STOCK, *STEP_RULES)
+    names = (STOCK, *STEPS)
     first_step(STOCK)  # TensorFlow itself is slow once
     return summary(
         {name: (lambda name=name: first_step(name)) for name in names}, options.compilations
@@ -127,7 +129,11 @@ def first_steps(batches: Any, options: argparse.Namespace) -> dict[str, dict[str
 
 def train_steps(batches: Any, options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Time of one compiled training step."""
-    steps = {name: stepper(build(name, options), batches) for name in (STOCK, *STEP_RULES)}
+    ways = {name: FITS.get(name, (name, list)) for name in (STOCK, *STEPS)}
+    steps = {
+        name: stepper(build(rule, options), batches, callbacks())
+        for name, (rule, callbacks) in ways.items()
+    }
     for step in steps.values():
         for _ in range(3):
             step()
@@ -181,9 +187,12 @@ MEASURES = {
 }
 
 
-def stepper(model: Any, batches: Any) -> Callable[[], None]:
-    """One training step of a compiled model, finished when it returns."""
+def stepper(model: Any, batches: Any, callbacks: list[Any]) -> Callable[[], None]:
+    """One training step of a compiled model, finished when it returns; callbacks have begun."""
     iterator = iter(batches)
+    for callback in callbacks:
+        callback.set_model(model)
+        callback.on_train_begin()
     model.make_train_function()
 
     def step() -> None:

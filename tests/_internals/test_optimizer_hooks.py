@@ -16,9 +16,7 @@ from tfweightmirror._internals.optimizer_hooks import (
     decay_of,
     per_step_decay_of,
     same_update,
-    share_gradients,
     velocity_of,
-    watch_updates,
 )
 
 O = keras.optimizers  # noqa: E741  # as `K` and `L` elsewhere
@@ -155,133 +153,6 @@ def test_velocity_is_the_step_that_momentum_took() -> None:
 def test_muon_treats_a_pair_alike_unless_one_is_excluded(optimizer: Any, same: bool) -> None:
     kernel, feedback = twins(network())[0]
     assert same_update(optimizer(), kernel, feedback) == same
-
-
-# --- sharing gradients --------------------------------------------------------------------------
-
-CLIPPING = {
-    "no clipping": {},
-    "clipnorm": {"clipnorm": 0.5},
-    "clipvalue": {"clipvalue": 0.3},
-    "global_clipnorm": {"global_clipnorm": 0.5},
-    "accumulation": {"gradient_accumulation_steps": 2, "global_clipnorm": 0.5},
-    "loss scale": {"loss_scale_factor": 8.0, "global_clipnorm": 0.5},
-}
-
-
-def steps(model: keras.Model, optimizer: Any, *, of_twins: float | None) -> dict[str, np.ndarray]:
-    """All variables after four updates; those of B get W's gradient times `of_twins`, if at all."""
-    pairs = {id(feedback): kernel for kernel, feedback in twins(model)}
-    variables = [v for v in model.trainable_variables if of_twins is not None or id(v) not in pairs]
-    optimizer.build(variables)
-    for step in range(4):
-        gradients = []
-        for variable in variables:
-            original = pairs.get(id(variable), variable)
-            gradient = tf.random.stateless_normal(original.shape, (step, len(original.path)))
-            gradients.append(gradient * (of_twins if id(variable) in pairs else 1.0))
-        optimizer.apply(gradients, variables)
-    return {path: variable.numpy() for path, variable in named(model).items()}
-
-
-@pytest.mark.parametrize("name", CLIPPING)
-def test_with_shared_gradients_w_trains_as_if_there_were_no_b(name: str) -> None:
-    keras.utils.set_random_seed(1)
-    alone = steps(network(), O.SGD(0.1, momentum=0.9, **CLIPPING[name]), of_twins=None)
-    keras.utils.set_random_seed(1)
-    model, optimizer = network(), O.SGD(0.1, momentum=0.9, **CLIPPING[name])
-    before = {path: variable.numpy() for path, variable in named(model).items()}
-    share_gradients(optimizer, twins(model))
-    # Whatever gradient B comes with, it gets W's.
-    shared = steps(model, optimizer, of_twins=100.0)
-    for path, value in alone.items():
-        if "feedback" in path:
-            moved, of_w = shared[path] - before[path], path.replace("feedback_", "")
-            np.testing.assert_allclose(moved, shared[of_w] - before[of_w], atol=1e-6)
-            assert np.abs(moved).max() > 1e-3
-        else:
-            np.testing.assert_array_equal(shared[path], value)
-
-
-def test_without_sharing_a_global_norm_would_count_b() -> None:
-    keras.utils.set_random_seed(1)
-    alone = steps(network(), O.SGD(0.1, global_clipnorm=0.5), of_twins=None)
-    keras.utils.set_random_seed(1)
-    counted = steps(network(), O.SGD(0.1, global_clipnorm=0.5), of_twins=1.0)
-    assert np.abs(counted["head/kernel"] - alone["head/kernel"]).max() > 1e-3
-
-
-def test_twins_are_left_out_of_the_reduction_and_given_the_very_same_tensor() -> None:
-    model, optimizer = network(), O.SGD(0.1)
-    variables = model.trainable_variables
-    optimizer.build(variables)
-    share_gradients(optimizer, twins(model))
-    gradients = [tf.random.normal(v.shape) for v in variables]
-    pairs = [(g, v.value) for g, v in zip(gradients, variables, strict=True)]
-    reduced = {id(v): g for g, v in optimizer._all_reduce_sum_gradients(pairs)}
-    assert len(reduced) == 6
-    given = {id(v.value): g for g, v in zip(gradients, variables, strict=True)}
-    for kernel, feedback in twins(model):
-        assert reduced[id(feedback.value)] is reduced[id(kernel.value)]
-        np.testing.assert_array_equal(reduced[id(kernel.value)], given[id(kernel.value)])
-
-
-def test_undoing_gives_the_optimizer_its_own_methods_back() -> None:
-    model, optimizer = network(), O.SGD(0.1, global_clipnorm=0.5)
-    hooks = ("_all_reduce_sum_gradients", "_backend_apply_gradients", "_clip_gradients")
-    undo = share_gradients(optimizer, twins(model))
-    assert all(hook in vars(optimizer) for hook in hooks)
-    undo()
-    assert not any(hook in vars(optimizer) for hook in hooks)
-    undo()  # Twice does no harm.
-    keras.utils.set_random_seed(1)
-    undone = steps(network(), optimizer, of_twins=1.0)
-    keras.utils.set_random_seed(1)
-    stock = steps(network(), O.SGD(0.1, global_clipnorm=0.5), of_twins=1.0)
-    np.testing.assert_array_equal(undone["head/kernel"], stock["head/kernel"])
-
-
-@pytest.mark.parametrize("hook", ["_all_reduce_sum_gradients", "_clip_gradients"])
-def test_keras_calls_the_hooks_in_every_update(hook: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If it went another way around, sharing would be silently off."""
-    calls = []
-    stock = getattr(O.SGD, hook)
-    monkeypatch.setattr(O.SGD, hook, lambda self, given: calls.append(hook) or stock(self, given))
-    steps(network(), O.SGD(0.1, clipvalue=0.5), of_twins=1.0)
-    assert len(calls) == 4
-
-
-# --- watching updates ---------------------------------------------------------------------------
-
-
-def test_watching_tells_what_moved_and_when() -> None:
-    model, told = network(), []
-    optimizer = O.LossScaleOptimizer(
-        O.SGD(O.schedules.ExponentialDecay(0.1, 1, 0.5), gradient_accumulation_steps=2)
-    )
-    variables = model.trainable_variables
-    undo = watch_updates(
-        optimizer,
-        lambda moved: told.append(moved),
-        lambda moved, *numbers: told.append((moved, *(float(n) for n in numbers))),
-    )
-    gradients = [None, *(tf.ones(v.shape) for v in variables[1:])]
-    overflow = [g if g is None else g * np.inf for g in gradients]
-    for _ in range(2):
-        with pytest.warns(UserWarning, match="Gradients do not exist"):
-            optimizer.apply(gradients, variables)
-    optimizer.apply(overflow, variables)
-    moved = {id(v.value) for v in variables[1:]}
-    assert told[::2] == [moved] * 3
-    rates = [0.1, 0.1 * 0.5, 0.1 * 0.25]  # of Keras' steps, accumulated ones included
-    expected = [(0, 0), (0, 1), (1, 1)]  # updates before and after
-    for (ids, rate, *updates), wanted, done in zip(told[1::2], rates, expected, strict=True):
-        assert ids == moved
-        assert rate == pytest.approx(wanted)
-        assert tuple(updates) == done
-    undo()
-    undo()  # Twice does no harm.
-    assert "apply" not in vars(optimizer)
 
 
 def test_velocity_of_a_variable_that_the_optimizer_does_not_know_is_none() -> None:

@@ -14,7 +14,7 @@ Optimizer = keras.optimizers.Optimizer
 # Relative, of |B - W|: the project's own bound for the law in float32.
 LAW = 2e-4
 # What the callback replaces on the optimizer while it trains.
-HOOKS = ("_all_reduce_sum_gradients", "_backend_apply_gradients", "_clip_gradients", "apply")
+HOOKS = ("apply", "update_step", "_apply_weight_decay", "assign_add", "assign_sub")
 SCHEDULE = keras.optimizers.schedules.ExponentialDecay(0.1, decay_steps=4, decay_rate=0.7)
 
 

@@ -78,11 +78,15 @@ def callbacks_of(rule: str) -> list[keras.callbacks.Callback]:
 
 
 def stored_feedback(model: keras.Model, like: TpuProgram) -> int:
-    """Bytes that all B, and their momentum, take on the chip, if stored as W is."""
+    """Bytes that all B, and their momentum, take on the chip, if stored as W is.
+
+    Under `KolenPollack()` B has no momentum of its own.
+    """
     stored = 0
     for pathway in tfwm.pathways(model):
         if pathway.feedback_kernel is not None:
-            copies = 2 if pathway.feedback_kernel.trainable else 1
+            own = isinstance(pathway.rule, tfwm.rules.UpdatedRandomFeedback)
+            copies = 2 if own else 1
             stored += copies * like.stored_bytes[tuple(pathway.kernel.shape)]
     return stored
 

@@ -1,15 +1,13 @@
-"""Every private hook of Keras' optimizers that this library uses, in one file.
+"""What this library asks of Keras' optimizers, and how their state is carried over.
 
+With `twin_hooks.py` every private hook of optimizers that it uses.
 `tests/_internals/test_optimizer_hooks.py` is their canary; pyproject.toml pins the range of Keras.
 """
 
-import functools
-import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from tfweightmirror._internals import keras_hooks
 
@@ -19,7 +17,7 @@ def inner_of(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimize
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
-def _value(variable: Any) -> Any:
+def value_of(variable: Any) -> Any:
     """TensorFlow's variable."""
     # Not `value`, which in a layer's call is a tensor of the compute precision.
     return variable._value if isinstance(variable, keras.Variable) else variable
@@ -30,7 +28,7 @@ def decay_of(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) ->
     # Names are matched against those of TensorFlow's variables, which are paths; in Muon against
     # Keras' own, which are not. The first answer is kept, so to ask otherwise would change it.
     muon = isinstance(optimizer, keras.optimizers.Muon)
-    if not optimizer._use_weight_decay(variable if muon else _value(variable)):
+    if not optimizer._use_weight_decay(variable if muon else value_of(variable)):
         return 0.0
     if muon and optimizer._should_use_adamw(variable):
         return float(optimizer.adam_weight_decay or 0.0)
@@ -45,7 +43,7 @@ def coupled_decay_of(optimizer: keras.optimizers.Optimizer, variable: keras.Vari
     names, says so by an attribute of that name.
     """
     decay = getattr(optimizer, "coupled_weight_decay", None)
-    return float(decay) if decay and optimizer._use_weight_decay(_value(variable)) else 0.0
+    return float(decay) if decay and optimizer._use_weight_decay(value_of(variable)) else 0.0
 
 
 def per_step_decay_of(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> float:
@@ -56,7 +54,7 @@ def per_step_decay_of(optimizer: keras.optimizers.Optimizer, variable: keras.Var
     says so by an attribute of that name.
     """
     decay = getattr(optimizer, "per_step_weight_decay", None)
-    return float(decay) if decay and optimizer._use_weight_decay(_value(variable)) else 0.0
+    return float(decay) if decay and optimizer._use_weight_decay(value_of(variable)) else 0.0
 
 
 def any_decay_of(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> float:
@@ -81,105 +79,6 @@ def same_update(
     if isinstance(optimizer, keras.optimizers.Muon):
         return bool(optimizer._should_use_adamw(one) == optimizer._should_use_adamw(other))
     return True
-
-
-def share_gradients(
-    optimizer: keras.optimizers.Optimizer, twins: Sequence[tuple[keras.Variable, keras.Variable]]
-) -> Callable[[], None]:
-    """Make `optimizer` take the gradient of each pair's second variable from the first's.
-
-    The two are the same tensor. Sent once, it crosses the network once; counted once, a global
-    norm is what it would be without the second variable.
-
-    Args:
-        optimizer: A Keras optimizer (the inner one under loss scaling).
-        twins: Pairs (variable, its twin).
-
-    Returns:
-        A function that undoes it.
-    """
-    original_of = {id(_value(twin)): _value(variable) for variable, twin in twins}
-    reduce, apply = optimizer._all_reduce_sum_gradients, optimizer._backend_apply_gradients
-    clip = optimizer._clip_gradients
-    present = threading.local()  # MirroredStrategy traces each replica in a thread of its own.
-
-    def once(
-        transform: Callable[[list[Any], list[Any]], list[Any]], grads: Any, variables: Any
-    ) -> list[Any]:
-        """`transform` of the gradients that are not a twin's, dealt to all."""
-        values = [_value(variable) for variable in variables]
-        kept = [i for i, value in enumerate(values) if id(value) not in original_of]
-        changed = transform([grads[i] for i in kept], [variables[i] for i in kept])
-        by_value = {id(values[i]): gradient for i, gradient in zip(kept, changed, strict=True)}
-        return [by_value[id(original_of.get(id(value), value))] for value in values]
-
-    def reduce_once(grads_and_vars: Any) -> list[Any]:
-        grads, variables = zip(*grads_and_vars, strict=True)
-
-        def transform(grads: list[Any], variables: list[Any]) -> list[Any]:
-            return [gradient for gradient, _ in reduce(list(zip(grads, variables, strict=True)))]
-
-        return list(zip(once(transform, grads, variables), variables, strict=True))
-
-    def apply_shared(grads: Any, variables: Any) -> None:
-        present.variables = variables
-        # Here already, so that accumulated gradients are equal, too.
-        apply(once(lambda kept, _: kept, grads, variables), variables)
-
-    def clip_once(grads: Any) -> list[Any]:
-        return once(lambda kept, _: list(clip(kept)), grads, present.variables)
-
-    optimizer._all_reduce_sum_gradients = reduce_once
-    optimizer._backend_apply_gradients = apply_shared
-    optimizer._clip_gradients = clip_once
-
-    def undo() -> None:
-        for name in ("_all_reduce_sum_gradients", "_backend_apply_gradients", "_clip_gradients"):
-            optimizer.__dict__.pop(name, None)
-
-    return undo
-
-
-def watch_updates(
-    optimizer: keras.optimizers.Optimizer,
-    before: Callable[[set[int]], None],
-    after: Callable[[set[int], tf.Tensor, tf.Tensor, tf.Tensor], None],
-) -> Callable[[], None]:
-    """Be told of every update that `optimizer` makes, where it is made (or traced).
-
-    Args:
-        optimizer: A Keras optimizer (the outer one under loss scaling).
-        before: Given the ids of the TensorFlow variables that have a gradient.
-        after: Given these, the learning rate before the update, and updates done before and after
-            it: there is none while gradients accumulate, or after a loss-scale overflow.
-
-    Returns:
-        A function that undoes it.
-    """
-    inner, apply = inner_of(optimizer), optimizer.apply
-
-    @functools.wraps(apply)
-    def watched(grads: Any, trainable_variables: Any = None) -> Any:
-        grads = list(grads)
-        if trainable_variables is None:
-            variables = list(optimizer._trainable_variables)
-        else:
-            variables = trainable_variables = list(trainable_variables)
-        with_gradient = zip(grads, variables, strict=False)  # Keras says where they do not match
-        moved = {id(_value(v)) for gradient, v in with_gradient if gradient is not None}
-        before(moved)
-        rate = tf.cast(tf.convert_to_tensor(inner.learning_rate), tf.float32)
-        done = tf.convert_to_tensor(inner.iterations)
-        result = apply(grads, trainable_variables)
-        after(moved, rate, done, tf.convert_to_tensor(inner.iterations))
-        return result
-
-    optimizer.apply = watched
-
-    def undo() -> None:
-        optimizer.__dict__.pop("apply", None)
-
-    return undo
 
 
 # --- state that is carried over to other variables ----------------------------------------------

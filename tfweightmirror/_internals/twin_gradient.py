@@ -1,4 +1,4 @@
-"""What code that takes gradients sees of B's while a callback has the optimizer give B those of W.
+"""What code that takes gradients sees of B's while a callback has the optimizer move B with W.
 
 B's gradient is dW, so whoever sums over all gradients (a clip by the global norm in a train step
 of the user's own) would count dW twice, and W would train otherwise than without B.
@@ -7,6 +7,7 @@ of the user's own) would count dW twice, and W would train otherwise than withou
 import contextlib
 import contextvars
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -29,6 +30,12 @@ def hiding_gradients(kernels: Iterable[keras.Variable]) -> Iterator[None]:
         yield
     finally:
         _hidden.reset(token)
+
+
+def is_kernels(rule: Any) -> bool:
+    """Whether `rule` makes the very gradient of W that of B."""
+    probe = tf.zeros(())
+    return rule.feedback_gradient(probe) is probe
 
 
 def is_hidden(kernel: keras.Variable) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 
 import keras
 
-from tfweightmirror._internals import optimizer_hooks
+from tfweightmirror._internals import optimizer_hooks, twin_gradient
 from tfweightmirror._internals.walk import pathways
 from tfweightmirror.pathway import Pathway
 from tfweightmirror.rules import KolenPollack
@@ -27,8 +27,9 @@ def pairs_of(model: keras.Model) -> list[Pathway]:
     """All `kolen_pollack` pathways of `model`, frozen ones too, that the law can hold in.
 
     Raises:
-        ValueError: There is none, or none that trains; a kernel has a regularizer or constraint;
-            weights in 16 bits; W and B are not trainable alike.
+        ValueError: There is none, or none that trains; a rule of a user's own gives B another
+            gradient than W's; a kernel has a regularizer or constraint; weights in 16 bits; W and B
+            are not trainable alike.
     """
     pairs = [p for p in pathways(model) if isinstance(p.rule, KolenPollack)]
     if not pairs:
@@ -49,6 +50,12 @@ def pairs_of(model: keras.Model) -> list[Pathway]:
 def _check_pair(pathway: Pathway) -> None:
     kernel, feedback = pathway.kernel, pathway.feedback_kernel
     where = f"layer '{pathway.name}'"
+    if not twin_gradient.is_kernels(pathway.rule):
+        raise ValueError(
+            f"Kolen-Pollack needs equal changes of W and B, but in {where} the rule "
+            f"{type(pathway.rule).__name__} gives B a gradient of its own (feedback_gradient). "
+            "Leave the KolenPollack callback out, which would give B the increments of W."
+        )
     for kind in ("regularizer", "constraint"):
         found = getattr(kernel, kind)
         if found is not None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from tfweightmirror._internals import optimizer_hooks
+from tfweightmirror._internals import optimizer_hooks, twin_hooks
 from tfweightmirror.callbacks import gap_checks
 from tfweightmirror.callbacks.gap_law import GapLaw
 from tfweightmirror.mirror.step import assign_on_replicas
@@ -13,7 +13,7 @@ from tfweightmirror.pathway import Pathway
 
 
 class GapFollower:
-    """Has optimizers give B the gradient of W, and predicts the gaps from their updates.
+    """Has optimizers move B with W, and predicts the gaps from their updates.
 
     Which optimizer moves a pair is known when an update of it is traced: a model may have several,
     of which one may be built for all weights and never be used.
@@ -73,8 +73,8 @@ class GapFollower:
                 self._predict(law, updated, rate, done, now)
 
         twins = [(p.kernel, p.feedback_kernel) for p in self.pairs]
-        self._undo.append(optimizer_hooks.share_gradients(inner, twins))
-        self._undo.append(optimizer_hooks.watch_updates(optimizer, before, after))
+        self._undo.append(twin_hooks.update_as_one(optimizer, twins))
+        self._undo.append(twin_hooks.watch_updates(optimizer, before, after))
 
     def _predict(
         self, law: GapLaw, places: list[int], rate: tf.Tensor, done: tf.Tensor, now: tf.Tensor

@@ -61,8 +61,7 @@ class GapLaw:
 
 def gaps(pairs: Sequence[Pathway]) -> tf.Tensor:
     """|B - W|, (pairs,), float32."""
-    differences = [tf.convert_to_tensor(p.feedback_kernel - p.kernel) for p in pairs]
-    return tf.stack([tf.cast(tf.norm(difference), tf.float32) for difference in differences])
+    return tf.stack([tf.cast(tf.norm(p.feedback_kernel - p.kernel), tf.float32) for p in pairs])
 
 
 def first_velocities(

@@ -48,18 +48,19 @@ class KolenPollack(keras.callbacks.Callback):
     that is an attribute of the model or of a layer in it. Which one that is shows in the first
     step, so what cannot be checked before is checked when that step is traced.
 
-    The two gradients are one tensor: this callback lets it cross the network once under data
-    parallelism, and keeps it from counting twice in `global_clipnorm`. In a train step of your own,
-    B's gradient is zeros while this callback is there, so that it does not count in a norm over all
-    gradients, either: the optimizer takes W's for it.
+    While this callback is there the optimizer moves W and B as one: B gets the very increment of W,
+    there is no optimizer state for B, and W's gradient alone crosses the network, is clipped and
+    counts in norms. In a train step of your own, B's gradient is zeros meanwhile. An optimizer of a
+    class of your own, whose step may read the weight, takes a second step for B from W's gradient.
 
     Raises:
-        ValueError: At the begin of training: no `kolen_pollack` layer, or none that trains, no or
-            unequal weight decay, a regularizer or constraint on a kernel, an optimizer under which
-            the law cannot hold (Adafactor, Ftrl, LAMB, LARS, schedule-free AdamW and what derives
-            from them, several optimizers at once, coupled decay in others than SGD), averaged
-            weights (`use_ema`), or weights in 16 bits; in the first step: an update of W without B,
-            or by an optimizer that is no attribute of the model.
+        ValueError: At the begin of training: no `kolen_pollack` layer, or none that trains, a rule
+            derived from it that gives B another gradient, no or unequal weight decay, a regularizer
+            or constraint on a kernel, an optimizer under which the law cannot hold (Adafactor,
+            Ftrl, LAMB, LARS, schedule-free AdamW and what derives from them, several optimizers at
+            once, coupled decay in others than SGD), averaged weights (`use_ema`), or weights in 16
+            bits; in the first step: an update of W without B, outside of the optimizer's
+            `update_step`, or by an optimizer that is no attribute of the model.
     """
 
     def __init__(self) -> None:
@@ -90,6 +91,7 @@ class KolenPollack(keras.callbacks.Callback):
         if self._steps_as_keras():
             optimizer = optimizer_hooks.inner_of(self.model.optimizer)
             gap_checks.check_optimizer(optimizer, [p for p in self._pairs if p.kernel.trainable])
+            self._build(self.model.optimizer)
         self._warned = False
         self._gaps_before = gaps(self._pairs)
         first = tf.ones(len(self._pairs)), self._first_velocities()
@@ -109,6 +111,7 @@ class KolenPollack(keras.callbacks.Callback):
         leave = functools.partial(self._leave, self._follower)
         step.add("kolen_pollack", self._around_step, leave)
         step.predicted_angles["kolen_pollack"] = self._predicted_angles
+        self._follower.attend(optimizers_of(self.model))
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Take the first gaps again: callbacks behind this one may have restored weights."""
@@ -169,6 +172,12 @@ class KolenPollack(keras.callbacks.Callback):
     def _steps_as_keras(self) -> bool:
         """Whether `model.optimizer` moves everything: else a trace has to tell what moves what."""
         return type(self.model).train_step is keras.Model.train_step
+
+    def _build(self, optimizer: keras.optimizers.Optimizer) -> None:
+        """Make the optimizer's state now: a compiled step keeps what it makes, even unused."""
+        if not optimizer.built and all(layer.built for _, layer in walk(self.model)):
+            with self.model.distribute_strategy.scope():
+                optimizer.build(self.model.trainable_variables)
 
     def _first_velocities(self) -> tf.Tensor:
         optimizers = [optimizer_hooks.inner_of(o) for o in optimizers_of(self.model)]

@@ -3,10 +3,9 @@
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from tfweightmirror import layers
-from tfweightmirror._internals import keras_hooks
+from tfweightmirror._internals import keras_hooks, twin_gradient
 from tfweightmirror.conversion.compiled import Companion
 from tfweightmirror.layers.carries_rule import CarriesRule, refuse_unsupported
 from tfweightmirror.layers.einsum_dense import kernel_labels
@@ -173,8 +172,7 @@ def companions(layer: Any) -> list[Companion]:
     found = [companion for part in parts_of(layer) for companion in companions(part)]
     moved = isinstance(layer, FeedbackLayer) and layer.rule.learns_by == "optimizer"
     if moved and layer.built:
-        probe = tf.zeros(())
-        same = layer.rule.feedback_gradient(probe) is probe
+        same = twin_gradient.is_kernels(layer.rule)
         found += [
             Companion(getattr(layer, site.feedback), getattr(layer, site.kernel), same)
             for site in layer.sites
