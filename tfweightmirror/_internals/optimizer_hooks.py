@@ -99,6 +99,11 @@ def known_variables(optimizer: keras.optimizers.Optimizer) -> list[keras.Variabl
     return list(optimizer._trainable_variables)
 
 
+def variables_in_use(optimizer: keras.optimizers.Optimizer) -> list[Any]:
+    """TensorFlow's variables that hold the state of `optimizer` now."""
+    return [value_of(variable) for variable in optimizer.variables]
+
+
 def is_state(value: Any) -> bool:
     """Whether `value` is a Keras variable or a list of them (or None) alone."""
     if isinstance(value, list):

@@ -118,9 +118,8 @@ class FeedbackMonitor(keras.callbacks.Callback):
         }
         step = TrainStep.of(self.model)
         if step.angles_before_mirror is not None:
-            mirrored, angles = step.angles_before_mirror
-            for name, value in zip(mirrored, angles.numpy(), strict=True):
-                readings[f"weight_angle_before_mirror/{name}"] = float(value)
+            for name, angle in step.angles_before_mirror().items():
+                readings[f"weight_angle_before_mirror/{name}"] = angle
         for predicted in step.predicted_angles.values() if self.predicts else ():
             readings |= {f"{PREDICTED}/{name}": angle for name, angle in predicted().items()}
         return readings | self._angles_on_probe()

@@ -72,6 +72,7 @@ class KolenPollack(keras.callbacks.Callback):
         self._gaps_before: Any = None
         self._kernels_before: list[np.ndarray] = []
         self._follower: Any = None
+        self._step: Any = None
         self._warned = False
 
     def state(self) -> dict[str, tf.Variable]:
@@ -94,22 +95,15 @@ class KolenPollack(keras.callbacks.Callback):
             self._build(self.model.optimizer)
         self._warned = False
         self._gaps_before = gaps(self._pairs)
-        first = tf.ones(len(self._pairs)), self._first_velocities()
         with self.model.distribute_strategy.scope():
             self._first_gaps = tf.Variable(self._gaps_before, trainable=False)
-            self._predicted, self._velocity = (
-                tf.Variable(
-                    value,
-                    trainable=False,
-                    aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-                )
-                for value in first
-            )
+        step = self._step = TrainStep.of(self.model)
+        self._predicted = step.variable("predicted", tf.ones(len(self._pairs)))
+        self._velocity = step.variable("velocity", self._first_velocities())
         self._follower = GapFollower(self._pairs, self._predicted, self._velocity)
         self._forget_traces()
-        step = TrainStep.of(self.model)
         leave = functools.partial(self._leave, self._follower)
-        step.add("kolen_pollack", self._around_step, leave)
+        step.add("kolen_pollack", self._around_step, leave, self._read_by_trace)
         step.predicted_angles["kolen_pollack"] = self._predicted_angles
         self._follower.attend(optimizers_of(self.model))
 
@@ -130,7 +124,7 @@ class KolenPollack(keras.callbacks.Callback):
         """Refuse to go on with an optimizer that is out of sight: B would get no gradient."""
         for place, before in enumerate(self._kernels_before):
             moved = not np.array_equal(before, self._pairs[place].kernel.numpy())
-            if moved and place not in self._follower.followed:
+            if moved and place not in self._followed():
                 raise gap_checks.unknown_optimizer(self.model, self._pairs[place])
         self._kernels_before = []
 
@@ -142,7 +136,7 @@ class KolenPollack(keras.callbacks.Callback):
         # Below this, the difference of two float32 kernels is rounding.
         floor = 1e-4 * np.array([float(tf.norm(p.kernel)) for p in self._pairs])
         broken = (abs(ratios - predicted) > 0.05 * predicted) & (now > floor)
-        followed = np.isin(np.arange(len(ratios)), list(self._follower.followed))
+        followed = np.isin(np.arange(len(ratios)), list(self._followed()))
         if logs is not None:
             shown = broken | followed if broken.any() or followed.any() else True
             largest = int(np.where(shown, ratios, -1.0).argmax())
@@ -168,6 +162,11 @@ class KolenPollack(keras.callbacks.Callback):
         step = TrainStep.existing(self.model)
         if step is not None:
             step.remove("kolen_pollack", self._around_step)
+
+    def _followed(self) -> set[int]:
+        """Places of the pairs that an optimizer updates in the step in use, whoever traced it."""
+        followed: set[int] = self._step.notes.get("kolen_pollack", self._follower.followed)
+        return followed
 
     def _steps_as_keras(self) -> bool:
         """Whether `model.optimizer` moves everything: else a trace has to tell what moves what."""
@@ -198,9 +197,15 @@ class KolenPollack(keras.callbacks.Callback):
             for pathway, gap, (w, b) in zip(self._pairs, predicted, norms, strict=True)
         }
 
+    def _read_by_trace(self) -> list[Any]:
+        """All that `_around_step` makes of a trace what it is."""
+        kernels = [(p.kernel, p.feedback_kernel) for p in self._pairs]
+        return [type(self), kernels, self._predicted, self._velocity]
+
     @contextlib.contextmanager
     def _around_step(self) -> Iterator[None]:
         """The train step with its optimizers followed: traced, in replica context."""
+        self._step.notes["kolen_pollack"] = self._follower.followed
         self._follower.attend(optimizers_of(self.model))  # those of the last `compile`
         with twin_gradient.hiding_gradients(p.feedback_kernel for p in self._pairs):
             yield

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import keras
+import tensorflow as tf
 
 from tfweightmirror._internals import keras_hooks, tensorflow_hooks
+from tfweightmirror.callbacks.train_functions import TrainFunctions
 
 Around = Callable[[], contextlib.AbstractContextManager[None]]
 
@@ -22,9 +24,9 @@ class TrainStep:
     when the next `fit` begins, or when `train_on_batch` is called after a `fit` that failed.
 
     Attributes:
-        monitored: Whether somebody reads `angles_before_mirror`.
-        angles_before_mirror: Pathway names and a float32 vector variable of their weight angles in
-            degrees just before the last mirror step; None if no mirror runs.
+        monitored: Whether somebody asks for `angles_before_mirror`.
+        angles_before_mirror: Gives the weight angles in degrees just before the last mirror step,
+            by pathway name; None if no mirror runs.
         predicted_angles: By stage: gives the weight angles in degrees that a law predicts now.
     """
 
@@ -34,9 +36,10 @@ class TrainStep:
     def __init__(self, model: keras.Model) -> None:
         self.model = model
         self.monitored = False
-        self.angles_before_mirror: Any = None
+        self.angles_before_mirror: Callable[[], dict[str, float]] | None = None
         self.predicted_angles: dict[str, Callable[[], dict[str, float]]] = {}
         self._around: dict[str, Around] = {}
+        self._reads: dict[str, Callable[[], Any]] = {}
         self._cleanups: dict[str, Callable[[], None]] = {}
         self._used: set[str] = set()
         self._extended = False
@@ -44,20 +47,25 @@ class TrainStep:
         names = ("train_step", "make_train_function", "fit")
         self._own = {name: model.__dict__.get(name) for name in names}
         step, make, fit = (getattr(model, name) for name in names)
+        self.own_train_step, self.own_make_train_function = step, make
 
         @functools.wraps(step)
         def train_step(*args: Any, **kwargs: Any) -> Any:
-            self._used |= set(self._around)
+            self.begins()
             with contextlib.ExitStack() as stack:
                 for stage in sorted(self._around, key=self.STAGES.__getitem__):
                     stack.enter_context(self._around[stage]())
                 return step(*args, **kwargs)
 
         @functools.wraps(make)
-        def make_train_function(*args: Any, **kwargs: Any) -> Any:
+        def make_train_function(force: bool = False) -> Any:
             if self.has_failed():
                 self.undo()
-            return make(*args, **kwargs)
+            if not self._around:
+                return make(force=force)
+            if force or model.train_function is None:
+                model.train_function = TrainFunctions(model)
+            return model.train_function
 
         @functools.wraps(fit)
         def new_fit(*args: Any, **kwargs: Any) -> Any:
@@ -88,11 +96,24 @@ class TrainStep:
         """Whether the `fit` that extended the step is over, without having undone it."""
         return self._began_in_fit and not keras_hooks.is_fitting(self.model)
 
-    def add(self, stage: str, around: Around, cleanup: Callable[[], None] | None = None) -> None:
+    def add(
+        self,
+        stage: str,
+        around: Around,
+        cleanup: Callable[[], None] | None = None,
+        reads: Callable[[], Any] = object,
+    ) -> None:
         """Put `around` (a context around every step) into the compiled step.
 
         It takes the place of one that has begun again, or whose step has been used already: that
         one's training has failed before its end.
+
+        Args:
+            stage: A kind of work, one of `STAGES`.
+            around: Entered in replica context, where the step is traced.
+            cleanup: Called once, when the work leaves.
+            reads: Gives all that a trace of `around` reads. Where it is what it was, an earlier
+                trace is used again. By default that is never so.
 
         Raises:
             ValueError: Another callback of this kind has just begun.
@@ -104,7 +125,7 @@ class TrainStep:
             )
         self._clean_up(stage)
         self._used.discard(stage)
-        self._around[stage] = around
+        self._around[stage], self._reads[stage] = around, reads
         self._extended = True
         if cleanup is not None:
             self._cleanups[stage] = cleanup
@@ -136,12 +157,30 @@ class TrainStep:
                 setattr(self.model, name, own)
         if self._extended:
             self._retrace()
+            tensorflow_hooks.let_go_of_graphs()
+
+    def begins(self) -> None:
+        """A step begins, or is traced."""
+        self._used |= set(self._around)
+
+    def reads(self) -> dict[str, Any]:
+        """What a trace reads of the work around the step, by stage."""
+        return {stage: self._reads[stage]() for stage in self._around}
+
+    def variable(self, name: str, value: Any) -> tf.Variable:
+        """A variable for the work around the step, set to `value`: the one of earlier traces."""
+        return TrainFunctions.of(self.model).variable(name, value)
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What work has noted while the step in use was traced, by stage: to be written and read.
+
+        (Lost where the step is not traced by `model.train_function`.)
+        """
+        return TrainFunctions.of(self.model).notes
 
     def _clean_up(self, stage: str) -> None:
         self._cleanups.pop(stage, lambda: None)()
 
     def _retrace(self) -> None:
-        tensorflow_hooks.let_go_of_graphs()
-        # Lazy: the function is traced at its next call. Keras makes one itself where there is none.
-        if self.model.train_function is not None:
-            self.model.make_train_function(force=True)
+        TrainFunctions.of(self.model).choose_again()

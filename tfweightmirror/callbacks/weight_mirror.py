@@ -1,6 +1,7 @@
 """Callback that runs mirror mode while a model trains."""
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,10 +11,10 @@ import tensorflow as tf
 from tfweightmirror._internals import keras_hooks
 from tfweightmirror._internals.attendance import mirror_attends
 from tfweightmirror._internals.walk import pathways
+from tfweightmirror.callbacks.angles_before import AnglesBefore
 from tfweightmirror.callbacks.train_step import TrainStep
-from tfweightmirror.diagnostics import weight_angle_deg
 from tfweightmirror.mirror.activation import activations_of
-from tfweightmirror.mirror.memory import MirrorMemory, counter
+from tfweightmirror.mirror.memory import MirrorMemory
 from tfweightmirror.mirror.mode import Activation, MirrorMode
 from tfweightmirror.mirror.noise import Gaussian
 from tfweightmirror.mirror.schedule import Schedule
@@ -22,6 +23,7 @@ from tfweightmirror.mirror.step import (
     compiled_mirror,
     mirror_pathways,
     mirror_step,
+    read_of,
 )
 from tfweightmirror.pathway import Pathway
 
@@ -72,7 +74,8 @@ class WeightMirror(keras.callbacks.Callback):
         self.mirror_steps: Any = None
         self._seed = self.mode.seed % 2**31
         self._batches: Any = None
-        self._angles_before: Any = None
+        self._batches_done = 0
+        self._angles: Any = None
         self._step: Any = None
         self._changes = 0
         self._begins = False
@@ -138,13 +141,13 @@ class WeightMirror(keras.callbacks.Callback):
         return {
             "mirror_steps": self.mirror_steps,
             "batches": self._batches,
-            "angles_before_mirror": self._angles_before,
+            "angles_before_mirror": self._angles.variable,
         }
 
     def set_model(self, model: keras.Model) -> None:
         """Another model is another training, whose counters begin anew."""
         if model is not self.model:
-            self._batches = None
+            self._batches_done = 0
         super().set_model(model)
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -153,18 +156,12 @@ class WeightMirror(keras.callbacks.Callback):
         self._activations = activations_of(self._pathways, self.mode)
         memory = MirrorMemory.of(self.model)
         self.mirror_steps, self._changes = memory.counter(self.model, self._seed), memory.changes
-        with self.model.distribute_strategy.scope():
-            if self._batches is None:
-                self._batches = counter("batches")
-            self._angles_before = tf.Variable(
-                self._angles_now(),
-                trainable=False,
-                aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-            )
         step = self._step = TrainStep.of(self.model)
-        step.add("mirror", self._around_step)
-        names = [pathway.name for pathway in self._pathways]
-        step.angles_before_mirror = (names, self._angles_before)
+        leave = functools.partial(self._leave, step)
+        step.add("mirror", self._around_step, leave, self._read_by_trace)
+        self._batches = step.variable("batches", tf.constant(self._batches_done, tf.int64))
+        self._angles = AnglesBefore(self._pathways, step)
+        step.angles_before_mirror = self._angles.read
         step.predicted_angles["mirror"] = self._predicted_angles
         if keras_hooks.was_restored(self.model):
             self._skip_fired_noise(epoch=0)
@@ -176,6 +173,9 @@ class WeightMirror(keras.callbacks.Callback):
         # Callbacks behind this one may have restored in their `on_train_begin`.
         if self._begins and (epoch > 0 or keras_hooks.was_restored(self.model)):
             self._skip_fired_noise(epoch)
+        if self._begins and self._step.monitored:
+            self._angles.read()
+        self._angles.forget_begin()
         self._begins = False
         self._run(self.schedule.epoch_begin_steps)
 
@@ -188,6 +188,12 @@ class WeightMirror(keras.callbacks.Callback):
         if self._step is not None:
             self._step.remove("mirror", self._around_step)
         self._step, self._pathways, self._activations = None, [], {}
+
+    def _leave(self, step: TrainStep) -> None:
+        """The variables of the step are those of the next training, under whatever callback."""
+        if step is self._step and self._batches is not None:
+            self._batches_done = int(self._batches.numpy())
+        step.angles_before_mirror = None
 
     def _skip_fired_noise(self, epoch: int) -> None:
         """Count on behind what an interrupted training has fired, if its count is lost."""
@@ -218,13 +224,10 @@ class WeightMirror(keras.callbacks.Callback):
             return
         self._check_layers()
         if self._step.monitored:
-            self._angles_before.assign(self._angles_now())
+            self._angles.measure()
         run = compiled_mirror(self.model, self._pathways, self.mode)
         run(tf.cast(self.mirror_steps, tf.int32), tf.constant(steps), tf.constant(self._seed))
         self.mirror_steps.assign_add(steps)
-
-    def _angles_now(self) -> tf.Tensor:
-        return tf.stack([weight_angle_deg(pathway) for pathway in self._pathways])
 
     def _check_layers(self) -> None:
         """Refuse to teach feedback kernels that the model has no longer, or to leave new ones out.
@@ -244,6 +247,18 @@ class WeightMirror(keras.callbacks.Callback):
             )
         self._changes = changes
 
+    def _read_by_trace(self) -> list[Any]:
+        """All that `_around_step` makes of a trace what it is."""
+        return [
+            type(self),
+            (self.mode, dict(getattr(self.mode.noise, "__dict__", {}))),  # it may change in place
+            (self.schedule.every_batches, self.schedule.steps),
+            self._activations,
+            self._step.monitored,
+            [read_of(pathway) for pathway in self._pathways],
+            [self.mirror_steps, self._batches, self._angles.variable],
+        ]
+
     @contextlib.contextmanager
     def _around_step(self) -> Iterator[None]:
         """The train step, then mirror mode if it is due: traced, in replica context."""
@@ -257,9 +272,7 @@ class WeightMirror(keras.callbacks.Callback):
         done = tf.convert_to_tensor(self.mirror_steps)
         due = None if every == 1 else tf.equal(batches % every, 0)
         if self._step.monitored:
-            angles, now = self._angles_before, self._angles_now()
-            now = now if due is None else tf.where(due, now, tf.convert_to_tensor(angles))
-            assign_on_replicas([angles], [now])
+            self._angles.measure_in_step(due)
         steps = self.schedule.steps
         mirror_step(self._pathways, self.mode, self._activations, done, steps, due)
         fired = steps if due is None else tf.where(due, steps, 0)

@@ -185,17 +185,21 @@ def compiled_mirror(model: keras.Model, mirrored: Sequence[Pathway], mode: Mirro
 
     # All that `make` closes over. It keeps the variables, so that their ids stay theirs.
     heard = (dataclasses.replace(mode, seed=0), tuple(activations.items()))
-    return MirrorMemory.of(model).function(heard, tuple(map(_identity, mirrored)), make)
+    read = (part for pathway in mirrored for part in read_of(pathway))
+    known = tuple(id(part) if isinstance(part, keras.Variable) else part for part in read)
+    return MirrorMemory.of(model).function(heard, known, make)
 
 
-def _identity(pathway: Pathway) -> tuple[Any, ...]:
-    """What a compiled mirror takes from a pathway."""
+def read_of(pathway: Pathway) -> tuple[Any, ...]:
+    """What a mirror that is traced takes from a pathway."""
     own_door = pathway.respond != pathway._forward_map  # exchanged for something else
-    variables = (pathway.kernel, pathway.feedback_kernel, pathway.bias)
     return (
         pathway.name,
         pathway.place,
+        pathway.fields,
         pathway.compute_dtype,
-        *map(id, variables),
+        pathway.kernel,
+        pathway.feedback_kernel,
+        pathway.bias,
         pathway.respond if own_door else None,
     )
