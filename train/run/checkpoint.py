@@ -140,7 +140,7 @@ def restore(found: Found, state: Mapping[str, tf.Variable]) -> None:
         name = next(name for name in [*here, *there] if there.get(name) != here.get(name))
         what = f"{name} is {there.get(name, 'missing')} there and {here.get(name, 'missing')} here."
         raise OtherModelError(f"Checkpoint {found.folder} is of another model: {what}")
-    _tracker(state).read(str(found.folder / "variables")).assert_consumed()
+    _tracker(state).read(str(found.folder / "variables")).assert_existing_objects_matched()
 
 
 def restore_model(found: Found, model: keras.Model) -> None:
@@ -202,8 +202,10 @@ def state_of(
 
 
 def _tracker(state: Mapping[str, tf.Variable]) -> tf.train.Checkpoint:
-    # Names may hold anything; TensorFlow's attribute names may not.
-    return tf.train.Checkpoint(**{f"v{number}": v for number, v in enumerate(state.values())})
+    # Names may hold anything; TensorFlow's attribute names may not. A variable that has several
+    # (under `KolenPollack`, state of the optimizer for W and for B) is kept by the first.
+    names = {id(v): f"v{number}" for number, v in reversed(list(enumerate(state.values())))}
+    return tf.train.Checkpoint(**{names[id(v)]: v for v in state.values()})
 
 
 def _contents(state: Mapping[str, tf.Variable]) -> dict[str, list[Any]]:
