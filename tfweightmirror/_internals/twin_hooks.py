@@ -64,6 +64,7 @@ class _AsOne:
             hook in vars(self.inner) for hook in hooks
         )
         self.moved: set[Any] = set()  # keys of pairs that have been seen to move as one
+        self.given_away: list[tuple[keras.Variable, Any]] = []  # slots, each with its variable
         self.present = threading.local()  # a strategy may trace each replica in a thread of its own
         self.apply, self.step = self.outer.apply, self.inner.update_step
         self.decay = self.inner._apply_weight_decay
@@ -80,12 +81,11 @@ class _AsOne:
     def undo(self) -> None:
         while self._undo:
             self._undo.pop()()
-        strategy = self.inner._distribution_strategy
-        with tf.init_scope(), strategy.scope():
-            for original, slot, first in self.slots():
-                if slot._value is original._value:
-                    with strategy.extended.colocate_vars_with(value_of(first)):
-                        slot._initialize(tf.convert_to_tensor(original._value))
+        # The same variables as before: functions of the user's own may have traces with them.
+        while self.given_away:
+            slot, own = self.given_away.pop()
+            self.fill(own, slot._value)
+            slot._value = own
 
     def apply_to_first(self, grads: Any, trainable_variables: Any = None) -> Any:
         optimizer, grads = self.outer, list(grads)
@@ -185,11 +185,25 @@ class _AsOne:
         return next((b for w, b in zip(*parts, strict=True) if w is variable), value_of(twin))
 
     def share_state(self) -> None:
-        for original, slot, _ in self.slots():
-            slot._value = original._value
+        for original, slot in self.slots():
+            if slot._value is not original._value:
+                self.given_away.append((slot, slot._value))
+                self.fill(slot._value, None)
+                slot._value = original._value
 
-    def slots(self) -> Iterator[tuple[keras.Variable, keras.Variable, keras.Variable]]:
-        """Slots of a first one and of its twin that belong together, and the first one."""
+    def fill(self, variable: Any, source: Any = None) -> None:
+        """Give `variable` the values of `source`; without one, free its memory until then."""
+        parts = self.inner._distribution_strategy.experimental_local_results
+        with tf.init_scope():
+            for index, copy in enumerate(parts(variable)):
+                value = tf.zeros((), copy.dtype) if source is None else parts(source)[index]
+                # `assign` would refuse what has another shape than what is there.
+                tf.raw_ops.AssignVariableOp(
+                    resource=copy.handle, value=tf.convert_to_tensor(value), validate_shape=False
+                )
+
+    def slots(self) -> Iterator[tuple[keras.Variable, keras.Variable]]:
+        """Slots of a first one and of its twin that belong together."""
         if not self.inner.built:
             return
         if self.shares_increments:
@@ -205,7 +219,7 @@ class _AsOne:
             for slots in lists if None not in at else []:
                 original, slot = (slots[place] for place in at)
                 if original is not None and slot is not None:
-                    yield original, slot, first
+                    yield original, slot
 
 
 def watch_updates(

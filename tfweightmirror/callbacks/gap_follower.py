@@ -1,6 +1,8 @@
 """Follows what optimizers do with pairs of W and B: the gaps that the law predicts."""
 
+import weakref
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import keras
 import tensorflow as tf
@@ -27,6 +29,11 @@ class GapFollower:
         followed: Places of the pairs that an optimizer has been seen to update.
     """
 
+    # Who follows an optimizer now: one whose training has failed may do so still.
+    _of: ClassVar["weakref.WeakKeyDictionary[keras.optimizers.Optimizer, GapFollower]"] = (
+        weakref.WeakKeyDictionary()
+    )
+
     def __init__(
         self, pairs: Sequence[Pathway], predicted: tf.Variable, velocity: tf.Variable
     ) -> None:
@@ -34,8 +41,7 @@ class GapFollower:
         self.predicted = predicted
         self.velocity = velocity
         self.followed: set[int] = set()
-        self._attended: dict[int, keras.optimizers.Optimizer] = {}
-        self._undo: list[Callable[[], None]] = []
+        self._undo: dict[keras.optimizers.Optimizer, list[Callable[[], None]]] = {}
 
     def attend(self, optimizers: Sequence[keras.optimizers.Optimizer]) -> None:
         """Follow these optimizers (the outer ones under loss scaling), until `leave`.
@@ -43,15 +49,22 @@ class GapFollower:
         An update raises a ValueError, before anything moves, if the law cannot hold in it.
         """
         for optimizer in optimizers:
-            if id(optimizer) not in self._attended:
-                self._attended[id(optimizer)] = optimizer
+            if optimizer not in self._undo:
+                if other := self._of.get(optimizer):
+                    other._let_go(optimizer)
+                self._of[optimizer] = self
                 self._attend(optimizer)
 
     def leave(self) -> None:
         """Give the optimizers their own methods back."""
-        while self._undo:
-            self._undo.pop()()
-        self._attended.clear()
+        for optimizer in list(self._undo):
+            self._let_go(optimizer)
+
+    def _let_go(self, optimizer: keras.optimizers.Optimizer) -> None:
+        for undo in reversed(self._undo.pop(optimizer, [])):
+            undo()
+        if self._of.get(optimizer) is self:
+            del self._of[optimizer]
 
     def _attend(self, optimizer: keras.optimizers.Optimizer) -> None:
         inner = optimizer_hooks.inner_of(optimizer)
@@ -73,8 +86,10 @@ class GapFollower:
                 self._predict(law, updated, rate, done, now)
 
         twins = [(p.kernel, p.feedback_kernel) for p in self.pairs]
-        self._undo.append(twin_hooks.update_as_one(optimizer, twins))
-        self._undo.append(twin_hooks.watch_updates(optimizer, before, after))
+        self._undo[optimizer] = [
+            twin_hooks.update_as_one(optimizer, twins),
+            twin_hooks.watch_updates(optimizer, before, after),
+        ]
 
     def _predict(
         self, law: GapLaw, places: list[int], rate: tf.Tensor, done: tf.Tensor, now: tf.Tensor

@@ -1,7 +1,6 @@
 """Callback that checks that Kolen-Pollack's law can hold, and whether it does."""
 
 import contextlib
-import functools
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfweightmirror._internals import keras_hooks, optimizer_hooks, twin_gradient
+from tfweightmirror._internals import look_hooks, optimizer_hooks, twin_gradient
 from tfweightmirror._internals.walk import walk
 from tfweightmirror.callbacks import gap_checks
 from tfweightmirror.callbacks.gap_follower import GapFollower
@@ -101,9 +100,7 @@ class KolenPollack(keras.callbacks.Callback):
         self._predicted = step.variable("predicted", tf.ones(len(self._pairs)))
         self._velocity = step.variable("velocity", self._first_velocities())
         self._follower = GapFollower(self._pairs, self._predicted, self._velocity)
-        self._forget_traces()
-        leave = functools.partial(self._leave, self._follower)
-        step.add("kolen_pollack", self._around_step, leave, self._read_by_trace)
+        step.add("kolen_pollack", self._around_step, self._follower.leave, self._read_by_trace)
         step.predicted_angles["kolen_pollack"] = self._predicted_angles
         self._follower.attend(optimizers_of(self.model))
 
@@ -207,14 +204,7 @@ class KolenPollack(keras.callbacks.Callback):
         """The train step with its optimizers followed: traced, in replica context."""
         self._step.notes["kolen_pollack"] = self._follower.followed
         self._follower.attend(optimizers_of(self.model))  # those of the last `compile`
-        with twin_gradient.hiding_gradients(p.feedback_kernel for p in self._pairs):
+        # Not through functions of the user's own, which keep a trace of the other kind of step.
+        hidden = (pathway.feedback_kernel for pathway in self._pairs)
+        with look_hooks.inlining_functions(), twin_gradient.hiding_gradients(hidden):
             yield
-
-    def _leave(self, follower: GapFollower) -> None:
-        follower.leave()
-        self._forget_traces()
-
-    def _forget_traces(self) -> None:
-        """A `tf.function` of the model's own must not keep a trace of the other kind of step."""
-        for _, layer in walk(self.model):
-            keras_hooks.forget_traces(layer)

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfweightmirror._internals import keras_hooks, optimizer_hooks
+from tfweightmirror._internals.walk import walk
 from tfweightmirror.conversion.compiled import optimizers_of
 
 # Under callbacks and without, say.
@@ -112,6 +113,7 @@ class TrainFunctions:
             model.distribute_strategy,
             (model.run_eagerly, model.jit_compile, model.steps_per_execution),
             model.trainable_variables,
+            [layer.trainable for _, layer in walk(model)],
             [optimizer_hooks.variables_in_use(optimizer) for optimizer in optimizers_of(model)],
         ]
 
