@@ -144,7 +144,8 @@ def check_update(
             raise ValueError(
                 f"Kolen-Pollack needs equal changes of W and B, but {type(optimizer).__name__} is "
                 f"given {one} of layer '{pathway.name}' without {other}. Give it the gradients of "
-                "both, as in the layer's trainable_variables."
+                "both, as in the layer's trainable_variables. (If no fit is running, the last one "
+                "has failed: the next fit, or train_on_batch, ends its callbacks.)"
             )
 
 
