@@ -43,8 +43,8 @@ def test_state_that_is_restored_after_the_begin_is_kept() -> None:
     class Restores(keras.callbacks.Callback):
         def on_train_begin(self, logs: Any = None) -> None:
             state = callback.state()
-            state["first_gaps"].assign(state["first_gaps"] * 4.0)
-            state["predicted"].assign(state["predicted"] * 0.25)
+            state["first_gaps"].assign(np.array([*before.values()]) * 4.0)
+            state["predicted"].assign([0.25, 0.25])
 
     history = fit(model, callback, Restores())
     predicted = 0.25 * law(model.optimizer, 0.6, 8)

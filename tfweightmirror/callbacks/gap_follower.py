@@ -55,6 +55,11 @@ class GapFollower:
                 self._of[optimizer] = self
                 self._attend(optimizer)
 
+    @property
+    def optimizers(self) -> list[keras.optimizers.Optimizer]:
+        """Those that it follows."""
+        return list(self._undo)
+
     def leave(self) -> None:
         """Give the optimizers their own methods back."""
         for optimizer in list(self._undo):

@@ -61,7 +61,8 @@ class GapLaw:
 
 def gaps(pairs: Sequence[Pathway]) -> tf.Tensor:
     """|B - W|, (pairs,), float32."""
-    return tf.stack([tf.cast(tf.norm(p.feedback_kernel - p.kernel), tf.float32) for p in pairs])
+    differences = (p.feedback_kernel.value - p.kernel.value for p in pairs)
+    return tf.stack([tf.cast(tf.norm(difference), tf.float32) for difference in differences])
 
 
 def first_velocities(

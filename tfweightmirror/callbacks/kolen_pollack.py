@@ -68,7 +68,7 @@ class KolenPollack(keras.callbacks.Callback):
         self._first_gaps: Any = None
         self._predicted: Any = None
         self._velocity: Any = None
-        self._gaps_before: Any = None
+        self._begins = False
         self._kernels_before: list[np.ndarray] = []
         self._follower: Any = None
         self._step: Any = None
@@ -93,27 +93,26 @@ class KolenPollack(keras.callbacks.Callback):
             gap_checks.check_optimizer(optimizer, [p for p in self._pairs if p.kernel.trainable])
             self._build(self.model.optimizer)
         self._warned = False
-        self._gaps_before = gaps(self._pairs)
+        self._begins = True
         with self.model.distribute_strategy.scope():
-            self._first_gaps = tf.Variable(self._gaps_before, trainable=False)
+            # Not known yet: callbacks behind this one may restore weights, or the state of this.
+            self._first_gaps = tf.Variable(tf.fill([len(self._pairs)], np.nan), trainable=False)
         step = self._step = TrainStep.of(self.model)
         self._predicted = step.variable("predicted", tf.ones(len(self._pairs)))
-        self._velocity = step.variable("velocity", self._first_velocities())
+        self._velocity = step.variable("velocity", tf.zeros(len(self._pairs)))
         self._follower = GapFollower(self._pairs, self._predicted, self._velocity)
         step.add("kolen_pollack", self._around_step, self._follower.leave, self._read_by_trace)
         step.predicted_angles["kolen_pollack"] = self._predicted_angles
         self._follower.attend(optimizers_of(self.model))
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Take the first gaps again: callbacks behind this one may have restored weights."""
-        if self._gaps_before is None:
+        """Take the first gaps."""
+        if not self._begins:
             return
-        # Unless they have restored the state of this callback, too.
-        as_begun = tf.reduce_all(self._first_gaps == self._gaps_before)
-        if as_begun and tf.reduce_all(self._predicted == 1.0):
+        self._begins = False
+        if np.isnan(self._first_gaps).all():
             self._first_gaps.assign(gaps(self._pairs))
             self._velocity.assign(self._first_velocities())
-        self._gaps_before = None
         if not self._steps_as_keras():
             self._kernels_before = [p.kernel.numpy() for p in self._pairs]
 
@@ -130,9 +129,10 @@ class KolenPollack(keras.callbacks.Callback):
         predicted = abs(self._predicted.numpy())  # under momentum gaps may swing through 0
         start, now = self._first_gaps.numpy(), gaps(self._pairs).numpy()
         ratios = now / start.clip(min=1e-30)
-        # Below this, the difference of two float32 kernels is rounding.
-        floor = 1e-4 * np.array([float(tf.norm(p.kernel)) for p in self._pairs])
-        broken = (abs(ratios - predicted) > 0.05 * predicted) & (now > floor)
+        broken = abs(ratios - predicted) > 0.05 * predicted
+        if broken.any():
+            # Below this, the difference of two float32 kernels is rounding.
+            broken &= now > 1e-4 * np.array([float(tf.norm(p.kernel)) for p in self._pairs])
         followed = np.isin(np.arange(len(ratios)), list(self._followed()))
         if logs is not None:
             shown = broken | followed if broken.any() or followed.any() else True
@@ -176,12 +176,13 @@ class KolenPollack(keras.callbacks.Callback):
                 optimizer.build(self.model.trainable_variables)
 
     def _first_velocities(self) -> tf.Tensor:
-        optimizers = [optimizer_hooks.inner_of(o) for o in optimizers_of(self.model)]
+        optimizers = [optimizer_hooks.inner_of(o) for o in self._follower.optimizers]
         return first_velocities(optimizers, self._pairs)
 
     def _predicted_angles(self) -> dict[str, float]:
         """The weight angles at the predicted gaps and the norms that W and B have now."""
-        predicted = abs(self._predicted.numpy()) * self._first_gaps.numpy()
+        first = gaps(self._pairs) if self._begins else self._first_gaps
+        predicted = abs(self._predicted.numpy()) * first.numpy()
         norms = (
             [
                 float(tf.norm(tf.convert_to_tensor(kernel)))
