@@ -28,7 +28,7 @@ from benchmarks.networks import transformer  # noqa: E402
 from benchmarks.scaling import PLAIN, RESULTS, Row, read  # noqa: E402
 from tests.communication import WAYS  # noqa: E402
 from tests.tpu.steps import BATCH, train_step, trainable  # noqa: E402
-from tests.tpu.target import Target, TpuProgram, compiler_python  # noqa: E402
+from tests.tpu.target import Target, compiler_python  # noqa: E402
 from tfweightmirror.mirror import Schedule  # noqa: E402
 from train.parts.models.resnet import resnet18, resnet50  # noqa: E402
 
@@ -59,8 +59,8 @@ RULES = {
 COLD = Schedule(warm_up_steps=0)  # a warm-up would run on this machine
 
 
-def compiled(network: str, rule: str, batch: int, target: Target) -> tuple[Row, TpuProgram]:
-    """One step: its counts, and the program."""
+def compiled(network: str, rule: str, batch: int, target: Target, programs: Path | None) -> Row:
+    """The counts of one step, whose program is kept in the folder `programs`, if there is one."""
     keras.backend.clear_session()
     make, linear = NETWORKS[network]
     way = WAYS[RULES[rule]] if RULES[rule] else None
@@ -71,9 +71,12 @@ def compiled(network: str, rule: str, batch: int, target: Target) -> tuple[Row, 
         options = {"activations": dict.fromkeys(linear, "linear"), "schedule": COLD}
         callbacks = [way.callback(**(options if rule.endswith("the paper's") else {}))]
     program = target.compile(*train_step(model, *callbacks, batch=batch))
+    if programs:
+        kept = programs / f"{network}-{rule}-{batch}.txt.gz"
+        kept.write_bytes(gzip.compress(program.text.encode()))
     kernels = {id(p.feedback_kernel): p.kernel.shape.num_elements() for p in tfwm.pathways(model)}
     own = [v.shape.num_elements() for v in model.trainable_variables if id(v) not in kernels]
-    row = Row(
+    return Row(
         network=network,
         rule=rule,
         batch=batch,
@@ -86,7 +89,6 @@ def compiled(network: str, rule: str, batch: int, target: Target) -> tuple[Row, 
         products=program.convolutions,
         compile_s=round(program.seconds),
     )
-    return row, program
 
 
 def main() -> None:
@@ -104,12 +106,9 @@ def main() -> None:
             for rule in options.rules:
                 if (network, rule, options.batch) in done:
                     continue
-                row, program = compiled(network, rule, options.batch, target)
+                row = compiled(network, rule, options.batch, target, options.programs)
                 row.append_to(options.out)
                 print(f"{network}, {rule}, batch {row.batch}: {row.compile_s} s", flush=True)
-                if options.programs:
-                    name = f"{network}-{rule}-{row.batch}.txt.gz"
-                    (options.programs / name).write_bytes(gzip.compress(program.text.encode()))
         target.close()
 
 

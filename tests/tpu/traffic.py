@@ -3,7 +3,8 @@
 The compiler's own count of bytes adds what every instruction takes and gives, and counts a copy
 ahead of time into the chip's scratch memory several times: at its begin, at its end, and once more
 where it is used. Which tensors are copied ahead changes from program to program, so that the count
-does, too, by more than a rule's B weighs. What crosses the memory's bus does not depend on it.
+does, too, by more than a rule's B weighs. What crosses the memory's bus
+depends on it less: only by what stays in scratch memory between two uses.
 """
 
 import math
