@@ -3,8 +3,8 @@
 On random examples, in one process, the candidates taking turns, so that whatever else the machine
 does falls on all of them. Four measures, each over the stock model:
 
-* the compiled training step, under Kolen-Pollack without its callback and with it, median of
-  `--repeats`;
+* the compiled training step, with the callback that teaches B and, under Kolen-Pollack, without
+  it, too, median of `--repeats`;
 * a whole `fit` with the rule's callback, a balanced sweep after every batch included under
   `WeightMirror()`, over a `fit` under backprop: time per step of short fits, without the first
   step, which compiles;
@@ -42,7 +42,10 @@ from train.run.directory import next_free  # noqa: E402
 
 KEPT = Path("benchmarks") / "results" / "step_time"
 STOCK = "stock"
-STEPS = ("backprop", "feedback_alignment", "sign_symmetry", "kolen_pollack", "KolenPollack()")
+STEPS = (
+    *("backprop", "feedback_alignment", "sign_symmetry"),
+    *("kolen_pollack", "KolenPollack()", "WeightMirror()"),
+)
 # The callback that belongs to a rule, and what else a `fit` is measured with.
 FITS: dict[str, tuple[str, Callable[[], list[Any]]]] = {
     STOCK: (STOCK, list),
