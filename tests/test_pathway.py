@@ -143,7 +143,7 @@ ONE_KERNEL = [
     kind
     for kind in KINDS
     if not (kind.is_attention or kind.is_recurrent)
-    and not kind.layer.startswith(("Separable", "Einsum"))
+    and not kind.layer.startswith(("Separable", "Einsum", "Local"))
 ]
 
 

@@ -30,6 +30,8 @@ class KernelView:
         bias_to_matrix: Gives the bias as (groups, 1, fan_out), or None where no receptive field
             has one bias (a bias over positions).
         fans: What a rule may scale magnitudes by.
+        synapses: Bool, of the kernel's shape or spread to it: where a synapse is. Elsewhere (where
+            padding stands for cells) nothing is learnt. None: everywhere.
     """
 
     split: tuple[int, ...]
@@ -37,6 +39,7 @@ class KernelView:
     matrices: tuple[int, int, int]
     fans: Fans
     bias_to_matrix: Callable[[tf.Tensor], tf.Tensor] | None = None
+    synapses: Any = None
 
     def as_matrices(self, tensor: Any) -> tf.Tensor:
         """The kernel-shaped `tensor` as (groups, fan_in, fan_out)."""
@@ -44,10 +47,16 @@ class KernelView:
         return tf.reshape(tf.transpose(split, self.order), self.matrices)
 
     def from_matrices(self, matrices: Any, shape: tuple[int, ...]) -> tf.Tensor:
-        """The inverse of `as_matrices`: a tensor of the kernel's `shape`."""
+        """The inverse of `as_matrices`: a tensor of the kernel's `shape`, 0 where no synapse is."""
         permuted = tf.reshape(matrices, [self.split[axis] for axis in self.order])
         inverse = [self.order.index(axis) for axis in range(len(self.order))]
-        return tf.reshape(tf.transpose(permuted, inverse), shape)
+        return self.on_synapses(tf.reshape(tf.transpose(permuted, inverse), shape))
+
+    def on_synapses(self, tensor: tf.Tensor) -> tf.Tensor:
+        """The kernel-shaped `tensor`, 0 where no synapse is."""
+        if self.synapses is None:
+            return tensor
+        return tf.where(self.synapses, tensor, tf.zeros((), tensor.dtype))
 
 
 def dense_view(n_in: int, n_out: int) -> KernelView:
@@ -97,6 +106,22 @@ def conv_transpose_view(kernel_shape: tuple[int, ...]) -> KernelView:
         matrices=(1, c_in, n_taps * c_out),
         fans=Fans(n_taps * c_in, n_taps * c_out, convolutional=True),
         bias_to_matrix=lambda bias: tf.tile(tf.reshape(bias, (1, 1, c_out)), (1, 1, n_taps)),
+    )
+
+
+def local_view(kernel_shape: tuple[int, ...], synapses: Any = None) -> KernelView:
+    """Kernel (..positions, ..taps, c_in, c_out): each position is a group of its own."""
+    rank = (len(kernel_shape) - 2) // 2
+    positions, taps = math.prod(kernel_shape[:rank]), math.prod(kernel_shape[rank:-2])
+    c_in, c_out = kernel_shape[-2:]
+    matrices = (positions, taps * c_in, c_out)
+    return KernelView(
+        split=matrices,
+        order=(0, 1, 2),
+        matrices=matrices,
+        fans=Fans(taps * c_in, taps * c_out, convolutional=True),
+        bias_to_matrix=lambda bias: tf.reshape(bias, (positions, 1, c_out)),
+        synapses=synapses,
     )
 
 

@@ -47,8 +47,13 @@ class Kind:
     input_shapes: tuple[tuple[int, ...], ...]
 
     def plain(self, **more: Any) -> keras.layers.Layer:
-        """The plain Keras layer, not built."""
-        return getattr(keras.layers, self.layer)(**{**self.options, **more})
+        """The plain layer, not built."""
+        return self.plain_class(**{**self.options, **more})
+
+    @property
+    def plain_class(self) -> Any:
+        """Keras' class; where Keras has none of that name, this library's."""
+        return getattr(keras.layers, self.layer, None) or getattr(tfwm.layers, self.layer)
 
     def twin(self, rule: Any, **more: Any) -> keras.layers.Layer:
         """The feedback layer, not built."""
@@ -114,6 +119,21 @@ def _kinds() -> list[Kind]:
     add("conv3d_dilation", "Conv3D", (2, 4, 5, 4, 3), **conv, dilation_rate=2)
     add("conv3d_groups", "Conv3D", (2, 4, 5, 4, 4), **conv, groups=2, padding="same")
     add("conv3d_first", "Conv3D", (2, 3, 4, 5, 6), **conv, **first, padding="same")
+
+    local = {"filters": 4, "kernel_size": 3}
+    add("local1d", "LocallyConnected1D", (3, 9, 3), **local, strides=2)
+    add("local1d_same_first", "LocallyConnected1D", (3, 3, 9), **local, **first, padding="same")
+    local = {"filters": 4, "kernel_size": (3, 2)}
+    add("local2d", "LocallyConnected2D", (2, 6, 5, 3), **local)
+    add(
+        "local2d_same_stride",
+        "LocallyConnected2D",
+        (2, 6, 5, 3),
+        **local,
+        strides=2,
+        padding="same",
+    )
+    add("local2d_first", "LocallyConnected2D", (2, 3, 6, 5), **local, **first, strides=(1, 2))
 
     conv = {"filters": 4, "kernel_size": 3}
     wide = {"strides": 3, "output_padding": 1}
@@ -283,7 +303,16 @@ def build(kind: Kind, layer: keras.layers.Layer, seed: int = 1) -> keras.layers.
     for weight in layer.weights:
         if weight.name.startswith("feedback_") and weight.dtype != "int32":
             weight.assign(random.normal(size=weight.shape) / 2)
+    keep_synapses(layer)
     return layer
+
+
+def keep_synapses(layer: keras.layers.Layer) -> None:
+    """Put weights where no synapse is (on padding) back to 0, as they are born."""
+    if getattr(layer, "synapses", None) is not None:
+        for weight in layer.weights:
+            if weight.shape == layer.kernel.shape:
+                weight.assign(np.where(layer.synapses, weight, 0.0))
 
 
 def twins(kind: Kind, rule: Any, **more: Any) -> tuple[keras.layers.Layer, keras.layers.Layer]:

@@ -207,6 +207,53 @@ class ConvolutionTranspose:
 
 
 @dataclasses.dataclass(frozen=True)
+class LocallyConnected:
+    """y[p] = sum over taps k: x[p * stride + k - before] @ w[p, k], at every position p.
+
+    x (batch, ..map, c_in), w (..positions, ..taps, c_in, c_out), y (batch, ..positions, c_out).
+    """
+
+    strides: tuple[int, ...]
+    padding: str
+
+    def _synapses(
+        self, sizes: tuple[int, ...], w_shape: tuple[int, ...]
+    ) -> Iterator[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]:
+        """Every (position, tap, the cell of the map that it sees), those on padding left out."""
+        rank = len(sizes)
+        positions, taps = w_shape[:rank], w_shape[rank : 2 * rank]
+        before = [0] * rank
+        if self.padding == "same":
+            extents = zip(positions, self.strides, taps, sizes, strict=True)
+            before = [max((p - 1) * s + k - n, 0) // 2 for p, s, k, n in extents]
+        for position in np.ndindex(*positions):
+            for tap in np.ndindex(*taps):
+                at = zip(position, self.strides, tap, before, strict=True)
+                cell = tuple(p * s + t - b for p, s, t, b in at)
+                if all(0 <= c < n for c, n in zip(cell, sizes, strict=True)):
+                    yield position, tap, cell
+
+    def forward(self, x: Array, w: Array) -> Array:
+        rank = x.ndim - 2
+        y = np.zeros((len(x), *w.shape[:rank], w.shape[-1]))
+        for position, tap, cell in self._synapses(x.shape[1:-1], w.shape):
+            y[(slice(None), *position)] += x[(slice(None), *cell)] @ w[position + tap]
+        return y
+
+    def to_input(self, dy: Array, w: Array, x_shape: tuple[int, ...]) -> Array:
+        dx = np.zeros(x_shape)
+        for position, tap, cell in self._synapses(x_shape[1:-1], w.shape):
+            dx[(slice(None), *cell)] += dy[(slice(None), *position)] @ w[position + tap].T
+        return dx
+
+    def to_kernel(self, x: Array, dy: Array, w_shape: tuple[int, ...]) -> Array:
+        dw = np.zeros(w_shape)
+        for position, tap, cell in self._synapses(x.shape[1:-1], w_shape):
+            dw[position + tap] = outer(x[(slice(None), *cell)], dy[(slice(None), *position)])
+        return dw
+
+
+@dataclasses.dataclass(frozen=True)
 class Einsum:
     """y = einsum(equation, x, w); `...` stands for whatever axes x has beside its labels."""
 
@@ -274,9 +321,11 @@ def maps_of(layer: str, options: dict[str, Any]) -> list[Any]:
         options.get("padding", "valid"),
     )
     ones = (1,) * rank
-    if layer.endswith("Transpose"):
+    if layer.startswith("Local"):
+        maps: list[Any] = [LocallyConnected(placed[0], placed[2])]
+    elif layer.endswith("Transpose"):
         more = each_axis("output_padding", 0) if "output_padding" in options else None
-        maps: list[Any] = [ConvolutionTranspose(*placed, more)]
+        maps = [ConvolutionTranspose(*placed, more)]
     elif layer.startswith("Depthwise"):
         maps = [Depthwise(*placed)]
     elif layer.startswith("Separable"):

@@ -263,10 +263,17 @@ def with_bias(
     """The output with its bias, and the bias' gradient: the error summed where it is shared."""
     bias = np.asarray(layer.bias, "float64")
     if kind.options.get("data_format") == "channels_first":
-        bias = bias.reshape(-1, *(1,) * (y.ndim - 2))
+        y, d_bias = with_channels_last_bias(np.moveaxis(y, 1, -1), bias, np.moveaxis(error, 1, -1))
+        return np.moveaxis(y, -1, 1), d_bias
+    return with_channels_last_bias(y, bias, error)
+
+
+def with_channels_last_bias(
+    y: np.ndarray, bias: np.ndarray, error: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     shape = (1,) * (y.ndim - bias.ndim) + bias.shape
     shared = tuple(axis for axis, size in enumerate(shape) if size == 1)
-    return y + bias, error.sum(axis=shared).reshape(layer.bias.shape)
+    return y + bias, error.sum(axis=shared).reshape(bias.shape)
 
 
 def compare_with_numpy(kind: Kind, rule: str, mode: str) -> None:

@@ -45,7 +45,7 @@ rules_and_kinds = kinds_and_rules(
 
 def initializer_arguments(kind: Kind, initializer: Any) -> dict[str, Any]:
     """`initializer` for every kernel of the layer."""
-    parameters = inspect.signature(getattr(keras.layers, kind.layer).__init__).parameters
+    parameters = inspect.signature(kind.plain_class.__init__).parameters
     names = ("kernel", "depthwise", "pointwise", "recurrent")
     names = tuple(f"{name}_initializer" for name in names)
     return {name: initializer for name in names if name in parameters}
@@ -244,7 +244,7 @@ REFUSED = {"lora_rank", "quantization_config"}
 
 def arguments_of(kind: Kind) -> list[str]:
     """Names of the arguments of the Keras layer that may be given beside `kind.options`."""
-    parameters = inspect.signature(getattr(keras.layers, kind.layer).__init__).parameters
+    parameters = inspect.signature(kind.plain_class.__init__).parameters
     of_layer = ["activity_regularizer", "name", "trainable", "dtype", "autocast"]
     names = dict.fromkeys([*parameters, *of_layer])
     return [name for name in names if name not in {"self", "kwargs", *kind.options, *REFUSED}]

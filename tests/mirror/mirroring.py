@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 import tfweightmirror as tfwm
-from tests.layers.kinds import BY_NAME, KINDS, Kind, build, pathways_of
+from tests.layers.kinds import BY_NAME, KINDS, Kind, build, keep_synapses, pathways_of
 from tfweightmirror.diagnostics import angle_deg
 from tfweightmirror.mirror import MirrorMode
 from tfweightmirror.mirror.step import mirror_step
@@ -29,6 +29,7 @@ def random_pathways(kind: Kind) -> list[Pathway]:
     random = np.random.default_rng(1)
     for weight in layer.weights:
         weight.assign(random.normal(size=weight.shape) / 2)
+    keep_synapses(layer)
     return pathways_of(layer)
 
 

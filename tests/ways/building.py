@@ -276,6 +276,16 @@ def stacked_cells(convert: Convert, prove: Prove) -> None:
     prove(model, lambda: fit(model, x), other_ways=LAST_STEP)
 
 
+@goes("wm", slow=True)
+def locally_connected_by_hand(convert: Convert, prove: Prove) -> None:
+    images = normal(8, 6, 6, 2)
+    own = tfwm.layers.LocallyConnected2D
+    local = [own(2, 3, activation="tanh", name="low"), own(2, 2, padding="same", name="high")]
+    model = keras.Sequential([keras.Input((6, 6, 2)), *local, k.Flatten(), k.Dense(3, name="head")])
+    convert(compiled(model))
+    fit_and_prove(model, prove, *only(model, gaussian_mirror()), data=(images, Y))
+
+
 class DenseCell(k.Layer):
     """A recurrent cell that holds an ordinary Dense layer."""
 

@@ -15,6 +15,7 @@ from tfweightmirror.conversion.selection import (
     Target,
     members_of,
     nothing_to_convert,
+    require_model,
     with_last_layer,
 )
 from tfweightmirror.layers.carries_rule import CarriesRule
@@ -30,13 +31,13 @@ def convert_model(
 ) -> keras.Model:
     """Make the layers of `model` send errors back by a feedback rule, in place.
 
-    Dense, EinsumDense, convolutions of every kind, attention, recurrent layers and their cells take
-    the class of their feedback twin and, if built, get feedback kernels. Weights, names,
-    `trainable` flags and outputs do not change by a bit. The model may be unbuilt, built, compiled
-    or trained; nested, shared and wrapped layers are found. A compiled model keeps its optimizer,
-    with its state, and traces its functions again, and so does every other living model that shares
-    a converted layer. B joins every optimizer that knows its W, several in one model's attributes
-    included.
+    Dense, EinsumDense, convolutions of every kind, locally connected layers, attention, recurrent
+    layers and their cells take the class of their feedback twin and, if built, get feedback
+    kernels. Weights, names, `trainable` flags and outputs do not change by a bit. The model may be
+    unbuilt, built, compiled or trained; nested, shared and wrapped layers are found. A compiled
+    model keeps its optimizer, with its state, and traces its functions again, and so does every
+    other living model that shares a converted layer. B joins every optimizer that knows its W,
+    several in one model's attributes included.
 
     What cannot be reached: a `tf.function` of your own around the model that has already traced a
     call of it, such as a training step. Make it after converting. Those that the model's own layers
@@ -71,7 +72,7 @@ def convert_model(
         UserWarning: ConvLSTM layers, or others with matrices of their own, stay on backprop; or
             models around this one are out of sight behind `gc.freeze()`.
     """
-    _require_model(model)
+    require_model(model)
     choice = Choice.of(rule)
     members = members_of(model)
     choice.check(members)
@@ -102,7 +103,7 @@ def strip_feedback(model: keras.Model) -> keras.Model:
     Feedback layers, converted or made by hand, take the class of the plain layer. Feedback kernels
     and all that rules have stored are deleted, and so is their state in the optimizer; everything
     else, forward weights and iterations included, stays bit for bit. The model then saves as a file
-    that loads without this library.
+    that loads without this library, unless it has layers of `tfweightmirror.layers` beside.
 
     Args:
         model: A Keras model with feedback layers.
@@ -114,7 +115,7 @@ def strip_feedback(model: keras.Model) -> keras.Model:
         ValueError: `model` is not a Keras model, has no feedback layer, or has one that is of a
             class of your own, for which there is no plain class.
     """
-    _require_model(model)
+    require_model(model)
     found: list[tuple[str, Any]] = [
         (path, layer) for path, layer in members_of(model) if isinstance(layer, CarriesRule)
     ]
@@ -194,11 +195,3 @@ def _watch_unbuilt(
             composite.mark(layer)
 
         keras_hooks.after_build(layer, convert_newcomers)
-
-
-def _require_model(model: Any) -> None:
-    if not isinstance(model, keras.Model):
-        raise ValueError(
-            f"Expected a Keras model. Received: {type(model).__name__} ({str(model)[:60]}). Wrap "
-            "single layers as keras.Sequential([layer])."
-        )

@@ -6,8 +6,10 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfweightmirror._internals.walk import pathways
+from tfweightmirror.layers.locally_connected import LocallyConnected, of_one_field
 from tfweightmirror.pathway import Pathway
 
 
@@ -43,11 +45,12 @@ def reset_feedback(
         start = initializer
         if start is None:
             start = pathway.initial_feedback()
-        pathway.feedback_kernel.assign(
-            _seeded(keras.initializers.get(start), pathway, seed, fresh=initializer is not None)(
-                pathway.feedback_kernel.shape, pathway.feedback_kernel.dtype
-            )
-        )
+        feedback = pathway.feedback_kernel
+        own = _seeded(keras.initializers.get(start), pathway, seed, fresh=initializer is not None)
+        if isinstance(pathway.layer, LocallyConnected):
+            own = of_one_field(own, pathway.layer.rank)
+        drawn = own(feedback.shape, feedback.dtype)
+        feedback.assign(pathway.view.on_synapses(tf.convert_to_tensor(drawn)))
 
 
 def _check(name: str, array: np.ndarray[Any, Any], found: Mapping[str, Pathway]) -> None:

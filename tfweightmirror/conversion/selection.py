@@ -62,7 +62,7 @@ class Choice:
 
     def pattern_of(self, path: str) -> str | None:
         """The pattern that decides about the layer at `path`."""
-        return next((pattern for pattern, _ in self.patterns if _matches(path, pattern)), None)
+        return next((pattern for pattern, _ in self.patterns if matches(path, pattern)), None)
 
     def rule_of(self, path: str) -> FeedbackRule | None:
         """The rule of the layer at `path`, or None if it is left alone."""
@@ -88,7 +88,7 @@ class Choice:
             return
         deciding = [(self.pattern_of(path), path, layer) for path, layer in members]
         for position, (pattern, rule) in enumerate(self.patterns):
-            matched = [(path, layer) for path, layer in members if _matches(path, pattern)]
+            matched = [(path, layer) for path, layer in members if matches(path, pattern)]
             won = [layer for winner, _, layer in deciding if winner == pattern]
             if pattern == "*" and not won:
                 continue  # The rest, of which there is none.
@@ -123,9 +123,19 @@ class Choice:
             )
 
 
-def _matches(path: str, pattern: str) -> bool:
+def matches(path: str, pattern: str) -> bool:
+    """Whether `pattern` means the layer at `path`, by its name or its whole path."""
     name = path.rpartition("/")[2]
     return fnmatch.fnmatchcase(path, pattern) or fnmatch.fnmatchcase(name, pattern)
+
+
+def require_model(model: Any) -> None:
+    """Raise a ValueError for what is no Keras model."""
+    if not isinstance(model, keras.Model):
+        raise ValueError(
+            f"Expected a Keras model. Received: {type(model).__name__} ({str(model)[:60]}). Wrap "
+            "single layers as keras.Sequential([layer])."
+        )
 
 
 def _matches_nothing(pattern: str, members: list[Member]) -> str:

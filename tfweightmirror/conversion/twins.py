@@ -33,6 +33,8 @@ TWINS: dict[type[keras.layers.Layer], type[Any]] = {
     keras.layers.SimpleRNNCell: layers.FeedbackSimpleRNNCell,
     keras.layers.LSTMCell: layers.FeedbackLSTMCell,
     keras.layers.GRUCell: layers.FeedbackGRUCell,
+    layers.LocallyConnected1D: layers.FeedbackLocallyConnected1D,
+    layers.LocallyConnected2D: layers.FeedbackLocallyConnected2D,
 }
 PLAIN_CLASSES = {twin: plain for plain, twin in TWINS.items()}
 ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
@@ -65,10 +67,11 @@ def refuse(layer: keras.layers.Layer, path: str) -> None:
         )
     if cls not in TWINS:
         base = next(base for base in cls.__mro__ if base in TWINS)
+        home = "tfweightmirror" if base.__module__.startswith("tfweightmirror.") else "keras"
         changes = " with a `call` of its own" if cls.call is not base.call else ""
         raise ValueError(
             f"Layer '{path}' is a {cls.__name__}, a subclass of {base.__name__}{changes}, and only "
-            f"keras.layers.{base.__name__} itself can be converted. Derive {cls.__name__} from "
+            f"{home}.layers.{base.__name__} itself can be converted. Derive {cls.__name__} from "
             f"tfweightmirror.layers.{TWINS[base].__name__}, or leave the layer to backprop with a "
             f"pattern: {{'{path}': 'backprop', '*': ...}}."
         )

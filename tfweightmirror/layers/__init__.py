@@ -16,7 +16,12 @@ from tfweightmirror.layers.dense import FeedbackDense
 from tfweightmirror.layers.depthwise import FeedbackDepthwiseConv1D, FeedbackDepthwiseConv2D
 from tfweightmirror.layers.einsum_dense import FeedbackEinsumDense
 from tfweightmirror.layers.feedback_layer import FeedbackLayer, Site
+from tfweightmirror.layers.feedback_locally_connected import (
+    FeedbackLocallyConnected1D,
+    FeedbackLocallyConnected2D,
+)
 from tfweightmirror.layers.gated_cells import FeedbackGRUCell, FeedbackLSTMCell
+from tfweightmirror.layers.locally_connected import LocallyConnected1D, LocallyConnected2D
 from tfweightmirror.layers.normalization import RunningBatchNormalization
 from tfweightmirror.layers.recurrent import FeedbackGRU, FeedbackLSTM, FeedbackSimpleRNN
 from tfweightmirror.layers.separable import FeedbackSeparableConv1D, FeedbackSeparableConv2D
@@ -39,11 +44,15 @@ __all__ = [
     "FeedbackLSTM",
     "FeedbackLSTMCell",
     "FeedbackLayer",
+    "FeedbackLocallyConnected1D",
+    "FeedbackLocallyConnected2D",
     "FeedbackMultiHeadAttention",
     "FeedbackSeparableConv1D",
     "FeedbackSeparableConv2D",
     "FeedbackSimpleRNN",
     "FeedbackSimpleRNNCell",
+    "LocallyConnected1D",
+    "LocallyConnected2D",
     "MixedReLU",
     "RunningBatchNormalization",
     "SaturatedLinear",

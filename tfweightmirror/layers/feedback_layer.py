@@ -80,14 +80,14 @@ class FeedbackLayer(CarriesRule):
             seed = self.initializer_seed()
             self._birth_seed = draws.unused_seed() if seed is None else seed
         for site in self.sites:
-            rule, kernel = self.rule, getattr(self, site.kernel)
+            rule, kernel, view = self.rule, getattr(self, site.kernel), self.kernel_view(site)
             feedback = state = None
             constraint = getattr(self, site.constraint, None)
             if rule.uses_feedback_kernel:
                 feedback = self.add_weight(
                     name=site.feedback,
                     shape=kernel.shape,
-                    initializer=self.initial_feedback(site),
+                    initializer=_born_on(view, self.initial_feedback(site)),
                     dtype=self.variable_dtype,
                     trainable=rule.learns_by == "optimizer",
                     constraint=constraint if getattr(constraint, "binds_feedback", False) else None,
@@ -254,6 +254,15 @@ def _seeded(
     if "seed" not in config or config["seed"] is not None:
         return initializer
     return type(initializer).from_config({**config, "seed": seed})
+
+
+def _born_on(view: KernelView, initializer: keras.initializers.Initializer) -> Any:
+    """`initializer`, that draws synapses where the view has some and nowhere else."""
+    if view.synapses is None:
+        return initializer
+    return lambda shape, dtype=None: view.on_synapses(
+        tf.convert_to_tensor(initializer(shape, dtype))
+    )
 
 
 def _or_none(activation: Callable[..., Any] | None) -> Callable[..., Any] | None:

@@ -112,6 +112,7 @@ class MirrorMode:
             or self.response_bits is not None
             or self.dead_cells
             or self.respond is not None
+            or (pathway.view.synapses is not None and not noise.balanced)  # fan-ins differ
         )
         bias = pathway.bias is not None and not self.bias_blocking
         if not lawful or bias or self.norm != "decay" or self.eta is not None:

@@ -11,6 +11,7 @@ from tfweightmirror._internals import keras_hooks
 from tfweightmirror._internals.saving_hooks import layers_in_config
 from tfweightmirror._internals.walk import walk
 from tfweightmirror.conversion import compiled
+from tfweightmirror.layers.locally_connected import refuse_counting_fans
 from tfweightmirror.training.constraints import FixedSign
 
 AnyConstraint: TypeAlias = keras.constraints.Constraint | FixedSign
@@ -154,6 +155,7 @@ def _refuse(
             f"constraint of a saved model. Give it {attribute} where it is made, or leave it out "
             "by patterns."
         )
+    refuse_counting_fans(layer, constraint)
     grouped = getattr(layer, "groups", 1) > 1 or isinstance(layer, keras.layers.EinsumDense)
     if isinstance(constraint, FixedSign) and constraint.per == "neuron" and grouped:
         raise ValueError(

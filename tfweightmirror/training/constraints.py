@@ -29,6 +29,8 @@ class GlorotClip(keras.constraints.Constraint):
 
     # Feedback layers ask for it.
     binds_feedback = True
+    # Locally connected layers do: there the positions would count as taps.
+    counts_fans = True
 
     def __init__(self, factor: float = 1.5) -> None:
         if not (math.isfinite(factor) and factor > 0):

@@ -1,0 +1,53 @@
+"""Locally connected layers with a feedback kernel, untied as W is."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfweightmirror.layers.feedback_layer import FeedbackLayer, Site, register
+from tfweightmirror.layers.locally_connected import (
+    LocallyConnected1D,
+    LocallyConnected2D,
+    of_one_field,
+)
+from tfweightmirror.pathway import KernelView, local_view
+
+
+class FeedbackLocallyConnected(FeedbackLayer):
+    """What the two ranks share."""
+
+    def kernel_view(self, site: Site) -> KernelView:
+        return local_view(tuple(self.kernel.shape), self.synapses)
+
+    def initial_feedback(self, site: Site) -> keras.initializers.Initializer:
+        """As for every layer, with the fans of one receptive field."""
+        return of_one_field(super().initial_feedback(site), self.rank)
+
+    def call(self, inputs: tf.Tensor) -> Any:
+        """Apply the layer."""
+        return self.finish(self.carry(self.local_map, inputs))
+
+
+@register
+class FeedbackLocallyConnected1D(FeedbackLocallyConnected, LocallyConnected1D):
+    """`LocallyConnected1D` whose error travels back on a feedback kernel for every position.
+
+    Args:
+        filters, kernel_size, ...: As `tfweightmirror.layers.LocallyConnected1D`.
+        rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
+        feedback_initializer: What B starts from. Default: the kernel's initializer with a seed of
+            its own.
+    """
+
+
+@register
+class FeedbackLocallyConnected2D(FeedbackLocallyConnected, LocallyConnected2D):
+    """`LocallyConnected2D` whose error travels back on a feedback kernel for every position.
+
+    Args:
+        filters, kernel_size, ...: As `tfweightmirror.layers.LocallyConnected2D`.
+        rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
+        feedback_initializer: What B starts from. Default: the kernel's initializer with a seed of
+            its own.
+    """
