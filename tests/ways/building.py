@@ -276,6 +276,32 @@ def stacked_cells(convert: Convert, prove: Prove) -> None:
     prove(model, lambda: fit(model, x), other_ways=LAST_STEP)
 
 
+@goes(slow=True)
+def untied_after_converting(convert: Convert, prove: Prove) -> None:
+    images = normal(4, 6, 6, 2)
+    convolutions = [
+        k.Conv2D(2, 3, strides=2, activation="tanh", name="low"),
+        k.Conv2D(3, 2, padding="same", activation="tanh", name="high"),
+    ]
+    model = keras.Sequential([keras.Input((6, 6, 2)), *convolutions, k.Flatten(), k.Dense(3)])
+    fit(compiled(model), images, Y[:4])
+    convert(model)
+    fit(model, images, Y[:4])
+    tfwm.conversion.untie(model)
+    prove(model, lambda: fit(model, images, Y[:4]))
+
+
+@goes("kp", slow=True)
+def converted_after_untying(convert: Convert, prove: Prove) -> None:
+    signals = normal(8, 9, 2)
+    local = [dense(3, "below"), k.Conv1D(3, 3, strides=2, activation="tanh", name="line")]
+    model = keras.Sequential([keras.Input((9, 2)), *local, k.Flatten(), k.Dense(3, name="head")])
+    fit(compiled(model, decaying()), signals)
+    tfwm.conversion.untie(model)
+    convert(model)
+    fit_and_prove(model, prove, *only(model, KolenPollack()), data=(signals, Y))
+
+
 @goes("wm", slow=True)
 def locally_connected_by_hand(convert: Convert, prove: Prove) -> None:
     images = normal(8, 6, 6, 2)

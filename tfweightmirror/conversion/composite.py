@@ -63,9 +63,9 @@ class Composite:
                 "config": config,
             },
             "feedback": {
-                place: {"layer": twins.PLAIN_CLASSES[type(layer)].__name__, **twins.rule_of(layer)}
+                place: became
                 for place, layer in _places(self)
-                if type(layer) in twins.PLAIN_CLASSES
+                if (became := _as_it_became(layer)) is not None
             },
         }
 
@@ -106,7 +106,8 @@ def mark(model: keras.layers.Layer) -> None:
     Owners that have none (any more) take their plain class.
     """
     for _, layer in walk(model):
-        if isinstance(layer, CarriesRule) or type(layer).__module__.startswith("keras.src."):
+        ours = type(layer).__module__.startswith(("keras.src.", "tfweightmirror."))
+        if isinstance(layer, CarriesRule) or ours:
             continue
         plain: Any = getattr(type(layer), "plain_class", None) or type(layer)
         wanted = _class_for(plain) if _loses_layers(layer) else plain
@@ -118,10 +119,17 @@ def _loses_layers(owner: keras.layers.Layer) -> bool:
     """Whether feedback layers below `owner` are there, or will be, without its config's doing."""
     kept = {id(layer) for child in saving_hooks.layers_in_config(owner) for _, layer in walk(child)}
     return any(
-        keras_hooks.waits_for_build(layer) or type(layer) in twins.PLAIN_CLASSES
+        keras_hooks.waits_for_build(layer) or _as_it_became(layer) is not None
         for _, layer in walk(owner)
         if id(layer) not in kept
     )
+
+
+def _as_it_became(layer: Any) -> dict[str, Any] | None:
+    """What conversions have made of `layer`, as a config; None if nothing."""
+    if type(layer) in twins.PLAIN_CLASSES:
+        return {"layer": twins.PLAIN_CLASSES[type(layer)].__name__, **twins.rule_of(layer)}
+    return {"layer": type(layer).__name__} if getattr(layer, "was_tied", False) else None
 
 
 def _places(owner: keras.layers.Layer) -> Iterator[tuple[str, keras.layers.Layer]]:
@@ -155,17 +163,22 @@ def _convert_again(owner: keras.layers.Layer, feedback: dict[str, Any]) -> None:
         layer, above = found.get(place), _unbuilt_above(found, place)
         if layer is None and above is not None:
             later.setdefault(above, {})[place.removeprefix(above).lstrip("/")] = config
-        elif type(layer) in twins.TWINS and type(layer).__name__ == config["layer"]:
-            twins.to_twin(
-                layer,
-                rules.get(config["rule"]),
-                seed=config["feedback_seed"],
-                feedback_initializer=config["feedback_initializer"],
-            )
+            continue
+        if twins.name_of_untied(layer) == config["layer"]:
+            twins.to_untied(layer)
+        if type(layer).__name__ == config["layer"] and type(layer) in twins.TWINS:
+            if "rule" in config:
+                twins.to_twin(
+                    layer,
+                    rules.get(config["rule"]),
+                    seed=config["feedback_seed"],
+                    feedback_initializer=config["feedback_initializer"],
+                )
         elif not isinstance(layer, CarriesRule):  # Its owner's own config may have made it so.
+            under = "rule" in config and f" under the rule '{rules.get(config['rule']).name}'"
             raise ValueError(
                 f"Layer '{owner.name}' ({type(owner).__name__}) was saved with a "
-                f"{config['layer']} under the rule '{rules.get(config['rule']).name}' at place "
+                f"{config['layer']}{under or ''} at place "
                 f"{place} of the layers below it, and has {type(layer).__name__} there when made "
                 "from its config. Make the model by its own code, convert it, and load its weights."
             )

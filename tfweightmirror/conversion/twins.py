@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from tfweightmirror import layers
 from tfweightmirror._internals import keras_hooks, twin_gradient
@@ -37,6 +38,13 @@ TWINS: dict[type[keras.layers.Layer], type[Any]] = {
     layers.LocallyConnected2D: layers.FeedbackLocallyConnected2D,
 }
 PLAIN_CLASSES = {twin: plain for plain, twin in TWINS.items()}
+# What `untie` makes of a convolution.
+UNTIED: dict[type[keras.layers.Layer], type[Any]] = {
+    keras.layers.Conv1D: layers.LocallyConnected1D,
+    keras.layers.Conv2D: layers.LocallyConnected2D,
+    layers.FeedbackConv1D: layers.FeedbackLocallyConnected1D,
+    layers.FeedbackConv2D: layers.FeedbackLocallyConnected2D,
+}
 ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 RECURRENT = (keras.layers.SimpleRNN, keras.layers.LSTM, keras.layers.GRU)
 
@@ -181,3 +189,37 @@ def companions(layer: Any) -> list[Companion]:
             for site in layer.sites
         ]
     return found
+
+
+def name_of_untied(layer: keras.layers.Layer) -> str | None:
+    """The plain class of what `untie` makes of `layer`, by name; None if nothing."""
+    untied = UNTIED.get(type(layer))
+    return None if untied is None else str(PLAIN_CLASSES.get(untied, untied).__name__)
+
+
+def to_untied(layer: Any) -> list[tuple[keras.Variable, keras.Variable]]:
+    """Make a convolution, of a class in `UNTIED`, locally connected; if built, untie its weights.
+
+    Returns:
+        Pairs of the variables that it does not have any more and those in their place.
+    """
+    tied = keras_hooks.own_weights(layer)
+    config = layer.get_build_config() or {}
+    keras_hooks.become(layer, UNTIED[type(layer)])
+    layer.was_tied = True  # which its owner's config does not know
+    if not layer.built:
+        return []
+    for weight in tied:
+        keras_hooks.untrack(layer, weight)
+    keras_hooks.forget_attribute(layer, "_kernel")
+    with keras_hooks.adding_weights(layer):
+        type(layer).build(layer, config["input_shape"])
+    fresh = {weight.name: weight for weight in keras_hooks.own_weights(layer)}
+    pairs = [(old, fresh[old.name]) for old in tied]
+    for old, new in pairs:
+        value = tf.broadcast_to(tf.convert_to_tensor(old), new.shape)
+        if layer.synapses is not None and new.shape == layer.kernel.shape:
+            value = tf.where(layer.synapses, value, tf.zeros((), value.dtype))
+        new.assign(value)
+        new.trainable = old.trainable
+    return pairs
