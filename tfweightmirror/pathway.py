@@ -209,6 +209,12 @@ class Pathway:
         """Cells that one receptive field reaches, in one group."""
         return self.view.matrices[2]
 
+    @property
+    def sparse(self) -> Any:
+        """The `tfweightmirror.training.Sparse` that holds W and B to masks; None without."""
+        constraint = getattr(self.kernel, "constraint", None)
+        return constraint if hasattr(constraint, "mask_feedback") else None
+
     def as_matrices(self, tensor: Any) -> tf.Tensor:
         """A tensor of the kernel's shape as (groups, fan_in, fan_out)."""
         return self.view.as_matrices(tensor)

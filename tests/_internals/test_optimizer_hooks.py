@@ -16,6 +16,7 @@ from tfweightmirror._internals.optimizer_hooks import (
     decay_of,
     per_step_decay_of,
     same_update,
+    that_constrains,
     velocity_of,
 )
 
@@ -198,3 +199,26 @@ def test_an_optimizer_can_be_built_again_with_its_own_variables_in_place(tmp_pat
     checkpoint = tf.train.Checkpoint(optimizer=optimizer)
     saved = {name for name, _ in tf.train.list_variables(checkpoint.save(tmp_path / "c"))}
     assert sum("_variables/" in name for name in saved) == 7
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_constraint_finds_the_optimizer_that_asks_it(scaled: bool, compiled: bool) -> None:
+    found, weight = [], keras.Variable([1.0])
+
+    def constraint(value: Any) -> tf.Tensor:
+        found.append(that_constrains())
+        return tf.convert_to_tensor(value)
+
+    weight.constraint = constraint
+    inner = O.SGD(0.1)
+    optimizer = O.LossScaleOptimizer(inner) if scaled else inner
+    optimizer.build([weight])
+
+    def step() -> None:
+        optimizer.apply([tf.constant([1.0])], [weight])
+
+    (tf.function(step) if compiled else step)()
+    assert found
+    assert all(each is inner for each in found)
+    assert that_constrains() is None

@@ -12,6 +12,7 @@ from tests.ways.entry import SGD, X, Y, compiled, fit, fit_and_prove, goes, mlp
 from tests.ways.proof import Convert, Prove
 from tfweightmirror.callbacks import FeedbackMonitor, KolenPollack, WeightMirror
 from tfweightmirror.mirror import Schedule
+from tfweightmirror.training import Sparse, constrain
 
 
 def decaying() -> keras.optimizers.Optimizer:
@@ -55,6 +56,20 @@ def mirror_and_monitor_in_fit(convert: Convert, prove: Prove) -> None:
     watched = [*only(model, gaussian_mirror()), *only(model, FeedbackMonitor())]
     fit(model, callbacks=watched)
     fit_and_prove(model, prove, *watched)
+
+
+@goes("urfb", slow=True)
+def sparse_connectivity(convert: Convert, prove: Prove) -> None:
+    model = constrain(compiled(mlp()), Sparse(0.6, seed=1))
+    fit(model)
+    convert(model)
+    prove(model, lambda: fit(model))
+
+
+@goes("wm", slow=True)
+def sparse_connectivity_under_the_mirror(convert: Convert, prove: Prove) -> None:
+    model = constrain(convert(compiled(mlp())), Sparse(0.6, seed=1))
+    fit_and_prove(model, prove, *only(model, gaussian_mirror()))
 
 
 class CompilesAgain(keras.callbacks.Callback):

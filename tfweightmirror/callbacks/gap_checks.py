@@ -56,6 +56,12 @@ def _check_pair(pathway: Pathway) -> None:
             f"{type(pathway.rule).__name__} gives B a gradient of its own (feedback_gradient). "
             "Leave the KolenPollack callback out, which would give B the increments of W."
         )
+    if pathway.sparse is not None:
+        raise ValueError(
+            f"Kolen-Pollack needs equal changes of W and B, but {where} has masks of its own for "
+            "W and for B (Sparse), and what only one of them has cannot come closer. Leave the "
+            "KolenPollack callback out, or the layer out of Sparse by patterns."
+        )
     for kind in ("regularizer", "constraint"):
         found = getattr(kernel, kind)
         if found is not None:

@@ -18,6 +18,8 @@ def reset_feedback(
 ) -> None:
     """Set every feedback kernel B of a built model anew. W and the optimizer do not move.
 
+    Entries that a `tfweightmirror.training.Sparse` has taken from B stay 0.
+
     Args:
         model: A built model with feedback layers.
         initializer: None: each layer's own way to start B. A Keras initializer or its name: that
@@ -39,7 +41,7 @@ def reset_feedback(
         for name, array in arrays.items():
             _check(name, array, found)
         for name, array in arrays.items():
-            found[name].feedback_kernel.assign(array)
+            _assign(found[name], array)
         return
     for pathway in found.values():
         start = initializer
@@ -50,7 +52,14 @@ def reset_feedback(
         if isinstance(pathway.layer, LocallyConnected):
             own = of_one_field(own, pathway.layer.rank)
         drawn = own(feedback.shape, feedback.dtype)
-        feedback.assign(pathway.view.on_synapses(tf.convert_to_tensor(drawn)))
+        _assign(pathway, pathway.view.on_synapses(tf.convert_to_tensor(drawn)))
+
+
+def _assign(pathway: Pathway, value: Any) -> None:
+    """Set B, which keeps the mask that it may have."""
+    pathway.feedback_kernel.assign(value)
+    if pathway.sparse is not None:
+        pathway.feedback_kernel.assign(pathway.sparse.mask_feedback(pathway.feedback_kernel))
 
 
 def _check(name: str, array: np.ndarray[Any, Any], found: Mapping[str, Pathway]) -> None:

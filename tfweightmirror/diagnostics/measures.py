@@ -77,6 +77,17 @@ def weight_angle_deg(pathway: Pathway) -> tf.Tensor:
     return angle_deg(tf.convert_to_tensor(pathway.kernel), pathway.backward_kernel())
 
 
+def shared_angle_deg(pathway: Pathway) -> tf.Tensor:
+    """`weight_angle_deg` over the entries that W and B both have under `training.Sparse`.
+
+    Without masks, and under rules without a B, over all.
+    """
+    kernel, carrier = tf.convert_to_tensor(pathway.kernel), pathway.backward_kernel()
+    if pathway.sparse is not None and pathway.feedback_kernel is not None:
+        kernel, carrier = map(pathway.sparse.mask_shared, (kernel, carrier))
+    return angle_deg(kernel, carrier)
+
+
 def norm_ratio(pathway: Pathway) -> tf.Tensor:
     """The norm of what carries the error over the norm of W."""
     carrier = tf.cast(pathway.backward_kernel(), tf.float32)
@@ -143,6 +154,7 @@ WEIGHT_MEASURES: dict[str, Callable[[Pathway], tf.Tensor]] = {
     "magnitude": magnitude,
     "sparsity": sparsity,
     "zeros": zeros,
+    "shared_angle": shared_angle_deg,
 }
 """Name in logs to the measure of one pathway."""
 

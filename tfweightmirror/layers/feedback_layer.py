@@ -82,7 +82,7 @@ class FeedbackLayer(CarriesRule):
         for site in self.sites:
             rule, kernel, view = self.rule, getattr(self, site.kernel), self.kernel_view(site)
             feedback = state = None
-            constraint = getattr(self, site.constraint, None)
+            constraint: Any = getattr(self, site.constraint, None)
             if rule.uses_feedback_kernel:
                 feedback = self.add_weight(
                     name=site.feedback,
@@ -90,9 +90,11 @@ class FeedbackLayer(CarriesRule):
                     initializer=_born_on(view, self.initial_feedback(site)),
                     dtype=self.variable_dtype,
                     trainable=rule.learns_by == "optimizer",
-                    constraint=constraint if getattr(constraint, "binds_feedback", False) else None,
+                    constraint=getattr(constraint, "of_feedback", None),
                     aggregation="mean",
                 )
+                if hasattr(constraint, "mask_feedback") and constraint.known:  # a Sparse
+                    feedback.assign(constraint.mask_feedback(feedback))
             if rule.draws:
                 seed = self._seed_of(site)
                 state = self.add_weight(

@@ -102,7 +102,7 @@ class MirrorMode:
         Independent noise: `tan^2 = (n + kurtosis - 2) / N`, `N = m (2 - d) / d` on every replica
         (docs/science.md, "The angle law"); balanced noise: 0. None where no law is known to hold:
         through an activation, with noisy, rounded or missing answers, with a step size or a norm of
-        its own, or behind another response.
+        its own, behind another response, or where B has a mask.
         """
         noise = self.noise
         lawful = not (
@@ -113,6 +113,7 @@ class MirrorMode:
             or self.dead_cells
             or self.respond is not None
             or (pathway.view.synapses is not None and not noise.balanced)  # fan-ins differ
+            or pathway.sparse is not None
         )
         bias = pathway.bias is not None and not self.bias_blocking
         if not lawful or bias or self.norm != "decay" or self.eta is not None:
@@ -174,7 +175,11 @@ class MirrorMode:
             )
         power = firing.power * (2 if self.sign_pairs else 1)
         eta = firing.decay / power if self.eta is None else self.eta
-        return learn(feedback, pathway.from_matrices(product), eta, firing.decay, self.norm)
+        change = pathway.from_matrices(product)
+        if pathway.sparse is not None:  # a synapse that does not exist hears nothing
+            feedback = pathway.sparse.mask_feedback(feedback)
+            change = pathway.sparse.mask_feedback(change)
+        return learn(feedback, change, eta, firing.decay, self.norm)
 
     def _answers(
         self,

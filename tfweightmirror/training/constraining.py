@@ -13,8 +13,9 @@ from tfweightmirror._internals.walk import walk
 from tfweightmirror.conversion import compiled
 from tfweightmirror.layers.locally_connected import refuse_counting_fans
 from tfweightmirror.training.constraints import FixedSign
+from tfweightmirror.training.sparse import Sparse
 
-AnyConstraint: TypeAlias = keras.constraints.Constraint | FixedSign
+AnyConstraint: TypeAlias = keras.constraints.Constraint | FixedSign | Sparse
 # (layer, name of the kernel's attribute, name of the constraint's).
 _Site: TypeAlias = tuple[Any, str, str]
 _CONSTRAINTS = {
@@ -35,13 +36,14 @@ def constrain(
 ) -> keras.Model:
     """Give the kernels of a built model a constraint, in place, before or after converting it.
 
-    Each kernel gets a copy. A `FixedSign` remembers the signs of now; a `GlorotClip` binds B, too.
-    Compiled models keep their optimizers and trace again. What is saved has the constraints, which
-    loading restores (after `import tfweightmirror`, also of a stripped model).
+    Each kernel gets a copy. A `FixedSign` remembers the signs of now; a `Sparse` draws masks of W
+    and B; it and a `GlorotClip` bind B, too. Compiled models keep their optimizers and trace again.
+    What is saved has the constraints, which loading restores (after `import tfweightmirror`, also
+    of a stripped model).
 
     Args:
         model: A built Sequential or functional model; such models inside it are looked into.
-        constraint: A Keras constraint or `FixedSign`.
+        constraint: A Keras constraint, `FixedSign` or `Sparse`.
         layers: Patterns (`fnmatch`) of layers with kernels, compared with a layer's name, and with
             those of its owners and itself joined by slashes.
 
@@ -52,7 +54,8 @@ def constrain(
         ValueError: Nothing is changed: a pattern that matches no kernel; a kernel that has a
             constraint already; a layer inside another one whose config would not restore the
             constraint (attention, wrappers, layers of your own: give it `kernel_constraint` where
-            it is made); `per="neuron"` where input cells are not one axis of the kernel.
+            it is made); `per="neuron"` where input cells are not one axis of the kernel; a share
+            of connections that leaves a kernel none.
     """
     sites = _sites(model, layers, constraint)
     changed = [layer for layer, *_ in sites.values()]
@@ -61,26 +64,29 @@ def constrain(
     with model.distribute_strategy.scope():
         for path, (layer, kernel, attribute) in sites.items():
             own = _copy(config, constraint, f"{layer.name}_{attribute}", path)
+            feedback = getattr(layer, f"feedback_{kernel}", None)
             if isinstance(own, FixedSign):
                 axis = -1 if isinstance(layer, _TRANSPOSED) else -2
                 own.remember(getattr(layer, kernel), cells_axis=axis)
             with keras_hooks.adding_weights(layer):
+                if isinstance(own, Sparse):  # here, so that paths of masks tell whose they are
+                    own.draw(getattr(layer, kernel), feedback)
                 setattr(layer, attribute, own)
             getattr(layer, kernel).constraint = own
-            feedback = getattr(layer, f"feedback_{kernel}", None)
-            if feedback is not None and getattr(own, "binds_feedback", False):
-                feedback.constraint = own
+            if feedback is not None:
+                feedback.constraint = getattr(own, "of_feedback", None)
     compiled.renew(holders)
     return model
 
 
 def _copy(config: Any, constraint: AnyConstraint, name: str, path: str) -> AnyConstraint:
-    if not isinstance(constraint, FixedSign):
+    if not isinstance(constraint, FixedSign | Sparse):
         copy: AnyConstraint = keras.saving.deserialize_keras_object(config)
         return copy
     seed = constraint.seed
     own = None if seed is None else zlib.crc32(f"{seed} {path}".encode()) % 2**31
-    return FixedSign(constraint.per, constraint.hold, own, name=name)
+    remembering = constraint.get_config() | {"name": name, "seed": own}
+    return type(constraint).from_config(remembering)
 
 
 def _sites(
@@ -100,6 +106,8 @@ def _sites(
             matched.update(wanted)
             if wanted:
                 _refuse(path, layer, attribute, constraint, restored=id(layer) in restored)
+                if isinstance(constraint, Sparse):
+                    constraint.existing(getattr(layer, kernel))
                 sites[f"{path}/{kernel}"] = (layer, kernel, attribute)
     for pattern in patterns:
         if pattern not in matched:

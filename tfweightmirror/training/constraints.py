@@ -27,15 +27,18 @@ class GlorotClip(keras.constraints.Constraint):
         factor: Of the bound, above 0.
     """
 
-    # Feedback layers ask for it.
-    binds_feedback = True
-    # Locally connected layers do: there the positions would count as taps.
+    # Locally connected layers ask for it: there the positions would count as taps.
     counts_fans = True
 
     def __init__(self, factor: float = 1.5) -> None:
         if not (math.isfinite(factor) and factor > 0):
             raise ValueError(f"factor of GlorotClip is {factor!r}. Expected a number above 0.")
         self.factor = factor
+
+    @property
+    def of_feedback(self) -> "GlorotClip":
+        """The constraint of feedback kernels, for which their layers ask."""
+        return self
 
     def __call__(self, w: Any) -> tf.Tensor:
         """The weights, cut."""
