@@ -7,13 +7,14 @@ import keras
 import numpy as np
 import pytest
 
+import tfweightmirror as tfwm
 from tests.train.test_resume import SMALL
-from tfweightmirror.training import FixedSign, GlorotClip
+from tfweightmirror.training import FixedSign, GlorotClip, Sparse
 from train.config import Part
 from train.errors import UserError
 from train.parsing.command_line import parse
 from train.parts import models
-from train.parts.constraints import add_constraints, remember_signs
+from train.parts.constraints import add_constraints, check_optimizer, renew_constraints
 from train.run.fit import fit
 
 TWO = Part("mlp", {"units": [8, 8]})
@@ -38,6 +39,39 @@ def test_the_first_pattern_that_matches_decides() -> None:
     assert (second.per, second.hold, second.signs.shape) == ("neuron", 1e-10, (8, 1))
 
 
+def sparse() -> Any:
+    """Masks in all layers but the last, as Amit's code has them, and feedback weights."""
+    model = network()
+    options = {"connectivity": 0.5, "constraint": "glorot_clip", "seed": 1}
+    add_constraints(model, {"hidden*": Part("sparse", options)})
+    return tfwm.convert_model(model, "urfb")
+
+
+def test_masks_are_those_of_the_layers_that_are_named() -> None:
+    found = [layer.kernel.constraint for layer in sparse().layers if hasattr(layer, "kernel")]
+    assert [type(each) for each in found] == [Sparse, Sparse, type(None)]
+    assert isinstance(found[0].constraint, GlorotClip)
+
+
+def test_weights_that_came_from_elsewhere_are_masked() -> None:
+    model = sparse()
+    layer = model.get_layer("hidden_2")
+    for weight in (layer.kernel, layer.feedback_kernel):
+        weight.assign(np.ones((8, 8)))
+    renew_constraints(model)
+    for weight, mask in (
+        (layer.kernel, layer.kernel_constraint.mask),
+        (layer.feedback_kernel, layer.kernel_constraint.feedback_mask),
+    ):
+        np.testing.assert_array_equal(weight.numpy() != 0, mask.numpy() == 1)
+
+
+def test_averages_of_masked_weights_are_refused_by_their_key() -> None:
+    check_optimizer(network(), keras.optimizers.SGD(use_ema=True))
+    with pytest.raises(UserError, match=r"^optimizer.options.use_ema=true overwrites weights"):
+        check_optimizer(sparse(), keras.optimizers.SGD(use_ema=True))
+
+
 @pytest.mark.parametrize("per", ["synapse", "neuron"])
 def test_signs_are_those_of_weights_that_came_from_elsewhere(per: str) -> None:
     model = network()
@@ -45,11 +79,11 @@ def test_signs_are_those_of_weights_that_came_from_elsewhere(per: str) -> None:
     layer = model.get_layer("hidden_2")
     layer.kernel.assign(np.random.default_rng(1).normal(size=(8, 8)))
     before = np.abs(layer.kernel.numpy())
-    remember_signs(model)
+    renew_constraints(model)
     signs = layer.kernel_constraint.signs.numpy()
     np.testing.assert_array_equal(layer.kernel.numpy(), before * signs)
     kept = layer.kernel.numpy()
-    remember_signs(model)
+    renew_constraints(model)
     np.testing.assert_array_equal(layer.kernel.numpy(), kept)
 
 
@@ -60,6 +94,10 @@ def test_signs_are_those_of_weights_that_came_from_elsewhere(per: str) -> None:
         (
             {"*": ("fixed_sign", {"hold": -1.0})},
             "constraints.*=fixed_sign refuses its options: hold of FixedSign is -1.0.",
+        ),
+        (
+            {"*": ("sparse", {"connectivity": 2.0})},
+            "constraints.*=sparse refuses its options: connectivity of Sparse is 2.0.",
         ),
         ({"*": "fixed_sign", "head": "max_norm"}, "constraints.head decides about no layer"),
         (
@@ -80,14 +118,20 @@ def test_mistake_is_told_in_one_sentence(parts: dict[str, Any], sentence: str) -
 
 
 @pytest.mark.slow
-def test_kolen_pollack_with_a_constraint_is_refused_by_its_key(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("constraint", "said"),
+    [("max_norm", "has a kernel constraint"), ("sparse", "has masks of its own")],
+)
+def test_kolen_pollack_with_a_constraint_is_refused_by_its_key(
+    constraint: str, said: str, tmp_path: Path
+) -> None:
     arguments = [
         "--feedback.rule=kp",
         "--optimizer.weight_decay=0.1",
-        "--constraints={'*': max_norm}",
+        f"--constraints={{'*': {constraint}}}",
     ]
     config, _ = parse(["fit", *SMALL, *arguments, f"--run_directory={tmp_path / 'run'}"])
-    with pytest.raises(UserError, match=r"^constraints: .* has a kernel constraint"):
+    with pytest.raises(UserError, match=rf"^constraints: .* {said}"):
         fit(config)
 
 
@@ -108,3 +152,22 @@ def test_layers_drawn_anew_and_other_models_bring_their_signs(tmp_path: Path) ->
         assert (layer.kernel.numpy() == 0).mean() < 0.2  # half of it, by the signs of other weights
         same = np.mean(plain.get_layer(name).kernel.numpy() * signs > 0)
         assert (same == 1) == (name == "hidden_1")
+
+
+@pytest.mark.slow
+def test_weights_of_other_models_and_those_drawn_anew_are_masked(tmp_path: Path) -> None:
+    def run(name: str, *arguments: str) -> Any:
+        rule = "--feedback.rule=fa"  # B stands still, so that no update masks it
+        config, _ = parse(["fit", *SMALL, rule, *arguments, f"--run_directory={tmp_path / name}"])
+        return fit(config).model
+
+    plain = run("plain")
+    start = f"--init_from={tmp_path / 'plain' / 'model.keras'}"
+    model = run("sparse", "--constraints={'*': sparse}", start, "--draw_anew=[head]")
+    for name in ("hidden_1", "head"):
+        layer, before = model.get_layer(name), plain.get_layer(name).feedback_kernel.numpy()
+        held, feedback = layer.kernel_constraint, layer.feedback_kernel.numpy()
+        exists = held.feedback_mask.numpy() == 1
+        np.testing.assert_array_equal(feedback != 0, exists)
+        assert (layer.kernel.numpy()[held.mask.numpy() == 0] == 0).all()
+        assert (feedback == before)[exists].all() == (name == "hidden_1")

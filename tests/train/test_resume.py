@@ -90,9 +90,9 @@ RULES = {
         "--training.precision=mixed_bfloat16",
     ],
     "fa": ["--feedback.rule=fa", "--training.precision=mixed_float16"],
-    "fixed signs": [
+    "fixed signs and masks": [
         "--feedback.rule=urfb",
-        "--constraints={head: glorot_clip, '*': fixed_sign}",
+        "--constraints={head: {name: sparse, options: {constraint: glorot_clip}}, '*': fixed_sign}",
         "--callbacks=[SignFlips]",
         "--optimizer.name=batchmanhattan",
         "--optimizer.options.momentum=0.9",

@@ -45,7 +45,8 @@ class MonitorConfig:
         measures: Out of weight_angle (degrees), norm_ratio, predicted_weight_angle (degrees, by the
             mirror's or Kolen-Pollack's law, where one holds), sign_angle (of W to its signs,
             degrees), sign_agreement, correlation, kurtosis, magnitude, sparsity (share of small
-            entries) and zeros (of 0, or held there by a constraint).
+            entries), zeros (of 0, or held there by a constraint) and shared_angle (degrees, over
+            the entries that W and B both have under the constraint sparse).
         delta_angles: Whether to measure the angle between the error that each layer receives and
             backprop's, in degrees, on the first training batch, at a training step's cost.
         gradient_angles: Whether to measure the same of every variable's gradient.

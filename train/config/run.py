@@ -146,8 +146,9 @@ class FitConfig:
             `resnet18`, `resnet50`, or the import path of a callable `(input_shape, output_shape,
             **options) -> keras.Model`. `python -m train list models` shows their options.
         constraints: Layer-name pattern to what keeps the weights of such layers, not their biases:
-            `fixed_sign` (on their side of 0), `glorot_clip`, or a Keras constraint. The first
-            pattern that matches a layer counts.
+            `fixed_sign` (on their side of 0), `sparse` (a share `connectivity` of them, and of
+            feedback weights, exists), `glorot_clip`, or a Keras constraint. The first pattern that
+            matches a layer counts.
         loss: `softmax` (cross-entropy of the classes) or `sigmoid` (cross-entropy of each output on
             its own, summed over the outputs), both on logits; a Keras loss, such as
             mean_squared_error; or an import path.

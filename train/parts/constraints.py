@@ -10,7 +10,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfweightmirror.training import FixedSign, GlorotClip, constrain
+import tfweightmirror as tfwm
+from tfweightmirror.training import FixedSign, GlorotClip, Sparse, constrain
 from tfweightmirror.training.constraining import kernels_by_path
 from train.config import Part
 from train.errors import UserError, did_you_mean
@@ -19,7 +20,7 @@ from train.parts.named import classes_of, instance, refusals
 
 def known_constraints() -> dict[str, Any]:
     """Ours, and those of Keras in snake case."""
-    ours = {"fixed_sign": FixedSign, "glorot_clip": GlorotClip}
+    ours = {"fixed_sign": FixedSign, "glorot_clip": GlorotClip, "sparse": Sparse}
     return ours | classes_of(keras.constraints, keras.constraints.Constraint, snake_case=True)
 
 
@@ -38,16 +39,32 @@ def add_constraints(model: Any, parts: Mapping[str, Part]) -> None:
                 f"{key} decides about no layer with weights.{did_you_mean(pattern, paths)} "
                 f"Expected a pattern of {', '.join(paths)}, the narrower one first."
             )
-        base = (keras.constraints.Constraint, FixedSign)
+        base = (keras.constraints.Constraint, FixedSign, Sparse)
         constraint = instance(key, part, known_constraints(), base, "a Keras constraint")
         with refusals(key):
             constrain(model, constraint, layers=[glob.escape(path) for path in mine])
 
 
-def remember_signs(model: Any) -> None:
-    """Has constraints take the signs of weights that have come from elsewhere."""
+def check_optimizer(model: Any, optimizer: Any) -> None:
+    """Refuse what would fill up masks; the library could say so in the first step alone."""
+    sparse = any(isinstance(v.constraint, Sparse) for v in kernels_by_path(model).values())
+    if sparse and optimizer.use_ema:
+        raise UserError(
+            "optimizer.options.use_ema=true overwrites weights by averages from before the masks "
+            "of constraints (sparse). Expected false."
+        )
+
+
+def renew_constraints(model: Any) -> None:
+    """Has constraints take the signs, and masks take off, of weights that came from elsewhere."""
+    for pathway in tfwm.pathways(model):
+        if pathway.sparse is not None and pathway.feedback_kernel is not None:
+            held = pathway.sparse.mask_feedback(pathway.feedback_kernel)
+            pathway.feedback_kernel.assign(held)
     for kernel in kernels_by_path(model).values():
         constraint = kernel.constraint
+        if isinstance(constraint, Sparse):
+            kernel.assign(constraint(kernel))
         if isinstance(constraint, FixedSign):
             signs = tf.cast(tf.convert_to_tensor(constraint.signs), kernel.dtype)
             if tf.reduce_any(signs * tf.convert_to_tensor(kernel) < 0):

@@ -195,6 +195,7 @@ _KEYS = {
     "needs weight decay": "optimizer.weight_decay",
     "weights in float32": "training.precision",
     "has a kernel constraint": "constraints",
+    "(Sparse)": "constraints",
     "cannot hold under": "optimizer.name",
     "": "feedback.rule",
 }

@@ -50,6 +50,11 @@ LAYER_MEASURES = {
     "magnitude": ("mean |W|", "Mean absolute value of a layer's weights; black: mean over layers."),
     "sparsity": ("sparsity of W", "Sparsity of a layer's weights; black: mean over the layers."),
     "zeros": ("zeros in W", "Share of a layer's weights that are 0; black: mean over the layers."),
+    "shared_angle": (
+        "angle over shared entries (degrees)",
+        "Weight angle over the entries that W and B both have under masks of their own, a line a "
+        "layer; black: mean over the layers.",
+    ),
     "sign_flips": (
         "sign flips",
         "Share of a layer's weights on the other side of 0 than an epoch before; black: mean over "

@@ -16,7 +16,7 @@ from train.devices.strategy import Placement
 from train.errors import UserError
 from train.parsing.phases import phase_configs
 from train.parts import feedback, models
-from train.parts.constraints import add_constraints, remember_signs
+from train.parts.constraints import add_constraints, check_optimizer, renew_constraints
 from train.parts.initial_weights import take_drawn, take_weights
 from train.parts.losses import build_loss, build_metrics
 from train.parts.optimizers import build_optimizer
@@ -69,6 +69,7 @@ class Phases:
                 steps_per_epoch=batches.steps_per_epoch,
                 steps=batches.steps,
             )
+            check_optimizer(model, optimizer)
             for variable in self._frozen:
                 variable.trainable = True
             backprop = config.monitor.backprop
@@ -88,7 +89,7 @@ class Phases:
                 feedback.convert(fresh, config.feedback, seed=seed, measures_backprop=backprop)
                 take_drawn(model, fresh, config.draw_anew)
             if begins:
-                remember_signs(model)
+                renew_constraints(model)
             self._frozen = feedback.freeze(
                 model,
                 config.freeze,
