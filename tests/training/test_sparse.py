@@ -124,6 +124,7 @@ def test_masks_hold_in_fit(rule: str, optimizer: str) -> None:
     assert moved == [True, rule != "fa"]
 
 
+@pytest.mark.slow
 def test_b_follows_the_error_also_where_w_has_no_entry() -> None:
     model = sparse("urfb", SGD(0.5), run_eagerly=True)
     before = feedback(model)["hidden"]

@@ -63,7 +63,8 @@ def test_an_exact_mirror_that_was_traced_before_hears_of_the_masks() -> None:
     assert over_all == pytest.approx(45, abs=5)
 
 
-@pytest.mark.parametrize("noise", slow_but(["orthogonal"], ["orthogonal", "gaussian"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", ["orthogonal", "gaussian"])
 def test_masks_hold_in_mirror_mode_in_fit(noise: str) -> None:
     model = sparse("wm")
     # No optimizer, and so no constraint, stands behind what noise has taught.
