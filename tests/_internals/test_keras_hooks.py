@@ -1,6 +1,5 @@
 """Canary: every private hook of Keras and TensorFlow still does what this library relies on."""
 
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -296,34 +295,6 @@ def test_compiled_models_can_be_told_to_trace_again() -> None:
     assert model.train_function is first
     model.make_train_function(force=True)
     assert model.train_function is not first
-
-
-def test_a_fit_of_a_model_is_seen_from_within_and_no_longer_after_it() -> None:
-    seen = []
-
-    class Asks(keras.callbacks.Callback):
-        def on_train_begin(self, logs: Any = None) -> None:
-            seen.append((hooks.is_fitting(self.model), hooks.is_fitting(other)))
-
-        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            raise KeyboardInterrupt
-
-    model, other = compiled(chain(), run_eagerly=True), chain()
-    with pytest.raises(KeyboardInterrupt):
-        model.fit(np.zeros((2, 6, 6, 2)), np.zeros((2, 3)), verbose=0, callbacks=[Asks()])
-    assert seen == [(True, False)]
-    assert not hooks.is_fitting(model)
-
-
-def test_keras_says_that_backup_and_restore_has_put_a_training_back(tmp_path: Path) -> None:
-    model = compiled(chain())
-    backup = keras.callbacks.BackupAndRestore(str(tmp_path), save_freq=1)
-    backup.set_model(model)
-    backup.on_train_begin()
-    assert not hooks.was_restored(model)
-    backup.on_train_batch_end(1)
-    backup.on_train_begin()
-    assert hooks.was_restored(model)
 
 
 def test_a_call_stands_for_itself_and_for_no_other() -> None:

@@ -7,7 +7,6 @@ import contextlib
 import functools
 import gc
 import inspect
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -277,40 +276,3 @@ def _traced_methods(cls: type) -> tuple[str, ...]:
         for name, value in vars(owner).items()
         if isinstance(value, TracedFunction)
     )
-
-
-def is_fitting(model: keras.Model) -> bool:
-    """Whether this call was made, directly or not, by a `fit` of `model` in the same thread."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code.co_name == "fit" and frame.f_locals.get("self") is model:
-            return True
-        frame = frame.f_back  # type: ignore[assignment]  # None above the first
-    return False
-
-
-def was_restored(model: keras.Model) -> bool:
-    """Whether `BackupAndRestore` has put an interrupted training of `model` back."""
-    return model._initial_epoch is not None
-
-
-def make_training_variables(model: keras.Model, batch: Any) -> None:
-    """Make what Keras' own `train_step` makes in its first trace, which is therefore traced twice.
-
-    Nothing is done where that is not known before: no batch, layers that are not built, or metrics
-    that do not take symbols.
-
-    Args:
-        model: A compiled model.
-        batch: The specs of a batch, (x, y) or (x, y, sample_weight); or None.
-    """
-    optimizer, metrics = model.optimizer, model._compile_metrics
-    if batch is None or not all(layer.built for layer in model._flatten_layers()):
-        return
-    with model.distribute_strategy.scope():
-        if metrics is not None and not metrics.built:
-            with contextlib.suppress(Exception):  # what is wrong is said where it is traced
-                model._symbolic_build(data_batch=batch)
-        if optimizer is not None and not optimizer.built and model.trainable_weights:
-            with keras.name_scope(optimizer.name, caller=optimizer):
-                optimizer.build(model.trainable_weights)

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfweightmirror._internals import keras_hooks, optimizer_hooks
+from tfweightmirror._internals import fit_hooks, optimizer_hooks
 from tfweightmirror._internals.walk import walk
 from tfweightmirror.conversion.compiled import optimizers_of
 
@@ -123,7 +123,7 @@ class TrainFunctions:
         make = model.make_train_function if step is None else step.own_make_train_function
         own_step = model.train_step if step is None else step.own_train_step
         if getattr(own_step, "__func__", None) is keras.Model.train_step:
-            keras_hooks.make_training_variables(model, getattr(iterator, "element_spec", None))
+            fit_hooks.make_training_variables(model, getattr(iterator, "element_spec", None))
 
         def train_step(*args: Any) -> Any:
             # The model's step of now: what a callback put in may have left and have come again.

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import keras
 import tensorflow as tf
 
-from tfweightmirror._internals import keras_hooks, tensorflow_hooks
+from tfweightmirror._internals import fit_hooks, tensorflow_hooks
 from tfweightmirror.callbacks.train_functions import TrainFunctions
 
 Around = Callable[[], contextlib.AbstractContextManager[None]]
@@ -43,7 +43,7 @@ class TrainStep:
         self._cleanups: dict[str, Callable[[], None]] = {}
         self._used: set[str] = set()
         self._extended = False
-        self._began_in_fit = keras_hooks.is_fitting(model)
+        self._began_in_fit = fit_hooks.is_fitting(model)
         names = ("train_step", "make_train_function", "fit")
         self._own = {name: model.__dict__.get(name) for name in names}
         step, make, fit = (getattr(model, name) for name in names)
@@ -69,7 +69,7 @@ class TrainStep:
 
         @functools.wraps(fit)
         def new_fit(*args: Any, **kwargs: Any) -> Any:
-            if not keras_hooks.is_fitting(model):  # not one within a callback of another
+            if not fit_hooks.is_fitting(model):  # not one within a callback of another
                 self.undo()  # whoever extended the step before has ended, or has failed
             return fit(*args, **kwargs)
 
@@ -94,7 +94,7 @@ class TrainStep:
 
     def has_failed(self) -> bool:
         """Whether the `fit` that extended the step is over, without having undone it."""
-        return self._began_in_fit and not keras_hooks.is_fitting(self.model)
+        return self._began_in_fit and not fit_hooks.is_fitting(self.model)
 
     def add(
         self,

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfweightmirror._internals import keras_hooks
+from tfweightmirror._internals import fit_hooks
 from tfweightmirror._internals.attendance import mirror_attends
 from tfweightmirror._internals.walk import pathways
 from tfweightmirror.callbacks.angles_before import AnglesBefore
@@ -163,7 +163,7 @@ class WeightMirror(keras.callbacks.Callback):
         self._angles = AnglesBefore(self._pathways, step)
         step.angles_before_mirror = self._angles.read
         step.predicted_angles["mirror"] = self._predicted_angles
-        if keras_hooks.was_restored(self.model):
+        if fit_hooks.was_restored(self.model):
             self._skip_fired_noise(epoch=0)
         self._run(self.schedule.warm_up_steps)
         self._begins = True
@@ -171,7 +171,7 @@ class WeightMirror(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Mirror mode at the begin of the epoch, if scheduled."""
         # Callbacks behind this one may have restored in their `on_train_begin`.
-        if self._begins and (epoch > 0 or keras_hooks.was_restored(self.model)):
+        if self._begins and (epoch > 0 or fit_hooks.was_restored(self.model)):
             self._skip_fired_noise(epoch)
         if self._begins and self._step.monitored:
             self._angles.read()
