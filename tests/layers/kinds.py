@@ -121,19 +121,18 @@ def _kinds() -> list[Kind]:
     add("conv3d_first", "Conv3D", (2, 3, 4, 5, 6), **conv, **first, padding="same")
 
     local = {"filters": 4, "kernel_size": 3}
-    add("local1d", "LocallyConnected1D", (3, 9, 3), **local, strides=2)
-    add("local1d_same_first", "LocallyConnected1D", (3, 3, 9), **local, **first, padding="same")
+    add("local1d", "LocallyConnected1D", (3, 3, 11), **local, **first, strides=2)
     local = {"filters": 4, "kernel_size": (3, 2)}
     add("local2d", "LocallyConnected2D", (2, 6, 5, 3), **local)
     add(
-        "local2d_same_stride",
+        "local2d_same_stride_first",
         "LocallyConnected2D",
-        (2, 6, 5, 3),
+        (2, 3, 6, 5),
         **local,
-        strides=2,
+        **first,
+        strides=(1, 2),
         padding="same",
     )
-    add("local2d_first", "LocallyConnected2D", (2, 3, 6, 5), **local, **first, strides=(1, 2))
 
     conv = {"filters": 4, "kernel_size": 3}
     wide = {"strides": 3, "output_padding": 1}
@@ -236,8 +235,8 @@ IDS = [kind.name for kind in KINDS]
 ONE_OF_EACH = list({kind.layer: kind for kind in reversed(KINDS)}.values())[::-1]
 ONE_OF_EACH_IDS = [kind.name for kind in ONE_OF_EACH]
 # Recurrent layers differ by their cells' equations: where those are not the question, LSTM stands
-# for them in the default suite.
-STOOD_FOR = ("simple_rnn", "gru")
+# for them in the default suite, and 2D for locally connected layers.
+STOOD_FOR = ("simple_rnn", "gru", "local1d")
 one_of_each = pytest.mark.parametrize(
     "kind",
     [

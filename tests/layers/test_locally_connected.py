@@ -154,6 +154,7 @@ def test_no_law_is_told_where_positions_have_unequal_fans() -> None:
 # --- training -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_gap_shrinks_as_kolen_and_pollack_say() -> None:
     model = keras.Sequential(
         [
@@ -165,7 +166,7 @@ def test_the_gap_shrinks_as_kolen_and_pollack_say() -> None:
         ]
     )
     optimizer = keras.optimizers.SGD(0.05, momentum=0.9, weight_decay=0.5)
-    model.compile(optimizer, "mse", jit_compile=False)
+    model.compile(optimizer, "mse", run_eagerly=True)
     random = np.random.default_rng(0)
     x, y = random.normal(size=(32, 6, 6, 2)), random.normal(size=(32, 2))
     gaps = [np.linalg.norm(p.feedback_kernel - p.kernel) for p in tfwm.pathways(model)]
