@@ -23,7 +23,7 @@ help:
 	@echo 'make quickstart  five ways of learning on real digits, in under two minutes'
 	@echo 'make test        the test suite without the slow tests'
 	@echo 'make slow        the slow tests'
-	@echo 'make slow-share  one in 15 of the slow tests, others every day (SHARE=3/15: the third), and the dearest'
+	@echo 'make slow-share  one in 20 of the slow tests, others every day (SHARE=3/20: the third), and the dearest'
 	@echo 'make keras-suite  the layer tests of Keras on the feedback twins (KERAS_SOURCE=, RULE=)'
 	@echo 'make tpu-check   train and mirror steps compiled for a TPU (x86 Linux; ALL=1: every rule in bfloat16, too)'
 	@echo 'make tpu-cost    what every rule costs on a TPU by its compiler (hours; goes on where it was stopped)'
@@ -51,8 +51,8 @@ test: $(STAMP)
 slow: $(STAMP)
 	@$(BIN)/python -m pytest -q -m slow
 
-# Which share is said by the day of the year, so that in 15 days all of them have run.
-SHARE ?= $(shell date +%j)/15
+# Which share is said by the day of the year, so that in 20 days all of them have run.
+SHARE ?= $(shell date +%j)/20
 slow-share: $(STAMP)
 	@$(BIN)/python -m pytest -q -m slow --share=$(SHARE)
 

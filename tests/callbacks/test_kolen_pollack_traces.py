@@ -119,6 +119,7 @@ def test_a_model_around_leaves_the_optimizer_of_the_one_inside_as_it_was() -> No
         )
 
 
+@pytest.mark.slow
 def test_a_failed_fit_of_another_model_with_the_same_optimizer() -> None:
     first = compiled(dense("kolen_pollack"), momentum())
     with pytest.raises(KeyboardInterrupt):
@@ -134,6 +135,7 @@ def test_a_failed_fit_of_another_model_with_the_same_optimizer() -> None:
     assert history["feedback_gap"] == pytest.approx(history["feedback_gap_predicted"], rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", slow_but(["weight_mirror"], ["weight_mirror", "kolen_pollack"]))
 def test_a_frozen_layer_without_weights_that_train_is_met(rule: str) -> None:
     make = KolenPollack if rule == "kolen_pollack" else tfwm.callbacks.WeightMirror

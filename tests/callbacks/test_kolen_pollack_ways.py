@@ -81,6 +81,7 @@ def test_with_the_callback_the_optimizer_has_no_state_for_b(built: bool) -> None
     assert distinct_state(model) == distinct_state(plain) + 4
 
 
+@pytest.mark.slow
 def test_a_fit_that_failed_goes_on_in_a_loop_of_ones_own_and_without_the_callback() -> None:
     one, other = (compiled(dense("kolen_pollack"), OPTIMIZERS["momentum"]()) for _ in range(2))
     for model, callbacks in ((one, [KolenPollack()]), (other, [])):
@@ -94,6 +95,7 @@ def test_a_fit_that_failed_goes_on_in_a_loop_of_ones_own_and_without_the_callbac
 # --- files --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("began_with", "goes_on_with"),
     slow_but([(True, False)], itertools.product((True, False), repeat=2), unpack=True),

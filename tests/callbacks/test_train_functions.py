@@ -137,6 +137,7 @@ def test_plain_fits_in_between_are_traced_once_and_do_not_teach() -> None:
     assert traces(model) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", slow_but(["kolen_pollack"], ["kolen_pollack", "weight_mirror"]))
 def test_another_batch_size_in_the_second_fit_is_traced_with_what_the_callback_put_in(
     rule: str,
@@ -301,6 +302,7 @@ def train_on_batch(model: keras.Model) -> None:
     model.train_on_batch(*images(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("event", slow_but([fail], [fail, train_on_batch]))
 @pytest.mark.parametrize("rule", slow_but(["kolen_pollack"], ["kolen_pollack", "weight_mirror"]))
 @pytest.mark.filterwarnings("ignore:.*nothing teaches:UserWarning")
@@ -348,6 +350,7 @@ def test_two_functions_are_kept() -> None:
 # --- the first trace ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*nothing teaches:UserWarning")
 @pytest.mark.parametrize("rule", slow_but(["kolen_pollack"], ["weight_mirror", "kolen_pollack"]))
 def test_the_variables_of_optimizer_and_metrics_are_those_that_keras_makes(rule: str) -> None:

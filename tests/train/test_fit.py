@@ -93,6 +93,8 @@ def prepared(directory: Path, *arguments: str) -> tuple[keras.Model, list[Any]]:
     return phases.model, phases.make_ready(0, begins=True)
 
 
+@pytest.mark.slow
+@pytest.mark.always
 def test_same_seed_gives_the_same_numbers_and_another_seed_others(
     mirrored: Path, tmp_path: Path
 ) -> None:

@@ -77,6 +77,8 @@ def test_two_replicas_have_delta_angles(watched: Path, tmp_path: Path) -> None:
             assert line[key] == pytest.approx(other[key], abs=0.05)
 
 
+@pytest.mark.slow
+@pytest.mark.always
 def test_every_measure_of_a_rule_and_of_backprop(mirrored: dict[str, Any], tmp_path: Path) -> None:
     for measure in MEASURES:
         assert keys(mirrored, measure) == [f"{measure}/hidden_1", f"{measure}/head"]

@@ -92,6 +92,8 @@ def lines_of(directory: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
+@pytest.mark.always
 def test_phases_share_a_directory_and_count_epochs_through(run: tuple[FinishedRun, Notes]) -> None:
     finished, notes = run
     path = finished.directory.path
@@ -112,6 +114,8 @@ def test_phases_share_a_directory_and_count_epochs_through(run: tuple[FinishedRu
     assert yaml.safe_load((path / "config.yaml").read_text())["phases"] == PHASES
 
 
+@pytest.mark.slow
+@pytest.mark.always
 def test_each_phase_has_its_rules_and_keeps_the_weights(run: tuple[FinishedRun, Notes]) -> None:
     _, notes = run
     fa, wm, kp = "feedback_alignment", "weight_mirror", "kolen_pollack"
@@ -133,6 +137,8 @@ def test_each_phase_has_its_rules_and_keeps_the_weights(run: tuple[FinishedRun, 
     assert not np.array_equal(second["hidden_1/feedback_kernel"], third["hidden_1/feedback_kernel"])
 
 
+@pytest.mark.slow
+@pytest.mark.always
 def test_frozen_layers_stand_still_and_learn_again(run: tuple[FinishedRun, Notes]) -> None:
     _, notes = run
     for phase, learns in ((0, True), (1, False), (2, True)):
@@ -142,6 +148,8 @@ def test_frozen_layers_stand_still_and_learn_again(run: tuple[FinishedRun, Notes
             assert moved == (learns or "hidden_2" not in name), (phase, name)
 
 
+@pytest.mark.slow
+@pytest.mark.always
 def test_layers_are_drawn_anew(run: tuple[FinishedRun, Notes]) -> None:
     _, notes = run
     drawn, first = notes.begins[2]["head/kernel"], notes.begins[0]["head/kernel"]
@@ -193,6 +201,8 @@ def test_run_killed_in_any_phase_goes_on_there_to_the_same_bits(
     killing.assert_same_lines_and_bits(tmp_path / "whole", tmp_path / "run")
 
 
+@pytest.mark.slow
+@pytest.mark.always
 def test_run_with_phases_is_not_trained_longer(run: tuple[FinishedRun, Notes]) -> None:
     path = run[0].directory.path
     with pytest.raises(UserError, match="but the run has phases"):

@@ -75,6 +75,8 @@ def test_length_in_steps_ends_within_an_epoch(looked_at: Path) -> None:
     assert (run.planned, run.finished) == (4, True)
 
 
+@pytest.mark.slow
+@pytest.mark.always
 def test_looks_leave_no_trace_in_the_training(looked_at: Path, tmp_path: Path) -> None:
     fit(config_of(tmp_path / "run"))
     for one, other in zip(weights(looked_at), weights(tmp_path / "run"), strict=True):

@@ -63,6 +63,7 @@ def test_the_library_s_rule_descends_as_the_study(epsilon: float) -> None:
         np.testing.assert_allclose(layer.kernel.numpy().T, kernel, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_one_direction_is_what_the_matrices_do_in_it() -> None:
     """Eq. 16 from eq. 15: a network of one cell a layer, in small steps."""
     path = follow([0.3, 0.2], t=0.8, epsilon=0.5, duration=10.0, steps=1_000)
@@ -85,6 +86,7 @@ def test_the_theorems_and_the_invariant_hold() -> None:
     assert not checks.grows(outside, checks.direction(2))
 
 
+@pytest.mark.slow
 def test_updated_feedback_descends_faster_than_fixed_and_ends_at_other_weights() -> None:
     runs = figures.three_ways(seed=0, iterations=300)
     assert runs["URFB"].errors[-1] < 0.1 * runs["FRFB"].errors[-1]
