@@ -16,6 +16,13 @@ import tensorflow as tf
 from tfweightmirror.rules import Fans, FeedbackRule
 
 
+def on_synapses(tensor: tf.Tensor, synapses: Any) -> tf.Tensor:
+    """`tensor`, 0 where no synapse is; `synapses`: bool, spread to its shape, or None for all."""
+    if synapses is None:
+        return tensor
+    return tf.where(synapses, tensor, tf.zeros((), tensor.dtype))
+
+
 @dataclasses.dataclass(frozen=True)
 class KernelView:
     """How a kernel tensor is read as matrices of shape (groups, fan_in, fan_out).
@@ -54,9 +61,7 @@ class KernelView:
 
     def on_synapses(self, tensor: tf.Tensor) -> tf.Tensor:
         """The kernel-shaped `tensor`, 0 where no synapse is."""
-        if self.synapses is None:
-            return tensor
-        return tf.where(self.synapses, tensor, tf.zeros((), tensor.dtype))
+        return on_synapses(tensor, self.synapses)
 
 
 def dense_view(n_in: int, n_out: int) -> KernelView:

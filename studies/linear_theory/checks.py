@@ -8,7 +8,7 @@ import numpy as np
 
 from studies.linear_theory.theory import Path, follow
 
-EPSILONS = (0.0, 0.25, 0.5, 1.0)
+EPSILONS = (0.0, 0.25, 0.5, 1.0)  # of figure 4, too
 T = 0.8  # lambda_T
 # lambda_R,i(0), and how long they are followed. Theorem 2 asks for a first one that is larger than
 # (1 + sqrt(1 + epsilon)) / 2 times the second, 1.21 for epsilon 1; the last row is outside.

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from studies.linear_theory.checks import EPSILONS
 from studies.linear_theory.theory import Matrices, Run, descend, product
 
 # Amit 2018, 3.3. Scales and step are not in the paper: these are this study's.
 SIZES = (40, 100, 100, 10)
 ITERATIONS = 5_000
 STEP, SCALE = 0.01, 0.5
-EPSILONS = (0.0, 0.25, 0.5, 1.0)
 MARKS = {"SGD": "o", "URFB": "u", "FRFB": "f"}  # the paper's
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7")
 FLOOR = 1e-30  # of relative squared errors: below stands rounding

@@ -21,18 +21,21 @@ def product(matrices: Sequence[np.ndarray], otherwise: int) -> np.ndarray:
     return functools.reduce(lambda done, m: m @ done, matrices, np.eye(otherwise))
 
 
-def increments(w: Matrices, r: Matrices, t: np.ndarray) -> Matrices:
-    """dW_i/dt = R_i+1 .. R_k e (W_i-1 .. W_1)^T with e = T - W_k .. W_1 (eq. 15).
+def error_of(w: Matrices, t: np.ndarray) -> np.ndarray:
+    """e = T - W_k .. W_1."""
+    return t - product(w, w[0].shape[1])
+
+
+def increments(w: Matrices, r: Matrices, error: np.ndarray) -> Matrices:
+    """dW_i/dt = R_i+1 .. R_k e (W_i-1 .. W_1)^T, with e by `error_of` (eq. 15).
 
     R is the feedback of now. Eq. 15 writes R(0) + epsilon W^T for it, which holds for W(0) = 0
     alone.
     """
-    inputs, outputs = w[0].shape[1], w[-1].shape[0]
-    error = t - product(w, inputs)
     found = []
     for i in range(len(w)):
-        back = product([m.T for m in r[i:]], w[i].shape[0]).T if r[i:] else np.eye(outputs)
-        found.append(back @ error @ product(w[:i], inputs).T)
+        back = product([m.T for m in r[i:]], w[i].shape[0]).T
+        found.append(back @ error @ product(w[:i], w[0].shape[1]).T)
     return found
 
 
@@ -61,10 +64,9 @@ def descend(
     w, r = [m.copy() for m in w], [m.copy() for m in r]
     errors = np.empty(iterations)
     for iteration in range(iterations):
-        error = t - product(w, w[0].shape[1])
+        error = error_of(w, t)
         errors[iteration] = (error**2).sum() / (t**2).sum()
-        moves = increments(w, r, t)
-        for i, move in enumerate(moves):
+        for i, move in enumerate(increments(w, r, error)):
             w[i] += step * move
             if i > 0:
                 r[i - 1] += step * epsilon * move.T

@@ -4,20 +4,16 @@
 """
 
 import contextlib
-import sys
 from typing import Any
 
 import keras
 
+from tfweightmirror._internals.callers import selves_calling
+
 
 def is_fitting(model: keras.Model) -> bool:
     """Whether this call was made, directly or not, by a `fit` of `model` in the same thread."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code.co_name == "fit" and frame.f_locals.get("self") is model:
-            return True
-        frame = frame.f_back  # type: ignore[assignment]  # None above the first
-    return False
+    return any(caller is model for caller in selves_calling("fit"))
 
 
 def was_restored(model: keras.Model) -> bool:

@@ -4,13 +4,13 @@ With `twin_hooks.py` every private hook of optimizers that it uses.
 `tests/_internals/test_optimizer_hooks.py` is their canary; pyproject.toml pins the range of Keras.
 """
 
-import sys
 from collections.abc import Iterable
 from typing import Any
 
 import keras
 
 from tfweightmirror._internals import keras_hooks
+from tfweightmirror._internals.callers import selves_calling
 
 
 def inner_of(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
@@ -20,13 +20,8 @@ def inner_of(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimize
 
 def that_constrains() -> keras.optimizers.Optimizer | None:
     """The optimizer whose `apply` led to this call, directly or not, in the same thread."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        optimizer = frame.f_locals.get("self") if frame.f_code.co_name == "apply" else None
-        if isinstance(optimizer, keras.optimizers.Optimizer):
-            return optimizer
-        frame = frame.f_back  # type: ignore[assignment]  # None above the first
-    return None
+    callers = selves_calling("apply")
+    return next((c for c in callers if isinstance(c, keras.optimizers.Optimizer)), None)
 
 
 def value_of(variable: Any) -> Any:

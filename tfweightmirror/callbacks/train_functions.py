@@ -109,7 +109,7 @@ class TrainFunctions:
         model, step = self._model, _extension_of(self._model)
         return [
             {} if step is None else step.reads(),
-            model.train_step if step is None else step.own_train_step,
+            self._own_train_step(),
             model.distribute_strategy,
             (model.run_eagerly, model.jit_compile, model.steps_per_execution),
             model.trainable_variables,
@@ -117,12 +117,16 @@ class TrainFunctions:
             [optimizer_hooks.variables_in_use(optimizer) for optimizer in optimizers_of(model)],
         ]
 
+    def _own_train_step(self) -> Any:
+        """The model's, without what callbacks have put around it."""
+        step = _extension_of(self._model)
+        return self._model.train_step if step is None else step.own_train_step
+
     def _make(self, iterator: Any) -> _Traced:
         model, traced = self._model, _Traced()
         step, own = _extension_of(model), model.__dict__.get("train_step")
         make = model.make_train_function if step is None else step.own_make_train_function
-        own_step = model.train_step if step is None else step.own_train_step
-        if getattr(own_step, "__func__", None) is keras.Model.train_step:
+        if getattr(self._own_train_step(), "__func__", None) is keras.Model.train_step:
             fit_hooks.make_training_variables(model, getattr(iterator, "element_spec", None))
 
         def train_step(*args: Any) -> Any:

@@ -11,6 +11,7 @@ from tfweightmirror.conversion.compiled import Companion
 from tfweightmirror.layers.carries_rule import CarriesRule, refuse_unsupported
 from tfweightmirror.layers.einsum_dense import kernel_labels
 from tfweightmirror.layers.feedback_layer import FeedbackLayer
+from tfweightmirror.pathway import on_synapses
 from tfweightmirror.rules import FeedbackRule
 
 TWINS: dict[type[keras.layers.Layer], type[Any]] = {
@@ -218,8 +219,7 @@ def to_untied(layer: Any) -> list[tuple[keras.Variable, keras.Variable]]:
     pairs = [(old, fresh[old.name]) for old in tied]
     for old, new in pairs:
         value = tf.broadcast_to(tf.convert_to_tensor(old), new.shape)
-        if layer.synapses is not None and new.shape == layer.kernel.shape:
-            value = tf.where(layer.synapses, value, tf.zeros((), value.dtype))
-        new.assign(value)
+        kernel = new.shape == layer.kernel.shape  # W or B
+        new.assign(on_synapses(value, layer.synapses) if kernel else value)
         new.trainable = old.trainable
     return pairs

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfweightmirror.layers import receptive_fields
+from tfweightmirror.pathway import on_synapses
 
 register = keras.saving.register_keras_serializable(package="tfweightmirror")
 
@@ -100,14 +101,13 @@ class LocallyConnected(keras.layers.Layer):
         self.input_spec = keras.layers.InputSpec(ndim=self.rank + 2, axes=axes)
         initializer, synapses = of_one_field(self.kernel_initializer, self.rank), self.synapses
 
-        def on_synapses(shape: Any, dtype: Any = None) -> tf.Tensor:
-            drawn = tf.convert_to_tensor(initializer(shape, dtype))
-            return tf.where(synapses, drawn, tf.zeros((), drawn.dtype))
+        def drawn(shape: Any, dtype: Any = None) -> tf.Tensor:
+            return on_synapses(tf.convert_to_tensor(initializer(shape, dtype)), synapses)
 
         self.kernel = self.add_weight(
             name="kernel",
             shape=(*positions, *self.kernel_size, channels, self.filters),
-            initializer=initializer if synapses is None else on_synapses,
+            initializer=initializer if synapses is None else drawn,
             regularizer=self.kernel_regularizer,
             constraint=self.kernel_constraint,
         )

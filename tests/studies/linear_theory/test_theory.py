@@ -9,7 +9,7 @@ import pytest
 import tfweightmirror as tfwm
 from studies.linear_theory import checks, figures
 from studies.linear_theory.__main__ import main
-from studies.linear_theory.theory import Matrices, descend, follow, increments
+from studies.linear_theory.theory import Matrices, descend, error_of, follow, increments
 
 
 def small(seed: int = 0) -> tuple[Matrices, Matrices, np.ndarray]:
@@ -24,13 +24,13 @@ def test_increments_are_those_of_equation_15_written_out() -> None:
     (w1, w2, w3), (r2, r3), t = small()
     e = t - w3 @ w2 @ w1
     written = [r2 @ r3 @ e, r3 @ e @ w1.T, e @ w1.T @ w2.T]
-    for found, expected in zip(increments([w1, w2, w3], [r2, r3], t), written, strict=True):
+    for found, expected in zip(increments([w1, w2, w3], [r2, r3], e), written, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 def test_feedback_of_w_is_the_gradient() -> None:
     w, _, t = small()
-    found = increments(w, [m.T for m in w[1:]], t)
+    found = increments(w, [m.T for m in w[1:]], error_of(w, t))
 
     def loss() -> float:
         return float(((t - w[2] @ w[1] @ w[0]) ** 2).sum() / 2)
