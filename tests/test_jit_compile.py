@@ -96,6 +96,7 @@ def test_a_train_step_gives_the_same_numbers_compiled_or_not(case: str) -> None:
     [
         *(slow_unless({"noise": noise}, noise == "orthogonal", noise) for noise in NOISES),
         slow_unless({"noise": "gaussian", **PAPER}, True, "akrout2019"),
+        slow_unless({"noise": "uniform", "simultaneous": True}, False, "simultaneous"),
         slow_unless(
             {"sign_pairs": True, "response_noise_std": 0.1, "dead_cells": 0.2}, False, "unreliable"
         ),

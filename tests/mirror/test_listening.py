@@ -217,7 +217,12 @@ def test_in_the_compiled_mirror_of_every_kind_w_reaches_b_through_its_response_o
 @pytest.mark.parametrize(
     "options",
     [
-        {"noise": tfwm.mirror.noise.Gaussian(samples=32), "norm": "scaling", "centre": True},
+        {
+            "noise": tfwm.mirror.noise.Gaussian(samples=32),
+            "norm": "scaling",
+            "centre": True,
+            "simultaneous": True,
+        },
         {
             "noise": tfwm.mirror.noise.Orthogonal(decay=0.5),
             "sign_pairs": True,

@@ -113,6 +113,13 @@ def test_mirror_cost_is_fan_in_over_batch_for_a_sweep_after_every_batch(
     assert mirrored["mirror_samples_per_image"] == pytest.approx(sum(expected.values()))
 
 
+def test_layers_that_fire_at_once_take_the_time_of_one(tmp_path: Path) -> None:
+    options = "--mirror.noise=gaussian", "--mirror.options.simultaneous=true"
+    line = lines(run(tmp_path / "run", "--feedback.rule=wm", *options))[-1]
+    each = {line[f"mirror_samples_per_image/{name}"] for name in ("hidden_1", "head")}
+    assert each == {line["mirror_samples_per_image"]}
+
+
 @pytest.mark.parametrize(("noise", "fired"), [("gaussian", 2), ("orthogonal", 1)])
 def test_replicas_fire_independent_noise_each_and_balanced_noise_together(
     two_replicas: tf.distribute.Strategy, noise: str, fired: int

@@ -35,6 +35,11 @@ class MirrorMode:
         response_noise_std: Standard deviation of noise on every answer.
         response_bits: Answers are rounded to 2^bits levels over their range; None: not rounded.
         dead_cells: The share of next cells that never answer, the same ones for one seed.
+        simultaneous: All layers fire at once (Akrout et al. 2019, 4.2), not in turns: each next
+            cell's signal is its answer, behind the activation, plus noise that it fires itself, of
+            this `noise`, which must be independent. `tan^2(angle)` grows by
+            `1 / (N rms(W)^2)` for a linear response. What reaches the firing cells from layers
+            below is left out of what they fire (docs/science.md, "Layers that fire at once").
         respond: `respond(pathway, signals) -> signals`: listen to this in place of
             `pathway.respond`, to a chip's own answers, say. Called while tracing.
 
@@ -54,6 +59,7 @@ class MirrorMode:
     response_noise_std: float = 0.0
     response_bits: int | None = None
     dead_cells: float = 0.0
+    simultaneous: bool = False
     respond: Callable[[Pathway, tf.Tensor], tf.Tensor] | None = None
 
     def __post_init__(self) -> None:
@@ -89,6 +95,12 @@ class MirrorMode:
             raise ValueError(f"response_bits must be at least 1. Received: {self.response_bits!r}.")
         if not 0 <= self.dead_cells < 1:
             raise ValueError(f"dead_cells must be in [0, 1). Received: {self.dead_cells!r}.")
+        if self.simultaneous and not isinstance(self.noise, noises.IndependentNoise):
+            raise ValueError(
+                f"simultaneous=True has cells fire while they listen, under which only independent "
+                f"noise, such as 'gaussian', averages to W. Received: {self.noise.name!r}. "
+                "Balanced noise needs layers that fire in turns."
+            )
         if self.eta is not None and not (math.isfinite(self.eta) and self.eta > 0):
             raise ValueError(f"eta must be a positive number or None. Received: {self.eta!r}.")
 
@@ -102,7 +114,8 @@ class MirrorMode:
         Independent noise: `tan^2 = (n + kurtosis - 2) / N`, `N = m (2 - d) / d` on every replica
         (docs/science.md, "The angle law"); balanced noise: 0. None where no law is known to hold:
         through an activation, with noisy, rounded or missing answers, with a step size or a norm of
-        its own, behind another response, or where B has a mask.
+        its own, behind another response, where B has a mask, or where layers fire at once (the law
+        then depends on the size of W).
         """
         noise = self.noise
         lawful = not (
@@ -112,6 +125,7 @@ class MirrorMode:
             or self.response_bits is not None
             or self.dead_cells
             or self.respond is not None
+            or self.simultaneous
             or (pathway.view.synapses is not None and not noise.balanced)  # fan-ins differ
             or pathway.sparse is not None
         )
@@ -157,8 +171,7 @@ class MirrorMode:
             if self.sign_pairs:
                 x = tf.concat([x, -x], axis=-2)
             x = tf.cast(x, pathway.compute_dtype)
-            noisy = draws.fold_in(moving, chunk + 2**20) if self.response_noise_std else moving
-            y = self._answers(pathway, x, activation, noisy, fixed)
+            y = self._answers(pathway, x, activation, moving, chunk, fixed)
             x, y = tf.cast(x, feedback.dtype), tf.cast(y, feedback.dtype)
             if self.centre:
                 x = x - tf.reduce_mean(x, axis=-2, keepdims=True)
@@ -186,10 +199,11 @@ class MirrorMode:
         pathway: Pathway,
         x: tf.Tensor,
         activation: Activation | None,
-        noisy: tf.Tensor,
+        moving: tf.Tensor,
+        chunk: tf.Tensor,
         fixed: tf.Tensor,
     ) -> tf.Tensor:
-        """What the next cells answer to the signals `x`."""
+        """The next cells' signals while the signals `x` are fired."""
         y = pathway.respond(x) if self.respond is None else self.respond(pathway, x)
         if not self.bias_blocking:
             bias = pathway.bias_matrix()
@@ -197,11 +211,11 @@ class MirrorMode:
                 y += tf.cast(bias if x.shape.rank == 3 else bias[:, None], y.dtype)
         if activation is not None:
             y = activation(y)
+        if self.simultaneous:
+            y += tf.cast(self._own_noise(y.shape, draws.fold_in(moving, chunk + 2**21)), y.dtype)
         if self.response_noise_std:
-            y += tf.cast(
-                self.response_noise_std * draws.normal(y.shape, noisy),
-                y.dtype,
-            )
+            noisy = draws.fold_in(moving, chunk + 2**20)
+            y += tf.cast(self.response_noise_std * draws.normal(y.shape, noisy), y.dtype)
         if self.response_bits is not None:
             y = quantized(y, self.response_bits)
         if self.dead_cells:
@@ -209,6 +223,18 @@ class MirrorMode:
             alive = draws.uniform(shape, fixed) >= self.dead_cells
             y = tf.where(alive, y, tf.zeros((), y.dtype))
         return y
+
+    def _own_noise(self, shape: tuple[int, ...], seed: tf.Tensor) -> tf.Tensor:
+        """What next cells fire themselves while they listen: float32 of that shape.
+
+        A draw of its own, also where another pathway begins at the very same cells: the errors of
+        their B have the same variances, and no correlation, either way.
+        """
+        if not self.sign_pairs:
+            return self.noise.std * self.noise.draw(shape, seed)
+        groups, samples, cells = shape
+        noise = self.noise.std * self.noise.draw((groups, samples // 2, cells), seed)
+        return tf.concat([noise, -noise], axis=-2)
 
 
 def quantized(y: tf.Tensor, bits: int) -> tf.Tensor:

@@ -84,9 +84,9 @@ class MirrorConfig:
         noise: Balanced: orthogonal, impulse. Independent: gaussian, uniform, rademacher. Or the
             import path of a noise of your own. null: the mode's, with what `options` say.
         options: Other arguments of `tfweightmirror.mirror.MirrorMode`, such as bias_blocking, norm,
-            eta, sign_pairs, response_bits or dead_cells, and `activations`: activation by
-            layer-name pattern, where the graph shows none behind a layer. A head that gives logits
-            has none: the paper's modes take it for linear.
+            eta, sign_pairs, response_bits, dead_cells, simultaneous (all layers fire at once) and
+            `activations`: activation by layer-name pattern, where the graph shows none behind a
+            layer. A head that gives logits has none: the paper's modes take it for linear.
         every_batches: Mirror mode runs after every so many batches; null: never.
         steps: Mirror steps each time.
         warm_up_steps: Mirror steps before the first batch.

@@ -33,7 +33,7 @@ class Telemetry(keras.callbacks.Callback):
     `mirror_samples_per_image/<layer>` are the noise samples fired on a layer so far in the phase,
     on all replicas and warm-up included, over its training images so far (a balanced sweep after
     every batch of m: fan-in / m) and `mirror_samples_per_image` their sum, layers firing one after
-    another.
+    another, or the largest, where they fire at once (`simultaneous`).
     """
 
     def __init__(self, loop: Loop, callbacks: Sequence[Any], *, several_phases: bool) -> None:
@@ -62,7 +62,8 @@ class Telemetry(keras.callbacks.Callback):
         }
         logs |= fired
         if self._mirrors:
-            logs["mirror_samples_per_image"] = sum(fired.values())
+            at_once = all(mirror.mode.simultaneous for mirror in self._mirrors)
+            logs["mirror_samples_per_image"] = (max if at_once else sum)(fired.values())
 
 
 class StepLines(keras.callbacks.Callback, Guest):
