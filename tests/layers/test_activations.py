@@ -1,4 +1,4 @@
-"""Saturated linearity and MixedReLU, against NumPy."""
+"""Saturated linearity, rectified tanh and MixedReLU, against NumPy."""
 
 from typing import Any
 
@@ -8,7 +8,12 @@ import pytest
 import tensorflow as tf
 
 import tfweightmirror as tfwm
-from tfweightmirror.layers import MixedReLU, SaturatedLinear, saturated_linear
+from tfweightmirror.layers import (
+    MixedReLU,
+    SaturatedLinear,
+    rectified_tanh,
+    saturated_linear,
+)
 
 VALUES = np.array([-3, -1, -0.999, -0.5, 0, 0.25, 1, 1.001, 2], "float32")
 
@@ -33,6 +38,14 @@ def test_saturated_linear_is_amits(slope: float, jit_compile: bool) -> None:
     value, gradient = value_and_gradient(activation, VALUES, jit_compile)
     np.testing.assert_array_equal(value, [min(max(slope * x, -1.0), 1.0) for x in VALUES])
     np.testing.assert_array_equal(gradient, [slope * (abs(slope * x) <= 1) for x in VALUES])
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_rectified_tanh_is_silent_below_0_and_bounded_above(jit_compile: bool) -> None:
+    value, gradient = value_and_gradient(rectified_tanh, VALUES, jit_compile)
+    tanh = np.tanh(VALUES)
+    np.testing.assert_allclose(value, np.maximum(tanh, 0), rtol=1e-6)
+    np.testing.assert_allclose(gradient, (VALUES > 0) * (1 - tanh**2), rtol=1e-5)
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
@@ -77,6 +90,7 @@ def network() -> keras.Model:
             k.Dense(8),
             MixedReLU(),
             k.Dense(5, activation=saturated_linear),
+            k.Dense(5, activation=rectified_tanh),
             k.Dense(3, activation=SaturatedLinear(0.5)),
         ]
     )

@@ -1,6 +1,11 @@
 """Keras layers whose errors travel back on feedback kernels, and others that the papers have."""
 
-from tfweightmirror.layers.activations import MixedReLU, SaturatedLinear, saturated_linear
+from tfweightmirror.layers.activations import (
+    MixedReLU,
+    SaturatedLinear,
+    rectified_tanh,
+    saturated_linear,
+)
 from tfweightmirror.layers.attention import (
     FeedbackGroupQueryAttention,
     FeedbackMultiHeadAttention,
@@ -57,5 +62,6 @@ __all__ = [
     "RunningBatchNormalization",
     "SaturatedLinear",
     "Site",
+    "rectified_tanh",
     "saturated_linear",
 ]

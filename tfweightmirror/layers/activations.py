@@ -24,6 +24,19 @@ def saturated_linear(x: Any, slope: float = 1.0) -> Any:
 
 
 @register
+def rectified_tanh(x: Any) -> Any:
+    """`max(tanh(x), 0)`, elementwise: cells that are silent or fire, up to a highest rate of 1.
+
+    Akrout et al. 2019, section 6, name it for more brain-like networks than those with ReLU. The
+    gradient is `1 - tanh(x)^2` where `x > 0`, else 0.
+
+    Args:
+        x: Floating-point tensor.
+    """
+    return keras.ops.tanh(keras.ops.relu(x))
+
+
+@register
 class SaturatedLinear(keras.layers.Layer):
     """`saturated_linear` as a layer, or as `activation=SaturatedLinear(0.5)` of another one.
 

@@ -15,6 +15,7 @@ import keras
 from train.config import Part
 from train.errors import UserError
 from train.parsing.yaml_file import plain
+from train.parts.models.brain_like import brain_like
 from train.parts.models.mlp import mlp
 from train.parts.models.resnet import resnet18, resnet50
 from train.parts.models.small_conv import small_conv
@@ -23,6 +24,7 @@ from train.parts.named import checked_options, find, options_of, refusals
 MODELS: dict[str, Callable[..., Any]] = {
     "small_conv": small_conv,
     "mlp": mlp,
+    "brain_like": brain_like,
     "resnet18": resnet18,
     "resnet50": resnet50,
 }

@@ -8,15 +8,21 @@ from typing import Any, Literal
 
 import keras
 
-from tfweightmirror.layers import MixedReLU, RunningBatchNormalization, SaturatedLinear
+from tfweightmirror.layers import (
+    MixedReLU,
+    RunningBatchNormalization,
+    SaturatedLinear,
+    rectified_tanh,
+)
 from train.errors import UserError
 
 # Names beside Keras' to layers. Amit 2018 has slope 1 in the paper, and 1/2 in the released code;
-# MixedReLU is Khandwala and Bedi's.
+# MixedReLU is Khandwala and Bedi's; rectified tanh is named by Akrout et al. 2019.
 OUR_ACTIVATIONS: dict[str, Callable[..., Any]] = {
     "saturated_linear": SaturatedLinear,
     "saturated_linear_half": functools.partial(SaturatedLinear, 0.5),
     "mixed_relu": MixedReLU,
+    "rectified_tanh": functools.partial(keras.layers.Activation, rectified_tanh),
 }
 
 

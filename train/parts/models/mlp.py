@@ -36,8 +36,8 @@ def mlp(
         input_shape: Of one image or row of values.
         output_shape: Of its logits or values.
         units: Cells of each hidden layer.
-        activation: Keras name of the hidden activation, or saturated_linear, mixed_relu or
-            saturated_linear_half (slope 1/2).
+        activation: Keras name of the hidden activation, or rectified_tanh, mixed_relu,
+            saturated_linear or saturated_linear_half (slope 1/2).
         initializer: Keras name of the initializer of weights (biases zero), or `akrout2019_code`:
             weights and biases normal with variance 1 / (fan-in + fan-out), as in the released code.
         batch_norm: Whether BatchNorm stands between each hidden layer and its activation.

@@ -31,8 +31,8 @@ def small_conv(
         output_shape: (logits,).
         filters: Channels of each convolution.
         strides: Pixels between the fields of each convolution; one for each of `filters`.
-        activation: Keras name of the activation, or saturated_linear, mixed_relu or
-            saturated_linear_half (slope 1/2).
+        activation: Keras name of the activation, or rectified_tanh, mixed_relu,
+            saturated_linear or saturated_linear_half (slope 1/2).
         initializer: Keras name of the initializer of the convolutions' weights.
         batch_norm: Whether BatchNorm stands between a convolution and its activation.
         batch_norm_scale: Whether it has gamma and beta.
