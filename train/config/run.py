@@ -134,16 +134,20 @@ class FitConfig:
         init_from: A saved model whose weights the run starts from.
         draw_anew: Name patterns of layers whose weights, feedback weights and statistics are drawn
             anew after that, with another seed than the model's.
+        untie: Name patterns of 1D and 2D convolutions that become locally connected: every position
+            gets a copy of the weights and feedback weights, or of `draw_anew` draws of its own, and
+            learns by itself from then on.
         freeze: Name patterns of layers (or of what holds them) whose weights and feedback weights
             no optimizer moves; BatchNorm's statistics still follow the data.
         phases: Tables that override `training.epochs`, `training.steps`, `optimizer`, `feedback`,
             `mirror` and `freeze` one after another on the same model; each begins with a new
-            optimizer, and with `init_from` and `draw_anew` of its own. None: one phase.
+            optimizer, and with `init_from`, `draw_anew` and `untie` of its own. None: one phase.
         on_nan: When the loss is no longer finite: `stop`, or `rollback`: go on from the last
             checkpoint with half the learning rate, at most three times.
         import_from: Folders in which import paths are looked for, beside that of a `--config` file.
         model: The network, whose last layer gives logits or values: `small_conv`, `mlp`,
-            `brain_like`, `resnet18`, `resnet50`, or the import path of a callable `(input_shape,
+            `brain_like`, `resnet18`, `resnet50`, `alexnet`, `simpnet`, `deepernet`, `deepernet_s`,
+            `rnn`, `transformer`, `autoencoder`, or the import path of a callable `(input_shape,
             output_shape, **options) -> keras.Model`. `python -m train list models` shows their
             options.
         constraints: Layer-name pattern to what keeps the weights of such layers, not their biases:
@@ -165,6 +169,7 @@ class FitConfig:
     replicas: Count | None = None
     init_from: InitFrom = InitFrom()
     draw_anew: tuple[str, ...] = ()
+    untie: tuple[str, ...] = ()
     freeze: tuple[str, ...] = ()
     phases: tuple[dict[str, Any], ...] = ()
     on_nan: Literal["stop", "rollback"] = "stop"

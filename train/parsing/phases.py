@@ -13,15 +13,16 @@ from train.parsing.yaml_file import plain
 
 # What a phase may change, and what is done once, at the begin of the phase that asks for it.
 CHANGED = ("training.epochs", "training.steps", "optimizer", "feedback", "mirror", "freeze")
-DONE_ONCE = ("init_from", "draw_anew")
+DONE_ONCE = ("init_from", "draw_anew", "untie")
 _UNSET = object()
 
 
 def phase_configs(config: FitConfig) -> list[FitConfig]:
     """The configuration of every phase; of one phase, if the key is not there.
 
-    Each overrides the keys outside `phases`, not those of the phase before. `init_from` and
-    `draw_anew` outside stand for the first phase. UserError tells what no phase can have.
+    Each overrides the keys outside `phases`, not those of the phase before. `init_from`,
+    `draw_anew` and `untie` outside stand for the first phase. UserError tells what a phase cannot
+    have.
     """
     found = []
     for number, table in enumerate(config.phases):

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 import tfweightmirror as tfwm
+from tfweightmirror.layers.locally_connected import LocallyConnected
 from tfweightmirror.mirror.noise import NOISES, Noise
 from train.config import FeedbackConfig, MirrorConfig, MonitorConfig, Part
 from train.config.part import RULES, canonical_rule
@@ -100,6 +101,22 @@ def convert(
         old_rule, kernel = before.get(pathway.name, (None, None))
         if kernel is not None and pathway.rule == old_rule:
             pathway.feedback_kernel.assign(kernel)
+
+
+def untie(model: Any, patterns: Sequence[str]) -> None:
+    """Makes convolutions locally connected; every position gets a copy of W and B."""
+    for pattern in patterns:
+        with refusals(f"untie={pattern}"):
+            tfwm.conversion.untie(model, pattern)
+
+
+def draw_positions_apart(model: Any) -> None:
+    """Draws the untied layers of a model anew, whose positions are copies of one filter."""
+    for layer in model._flatten_layers(include_self=False, recursive=True):
+        if isinstance(layer, LocallyConnected):
+            drawn = type(layer).from_config(layer.get_config())
+            drawn.build(layer.get_build_config()["input_shape"])
+            layer.set_weights(drawn.get_weights())
 
 
 def freeze(model: Any, patterns: Sequence[str], *, only_last_layer_learns: bool) -> list[Any]:

@@ -52,6 +52,7 @@ class Phases:
             add_constraints(self.model, config.constraints)
         self._feedback: FeedbackConfig | None = None
         self._frozen: list[Any] = []
+        self._untied = 0  # phases whose convolutions to untie have been
 
     def entered(self, position: Position, *, begins: bool) -> tuple[Loop, list[Any]]:
         """Loop and library's callbacks of a phase; unless it begins, all state will be restored."""
@@ -78,6 +79,9 @@ class Phases:
                     model, config.feedback, seed=config.seed, measures_backprop=backprop
                 )
                 self._feedback = config.feedback
+            while self._untied <= number:  # a run that goes on enters a phase past others
+                feedback.untie(model, self.configs[self._untied].untie)
+                self._untied += 1
             if begins and config.init_from.file is not None:
                 take_weights(model, Path(config.init_from.file), config.init_from.layers)
             if begins and config.draw_anew:
@@ -87,6 +91,9 @@ class Phases:
                 fresh = models.build(config.model, *shapes)
                 add_constraints(fresh, config.constraints)
                 feedback.convert(fresh, config.feedback, seed=seed, measures_backprop=backprop)
+                for phase in self.configs[: number + 1]:
+                    feedback.untie(fresh, phase.untie)
+                feedback.draw_positions_apart(fresh)
                 take_drawn(model, fresh, config.draw_anew)
             if begins:
                 renew_constraints(model)

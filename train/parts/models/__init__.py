@@ -15,9 +15,13 @@ import keras
 from train.config import Part
 from train.errors import UserError
 from train.parsing.yaml_file import plain
+from train.parts.models.alexnet import alexnet
+from train.parts.models.amit import deepernet, deepernet_s, simpnet
+from train.parts.models.autoencoder import autoencoder
 from train.parts.models.brain_like import brain_like
 from train.parts.models.mlp import mlp
 from train.parts.models.resnet import resnet18, resnet50
+from train.parts.models.sequences import rnn, transformer
 from train.parts.models.small_conv import small_conv
 from train.parts.named import checked_options, find, options_of, refusals
 
@@ -27,6 +31,13 @@ MODELS: dict[str, Callable[..., Any]] = {
     "brain_like": brain_like,
     "resnet18": resnet18,
     "resnet50": resnet50,
+    "alexnet": alexnet,
+    "simpnet": simpnet,
+    "deepernet": deepernet,
+    "deepernet_s": deepernet_s,
+    "autoencoder": autoencoder,
+    "rnn": rnn,
+    "transformer": transformer,
 }
 SHAPES = ("input_shape", "output_shape")
 

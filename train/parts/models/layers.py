@@ -56,6 +56,33 @@ def fan_initializers(name: str, fans: int) -> dict[str, Any]:
     return {"kernel_initializer": name}
 
 
+# Initializers of papers' codes, beside those of Keras: scale, fans, distribution. Weights alone:
+# biases are zero.
+PAPERS_INITIALIZERS = {
+    "xiao2018_code": (2.0, "fan_out", "untruncated_normal"),  # its convolutions
+    "akrout2019_code": (0.5, "fan_avg", "untruncated_normal"),  # variance 1 / (fan-in + fan-out)
+    "pytorch": (1 / 3, "fan_in", "uniform"),  # the default of 2018: on +-1 / sqrt(fan-in)
+}
+
+
+def initializer_of(name: str) -> keras.initializers.Initializer:
+    """A Keras initializer, or one of a paper's code; every call gives one with a seed of its own.
+
+    Raises:
+        UserError: None has that name.
+    """
+    if name in PAPERS_INITIALIZERS:
+        scale, fans, distribution = PAPERS_INITIALIZERS[name]
+        return keras.initializers.VarianceScaling(scale, mode=fans, distribution=distribution)
+    try:
+        return keras.initializers.get(name)
+    except ValueError as error:
+        raise UserError(
+            f"model.options.initializer={name} is not known. Expected the name of a Keras "
+            f"initializer, such as glorot_uniform, or one of {', '.join(PAPERS_INITIALIZERS)}."
+        ) from error
+
+
 # What a batch is normalized by in training.
 Statistics = Literal["batch", "running", "earlier"]
 

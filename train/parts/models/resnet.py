@@ -10,7 +10,7 @@ from typing import Any, Literal
 import keras
 
 from train.errors import UserError
-from train.parts.models.layers import normalized
+from train.parts.models.layers import initializer_of, normalized
 
 # A block: builder, incoming signal, width of the stage, strides, name.
 Block = Callable[["_Builder", Any, int, int, str], Any]
@@ -33,7 +33,7 @@ class _Builder:
             strides=strides,
             padding="same",
             use_bias=not self.norm_first,  # a BatchNorm right behind it would take it out again
-            kernel_initializer=self.initializer,
+            kernel_initializer=initializer_of(self.initializer),
             name=f"{name}_conv",
         )(x)
 
@@ -94,6 +94,7 @@ def _resnet(name: str, block: Block, stages: Sequence[int], about: str) -> Calla
         batch_norm_scale: bool = True,
         batch_norm_momentum: float = 0.9,
         initializer: str = "he_normal",
+        head_initializer: str = "glorot_uniform",
     ) -> keras.Model:
         """The network.
 
@@ -105,7 +106,10 @@ def _resnet(name: str, block: Block, stages: Sequence[int], about: str) -> Calla
             batch_norm: Whether BatchNorm stands before or after each ReLU, or nowhere.
             batch_norm_scale: Whether it has gamma and beta.
             batch_norm_momentum: Of its moving averages.
-            initializer: Keras name of the initializer of the convolutions' weights.
+            initializer: Keras name of the initializer of the convolutions' weights, or
+                `xiao2018_code` (normal, variance 2 / fan-out), `akrout2019_code` (normal, variance
+                1 / (fan-in + fan-out): that of its MLPs; its ResNets' is not known) or `pytorch`.
+            head_initializer: The same of the classifier's; that of Xiao's code is `pytorch`.
         """
         if width < 1:
             raise UserError(f"model.options.width is {width}. Expected 1 or more.")
@@ -122,7 +126,10 @@ def _resnet(name: str, block: Block, stages: Sequence[int], about: str) -> Calla
                 place = f"stage_{stage + 1}_block_{number + 1}"
                 x = block(parts, x, width * 2**stage, strides, place)
         x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
-        logits = keras.layers.Dense(math.prod(output_shape), name="head")(x)
+        start = initializer_of(head_initializer)
+        logits = keras.layers.Dense(math.prod(output_shape), kernel_initializer=start, name="head")(
+            x
+        )
         return keras.Model(images, logits, name=name)
 
     build.__doc__ = str(inspect.getdoc(build)).replace("The network.", about)
