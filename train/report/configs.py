@@ -30,8 +30,14 @@ def identity(config: Flat) -> Flat:
     return {k: v for k, v in config.items() if v is not None and not k.startswith(outside)}
 
 
-def labels_of(configs: Sequence[Flat]) -> list[str]:
-    """A short name for each of different configurations: the rule, and what else differs."""
+MAX_LABEL = 100  # characters
+
+
+def labels_of(configs: Sequence[Flat], folders: Sequence[str] = ()) -> list[str]:
+    """A short name for each of different configurations: the rule, and what else differs.
+
+    Where that would be long, the name of a run's folder says it, if no two have the same.
+    """
     labels, tasks = list(map(_rule_label, configs)), list(map(task_of, configs))
     if len(set(tasks)) > 1:
         labels = list(map("{}, {}".format, tasks, labels))
@@ -44,12 +50,18 @@ def labels_of(configs: Sequence[Flat]) -> list[str]:
             if any(other.get(key) != config.get(key) for other in alike)
         ]
         named.append(", ".join([label, *texts]))
-    return named
+    if len(set(folders)) < len(configs):
+        return named
+    both = zip(named, labels, folders, strict=True)
+    return [
+        name if len(name) <= MAX_LABEL else f"{label} ({folder})" for name, label, folder in both
+    ]
 
 
 def task_of(config: Flat) -> str:
     """Data and model, in words: `mnist, mlp 500`."""
-    units = "-".join(map(str, config.get("model.options.units") or ()))
+    units = config.get("model.options.units") or ()
+    units = "-".join(map(str, units if isinstance(units, (list, tuple)) else (units,)))
     return f"{data_name(config)}, {config['model.name']} {units}".strip()
 
 

@@ -123,8 +123,16 @@ def gather(paths: Sequence[str]) -> tuple[list[Group], dict[Path, str]]:
         else:
             grouped.setdefault(key, {})[run.config["seed"]] = run
     members = [list(by_seed.values()) for by_seed in grouped.values()]
-    labels = labels_of([runs[0].config for runs in members])
+    folders = [_common_name([run.path.name for run in runs]) for runs in members]
+    labels = labels_of([runs[0].config for runs in members], folders)
     return list(map(Group, labels, members)), left_out
+
+
+def _common_name(names: Sequence[str]) -> str:
+    """What folders of several seeds have in common: `simpnet` of `simpnet-0` and `simpnet-1`."""
+    first, last = min(names), max(names)
+    alike = (n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
+    return first[: next(alike, len(first))].rstrip("-_")
 
 
 def find(paths: Sequence[str], left_out: dict[Path, str]) -> list[Path]:

@@ -31,6 +31,9 @@ UNMODIFIED: dict[str, list[Any]] = {
     "feedback.only_last_layer_learns": [False],
     MAGNITUDE: [None],
     "feedback.rule.options.epsilon": [None, 1],
+    "constraints": [{}],
+    "untie": [[]],
+    "phases[1].untie": [None],
 }
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 from train.errors import UserError
 from train.report import figures, tables
 from train.report.configs import noise_of
+from train.report.first_weights import TEXT, draw_first_weights
 from train.report.frames import Group, gather
 from train.report.published import Beside, beside, read_all
 from train.report.tables import to_markdown, to_text
@@ -132,6 +133,8 @@ def _pictures(groups: Sequence[Group], published: Beside, folder: Path) -> list[
             parts += [f"## {title}", f"![{text}]({measure}.png)", f"*{text}*"]
         if measured := [group for group in groups if group.layers(measure)]:
             parts += [f"{title} at the last epoch:", to_markdown(tables.layers(measured, measure))]
+    if draw_first_weights(groups, folder / "first_weights"):
+        parts += ["## First weights", f"![{TEXT}](first_weights.png)", f"*{TEXT}*"]
     return parts
 
 
