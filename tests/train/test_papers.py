@@ -73,7 +73,8 @@ def test_head_says_source_expectation_or_what_it_makes_of_a_cell(file: Path) -> 
 
 def test_every_cell_that_is_not_small_has_a_twin() -> None:
     without = {name_of(cell) for cell in CELLS if small_twin_of(cell) is None}
-    assert all("_mlp" in name or re.match("khandwala|characters", name) for name in without)
+    small = r"akrout2019/\w+_mlp|akrout2019/mnist|khandwala|characters"
+    assert all(re.match(small, name) for name in without)
     assert {small_twin_of(cell) for cell in CELLS} >= {o for o in OVERLAYS if "small" in o.stem}
 
 
