@@ -24,6 +24,7 @@ def asymmetric(
         dB = rule.feedback_gradient(dW)
 
     Source: Lillicrap et al. 2016 for `dx` through a matrix other than the transposed weights.
+    Where the rule's carrier is None there is no `dx`: the error below comes another way.
 
     In higher derivatives (gradient penalties, Jacobian regularization, learning to learn) the
     carrier counts as W: what they owe to the carrier goes to `kernel`, and to `feedback` nothing
@@ -48,14 +49,16 @@ def asymmetric(
     """
 
     def products(
-        x: tf.Tensor, kernel: tf.Tensor, carrier: tf.Tensor, dy: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+        x: tf.Tensor, kernel: tf.Tensor, carrier: tf.Tensor | None, dy: tf.Tensor
+    ) -> tuple[tf.Tensor | None, tf.Tensor]:
         # Neither product depends on the output of `op`: the two forward passes below are dead code,
         # which graph optimisation or XLA removes. (Eager code does run them.)
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = op(x, carrier)
-        dx = tape.gradient(y, x, dy, unconnected_gradients="zero")
+        dx = None
+        if carrier is not None:
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = op(x, carrier)
+            dx = tape.gradient(y, x, dy, unconnected_gradients="zero")
         with tf.GradientTape() as tape:
             tape.watch(kernel)
             y = op(x, kernel)
@@ -81,7 +84,10 @@ def asymmetric(
                 carrier = kernel
             elif carrier is None:
                 carrier = rule.backward_kernel(kernel, feedback, more.get("seed"))
-            factors = [_counting_as(k, kernel, feedback, rule) for k in (kernel, carrier)]
+            factors = [
+                None if k is None else _counting_as(k, kernel, feedback, rule)
+                for k in (kernel, carrier)
+            ]
             take = tf.function(products, jit_compile=True) if jit_compile else products
             dx, kernel_gradient = take(x, factors[0], factors[1], dy)
             taught = None if feedback is None else rule.feedback_gradient(kernel_gradient)

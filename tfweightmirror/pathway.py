@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfweightmirror.rules import Fans, FeedbackRule
+from tfweightmirror.rules import DirectFeedbackAlignment, Fans, FeedbackRule
 
 
 def on_synapses(tensor: tf.Tensor, synapses: Any) -> tf.Tensor:
@@ -147,7 +147,8 @@ class Pathway:
     Attributes:
         name: Unique in its model: the owning layers' names, joined by slashes.
         kernel: W, a Keras variable.
-        feedback_kernel: B, a Keras variable of the same shape; None where the rule keeps none.
+        feedback_kernel: B, a Keras variable of the same shape (under `direct_feedback_alignment`
+            of (input cells, error cells)); None where the rule keeps none.
         rule: The rule, with its scale as a number.
         view: The kernel as matrices.
         compute_dtype: The dtype in which the layer computes, so also that of mirror signals.
@@ -200,6 +201,11 @@ class Pathway:
         )
 
     @property
+    def is_direct(self) -> bool:
+        """Whether B leads here from the output layer, and nothing stands in W's place."""
+        return isinstance(self.rule, DirectFeedbackAlignment)
+
+    @property
     def groups(self) -> int:
         """Number of independent matrices."""
         return self.view.matrices[0]
@@ -229,12 +235,24 @@ class Pathway:
         return self.view.from_matrices(matrices, tuple(self.kernel.shape))
 
     def backward_kernel(self) -> tf.Tensor:
-        """The tensor that carries the error now, of the kernel's shape and dtype."""
-        return self.rule.backward_kernel(
+        """The tensor that carries the error now, of the kernel's shape and dtype.
+
+        Raises:
+            ValueError: There is none: the rule is `direct_feedback_alignment`.
+        """
+        carrier = self.rule.backward_kernel(
             tf.convert_to_tensor(self.kernel),
             None if self.feedback_kernel is None else tf.convert_to_tensor(self.feedback_kernel),
             None if self.state is None else tf.convert_to_tensor(self.state),
         )
+        if carrier is None:
+            raise ValueError(
+                f"Pathway '{self.name}' has no tensor in W's place, and so no weight angle or norm "
+                f"ratio: under {self.rule.name} the error below comes from the output layer, through "
+                "a B of another shape (feedback_kernel). Delta angles tell how it stands to "
+                "backprop's."
+            )
+        return carrier
 
     def bias_matrix(self) -> tf.Tensor | None:
         """The bias as (groups, 1, fan_out); None if there is none.

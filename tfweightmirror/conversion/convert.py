@@ -9,6 +9,7 @@ from tfweightmirror import rules
 from tfweightmirror._internals import keras_hooks
 from tfweightmirror._internals.walk import walk
 from tfweightmirror.conversion import compiled, composite, twins
+from tfweightmirror.conversion.output_layer import with_output_layer
 from tfweightmirror.conversion.selection import (
     Choice,
     Member,
@@ -50,7 +51,8 @@ def convert_model(
             with a layer's name and with the names of its owners and itself joined by slashes; the
             first that matches counts, and a layer that none matches is left alone. The rule
             `"backprop"` in a dict leaves layers alone, too; given for all layers, it makes twins
-            that carry the error on W, bit-equal to the plain layers: a control.
+            that carry the error on W, bit-equal to the plain layers: a control. The rule
+            `"direct_feedback_alignment"` wants a built model with one output layer, of that rule.
         last_layer: A rule for the last layer that can be converted, in execution order (tracking
             order if the model is not built): the classifier. `"backprop"` leaves it a plain layer.
             A model with several heads wants patterns instead.
@@ -66,7 +68,9 @@ def convert_model(
         ValueError: Nothing is changed, and the sentence names what is in the way: no model, no
             layer to convert, an unknown rule, a pattern that matches nothing or only layers that
             no rule supports, a layer that is a feedback layer already, that is quantized or has
-            LoRA, that is a subclass of a supported layer, or whose equation has no matrix.
+            LoRA, that is a subclass of a supported layer, or whose equation has no matrix; under
+            `direct_feedback_alignment` a model without one output layer, or with layers that its
+            error cannot be sent to.
 
     Warns:
         UserWarning: ConvLSTM layers, or others with matrices of their own, stay on backprop; or
@@ -83,6 +87,7 @@ def convert_model(
         twins.refuse(layer, path)
     if not targets:
         raise ValueError(nothing_to_convert(model, members))
+    targets = with_output_layer(model, members, targets)
     joins = any(target_rule.learns_by == "optimizer" for *_, target_rule in targets)
     holders = compiled.holders_of(model, [layer for _, layer, _ in targets], carry_over=joins)
     choice.warn_of_unsupported(members)

@@ -24,7 +24,8 @@ def reset_feedback(
         model: A built model with feedback layers.
         initializer: None: each layer's own way to start B. A Keras initializer or its name: that
             one, with a seed of its own for every pathway. A mapping `{pathway name: array}`:
-            these B, of their kernels' shapes, and the others stay.
+            these B, of their kernels' shapes (under `direct_feedback_alignment` of (input cells,
+            error cells)), and the others stay.
         seed: Makes random starts reproducible; None: each layer's own seed, as at birth.
 
     Raises:
@@ -49,10 +50,10 @@ def reset_feedback(
             start = pathway.initial_feedback()
         feedback = pathway.feedback_kernel
         own = _seeded(keras.initializers.get(start), pathway, seed, fresh=initializer is not None)
-        if isinstance(pathway.layer, LocallyConnected):
+        if isinstance(pathway.layer, LocallyConnected) and not pathway.is_direct:
             own = of_one_field(own, pathway.layer.rank)
-        drawn = own(feedback.shape, feedback.dtype)
-        _assign(pathway, pathway.view.on_synapses(tf.convert_to_tensor(drawn)))
+        drawn = tf.convert_to_tensor(own(feedback.shape, feedback.dtype))
+        _assign(pathway, drawn if pathway.is_direct else pathway.view.on_synapses(drawn))
 
 
 def _assign(pathway: Pathway, value: Any) -> None:
@@ -68,11 +69,11 @@ def _check(name: str, array: np.ndarray[Any, Any], found: Mapping[str, Pathway])
             f"reset_feedback received an array for '{name}', which has no feedback kernel. Those "
             f"that have: {', '.join(found)}."
         )
-    expected = tuple(found[name].kernel.shape)
+    expected = tuple(found[name].feedback_kernel.shape)
     if array.shape != expected:
         raise ValueError(
-            f"reset_feedback received an array of shape {array.shape} for '{name}', whose kernel "
-            f"has the shape {expected}."
+            f"reset_feedback received an array of shape {array.shape} for '{name}', whose "
+            f"feedback kernel has the shape {expected}."
         )
 
 

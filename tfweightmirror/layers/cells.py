@@ -49,6 +49,7 @@ class FeedbackCell(FeedbackLayer):
     """
 
     sites: ClassVar[tuple[Site, ...]] = (INPUT, RECURRENT)
+    hears_output_error = False
 
     def kernel_view(self, site: Site) -> KernelView:
         return dense_view(*getattr(self, site.kernel).shape)

@@ -3,7 +3,8 @@
 import keras
 import tensorflow as tf
 
-from tfweightmirror.layers.feedback_layer import FeedbackLayer, Site, add_channel_bias, register
+from tfweightmirror.layers.conv import add_channel_bias
+from tfweightmirror.layers.feedback_layer import FeedbackLayer, Site, register
 from tfweightmirror.pathway import KernelView, depthwise_view
 
 

@@ -14,6 +14,7 @@ from tfweightmirror._internals import attendance, draws, keras_hooks, twin_gradi
 from tfweightmirror._internals.probe import Call, is_looked_at, record_call
 from tfweightmirror._internals.tensorflow_hooks import tape_records, weakly_bound
 from tfweightmirror.asymmetric_gradient import LinearMap, asymmetric
+from tfweightmirror.layers import direct
 from tfweightmirror.layers.carries_rule import CarriesRule
 from tfweightmirror.pathway import KernelView, Pathway
 from tfweightmirror.rules import FeedbackRule
@@ -72,10 +73,13 @@ class FeedbackLayer(CarriesRule):
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Build the parent's weights, then the feedback kernels."""
         super().build(input_shape)
-        self.build_feedback()
+        self.build_feedback(input_shape)
 
-    def build_feedback(self) -> None:
-        """Add the feedback kernels to a layer that has its kernels."""
+    def build_feedback(self, input_shape: tuple[int | None, ...] | None = None) -> None:
+        """Add the feedback kernels to a layer that has its kernels.
+
+        `input_shape`: None, if the layer knows what it was built for.
+        """
         if self._birth_seed is None:
             seed = self.initializer_seed()
             self._birth_seed = draws.unused_seed() if seed is None else seed
@@ -84,14 +88,20 @@ class FeedbackLayer(CarriesRule):
             feedback = state = None
             constraint: Any = getattr(self, site.constraint, None)
             if rule.uses_feedback_kernel:
+                if direct.is_direct(self):
+                    own = direct.kernel_options(self, site, input_shape)
+                else:
+                    own = {
+                        "shape": kernel.shape,
+                        "initializer": _born_on(view, self.initial_feedback(site)),
+                        "constraint": getattr(constraint, "of_feedback", None),
+                    }
                 feedback = self.add_weight(
                     name=site.feedback,
-                    shape=kernel.shape,
-                    initializer=_born_on(view, self.initial_feedback(site)),
                     dtype=self.variable_dtype,
                     trainable=rule.learns_by == "optimizer",
-                    constraint=getattr(constraint, "of_feedback", None),
                     aggregation="mean",
+                    **own,
                 )
                 if hasattr(constraint, "mask_feedback") and constraint.known:  # a Sparse
                     feedback.assign(constraint.mask_feedback(feedback))
@@ -149,8 +159,13 @@ class FeedbackLayer(CarriesRule):
                 f"Layer '{self.name}' ({type(self).__name__}) received a sparse tensor. Feedback "
                 "layers take dense inputs: use tf.sparse.to_dense first, or the plain Keras layer."
             )
-        f = asymmetric(weakly_bound(op), self._rule_at(site), jit_compile=jit_compile)
-        outputs = f(inputs, **(reading or self.read(site))._asdict())
+        op, reading = weakly_bound(op), reading or self.read(site)
+        if direct.is_direct(self):
+            kernel, feedback = reading[:2]
+            outputs = direct.carry(self, op, inputs, kernel, feedback, jit_compile=jit_compile)
+        else:
+            f = asymmetric(op, self._rule_at(site), jit_compile=jit_compile)
+            outputs = f(inputs, **reading._asdict())
         record_call(Call(self, site.kernel, inputs, outputs))
         return outputs
 
@@ -198,6 +213,10 @@ class FeedbackLayer(CarriesRule):
     def kernel_view(self, site: Site) -> KernelView:
         """The kernel of `site` as matrices."""
         raise NotImplementedError(f"{type(self).__name__} must say how its kernel is a matrix.")
+
+    def site_shape(self, site: Site, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The shape of what passes `site`, for inputs of `input_shape`."""
+        return input_shape
 
     @property
     def pathways(self) -> list[Pathway]:
@@ -269,16 +288,3 @@ def _born_on(view: KernelView, initializer: keras.initializers.Initializer) -> A
 
 def _or_none(activation: Callable[..., Any] | None) -> Callable[..., Any] | None:
     return None if activation is keras.activations.linear else activation
-
-
-def add_channel_bias(layer: Any, outputs: tf.Tensor, channels: int) -> tf.Tensor:
-    """Bias and activation as Keras' convolutions apply them.
-
-    The bias is added by Keras' own operation: `y + bias` sums its gradient in another order, and
-    training would no longer be bit-equal to the plain layer's.
-    """
-    if layer.use_bias:
-        shape = [1] * (layer.rank + 2)
-        shape[-1 if layer.data_format == "channels_last" else 1] = channels
-        outputs = keras.ops.add(outputs, keras.ops.reshape(layer.bias, shape))
-    return outputs if layer.activation is None else layer.activation(outputs)

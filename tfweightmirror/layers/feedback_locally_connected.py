@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfweightmirror.layers.direct import is_direct
 from tfweightmirror.layers.feedback_layer import FeedbackLayer, Site, register
 from tfweightmirror.layers.locally_connected import (
     LocallyConnected1D,
@@ -22,7 +23,8 @@ class FeedbackLocallyConnected(FeedbackLayer):
 
     def initial_feedback(self, site: Site) -> keras.initializers.Initializer:
         """As for every layer, with the fans of one receptive field."""
-        return of_one_field(super().initial_feedback(site), self.rank)
+        initializer = super().initial_feedback(site)
+        return initializer if is_direct(self) else of_one_field(initializer, self.rank)
 
     def call(self, inputs: tf.Tensor) -> Any:
         """Apply the layer."""

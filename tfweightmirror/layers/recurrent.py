@@ -24,6 +24,7 @@ class FeedbackRNN(CarriesRule):
     """What the three layers share: they give their rule to their cell."""
 
     cell_class: ClassVar[type[FeedbackCell]]
+    hears_output_error = False
 
     def set_rule(
         self, rule: Any, feedback_initializer: Any = None, *, feedback_seed: int | None = None

@@ -5,6 +5,7 @@ A rule of your own subclasses `FeedbackRule`, is registered as any Keras object,
 layers, `convert_model`, saving and callbacks (README, "A rule of your own").
 """
 
+from tfweightmirror.rules.direct import DirectFeedbackAlignment
 from tfweightmirror.rules.feedback_rule import Fans, FeedbackRule
 from tfweightmirror.rules.known import (
     RULES,
@@ -20,6 +21,7 @@ from tfweightmirror.rules.known import (
 __all__ = [
     "RULES",
     "Backprop",
+    "DirectFeedbackAlignment",
     "Fans",
     "FeedbackAlignment",
     "FeedbackRule",

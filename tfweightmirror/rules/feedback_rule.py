@@ -46,8 +46,11 @@ class FeedbackRule:
 
     def backward_kernel(
         self, kernel: tf.Tensor, feedback: tf.Tensor | None, seed: tf.Tensor | None
-    ) -> tf.Tensor:
+    ) -> tf.Tensor | None:
         """The tensor that carries the error: same shape and dtype as `kernel`.
+
+        None: the layer sends no error down. Only `DirectFeedbackAlignment` says so, where the error
+        below comes from the output layer, and B has a shape of its own.
 
         Args:
             kernel: W, in the layer's compute dtype.

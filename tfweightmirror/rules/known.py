@@ -1,4 +1,4 @@
-"""The six rules of this library, and how a name finds one."""
+"""The seven rules of this library, and how a name finds one."""
 
 import dataclasses
 import difflib
@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from tfweightmirror._internals import draws
+from tfweightmirror.rules.direct import DirectFeedbackAlignment
 from tfweightmirror.rules.feedback_rule import Fans, FeedbackRule
 
 register = keras.saving.register_keras_serializable(package="tfweightmirror")
@@ -199,6 +200,7 @@ RULES: tuple[type[FeedbackRule], ...] = (
     WeightMirror,
     KolenPollack,
     UpdatedRandomFeedback,
+    DirectFeedbackAlignment,
 )
 _BY_NAME: dict[str, FeedbackRule] = {
     name: rule() for rule in RULES for name in (rule.name, *rule.aliases)
