@@ -18,6 +18,7 @@ from tfweightmirror import layers, rules
 from tfweightmirror._internals.attendance import mirror_attends
 from tfweightmirror.rules import (
     Backprop,
+    DirectFeedbackAlignment,
     FeedbackAlignment,
     FeedbackRule,
     KolenPollack,
@@ -45,6 +46,8 @@ NAMES = {
     "kp": KolenPollack(),
     "updated_random_feedback": UpdatedRandomFeedback(),
     "urfb": UpdatedRandomFeedback(),
+    "direct_feedback_alignment": DirectFeedbackAlignment(),
+    "dfa": DirectFeedbackAlignment(),
 }
 
 
@@ -70,6 +73,7 @@ OPTIONS = [
     SignSymmetry(magnitude="batch", scale=0.25),
     SignSymmetry(scale="glorot"),
     UpdatedRandomFeedback(epsilon=0.5),
+    DirectFeedbackAlignment(error_cells=10, is_output=True),
 ]
 
 
@@ -124,6 +128,9 @@ def test_what_is_no_rule_is_refused_without_a_guess(wrong: Any) -> None:
         (UpdatedRandomFeedback, {"epsilon": -0.1}, "number >= 0.*-0.1"),
         (UpdatedRandomFeedback, {"epsilon": math.inf}, "number >= 0.*inf"),
         (UpdatedRandomFeedback, {"epsilon": "half"}, "number >= 0.*'half'"),
+        (DirectFeedbackAlignment, {"error_cells": 0}, "1 or more, or None.*0"),
+        (DirectFeedbackAlignment, {"error_cells": 2.5}, "1 or more, or None.*2.5"),
+        (DirectFeedbackAlignment, {"error_cells": True}, "1 or more, or None.*True"),
     ],
 )
 def test_bad_options_are_refused_with_what_was_received(

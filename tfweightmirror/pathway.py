@@ -248,9 +248,9 @@ class Pathway:
         if carrier is None:
             raise ValueError(
                 f"Pathway '{self.name}' has no tensor in W's place, and so no weight angle or norm "
-                f"ratio: under {self.rule.name} the error below comes from the output layer, through "
-                "a B of another shape (feedback_kernel). Delta angles tell how it stands to "
-                "backprop's."
+                f"ratio: under {self.rule.name} the error below comes from the output layer, "
+                "through a B of another shape (feedback_kernel). delta_angles tells how that error "
+                "stands to backprop's."
             )
         return carrier
 

@@ -30,48 +30,48 @@ def with_output_layer(
         ValueError: There is no one output layer, it has another rule or no fixed number of cells,
             or its error cannot be sent to one of the others.
     """
-    direct = [t for t in targets if isinstance(t[2], DirectFeedbackAlignment)]
-    if not direct:
+    ours = {id(layer) for _, layer, rule in targets if isinstance(rule, DirectFeedbackAlignment)}
+    if not ours:
         return targets
-    for path, layer, _ in direct:
-        if not twins.TWINS[type(layer)].hears_output_error:
+    for path, layer, _ in targets:
+        if id(layer) in ours and not twins.TWINS[type(layer)].hears_output_error:
             raise ValueError(no_direct_error(layer, path))
-    ours = {id(layer) for _, layer, _ in direct}
-    for path, layer in members:
-        if is_direct(layer):
-            raise ValueError(
-                f"Layer '{path}' of model '{model.name}' trains by {_RULE} already, and "
-                "hears of another output layer. Call strip_feedback(model) first, and convert all "
-                "layers together."
-            )
+    _refuse_another(model, members)
     names = {id(layer): path for path, layer in members}
     calls, graph = _calls(model, [layer for _, layer in members if twins.has_twin(layer)])
     last = calls[-1].layer
+    path = names[id(last)]
     if id(last) not in ours:
         raise ValueError(
-            f"The output layer of model '{model.name}', '{names[id(last)]}' "
-            f"({type(last).__name__}), is left to another rule or to backprop, but under {_RULE} it "
-            f"sends its error to all others. Give it the rule, too (its own dW is backprop's "
-            "anyway), and other layers below another one if you like."
+            f"The last layer of model '{model.name}', '{path}' ({type(last).__name__}), is left to "
+            f"another rule or to backprop, but under {_RULE} it is the output layer, which sends "
+            "its error to all others. Give it the rule, too: its own dW is backprop's anyway."
         )
-    errors = [_tensor(call.outputs) for call in calls if call.layer is last]
-    cells = _cells(errors, names[id(last)], last)
-    below = _ancestors([_tensor(call.inputs) for call in calls if call.layer is last])
-    for output in graph.outputs:
-        if _ancestors([output]).isdisjoint({id(error.op) for error in errors}):
-            raise ValueError(
-                f"Model '{model.name}' has an output ({output.name}, of shape "
-                f"{tuple(output.shape)}) that its last layer '{names[id(last)]}' has no part in, and "
-                f"{_RULE} sends one error, of one output layer. Use 'feedback_alignment', or convert "
-                "a model with that output alone."
-            )
-    for call in calls:
-        if id(call.layer) in ours and call.layer is not last:
-            _refuse_unreached(call, below, graph, names)
+    of_last = [call for call in calls if call.layer is last]
+    cells = _cells(of_last, path)
+    _refuse_outputs_beside(model, graph, of_last, path)
+    below = _ancestors(_tensor(call.inputs) for call in of_last)
+    others = [c for c in calls if id(c.layer) in ours and c.layer is not last]
+    for refuse in (_refuse_in_a_loop, _refuse_unreached):
+        for call in others:
+            refuse(call, names[id(call.layer)], graph, below)
     return [
-        (path, layer, _told(rule, cells, layer is last) if id(layer) in ours else rule)
+        (path, layer, _told(rule, cells, is_output=layer is last))
+        if isinstance(rule, DirectFeedbackAlignment)
+        else (path, layer, rule)
         for path, layer, rule in targets
     ]
+
+
+def _refuse_another(model: keras.Model, members: list[Member]) -> None:
+    """Raise a ValueError if layers hear of an output layer already."""
+    for path, layer in members:
+        if is_direct(layer):
+            raise ValueError(
+                f"Layer '{path}' of model '{model.name}' trains by {_RULE} already, and hears of "
+                "an output layer of its own. Call strip_feedback(model) first, and convert all "
+                "layers together."
+            )
 
 
 def _calls(model: keras.Model, layers: list[keras.layers.Layer]) -> tuple[list[LayerCall], Any]:
@@ -83,45 +83,56 @@ def _calls(model: keras.Model, layers: list[keras.layers.Layer]) -> tuple[list[L
     if graph is None or not calls:
         raise ValueError(
             f"Under {_RULE} the output layer must be known, and model '{model.name}' is not built, "
-            "or cannot be called on the shapes that it was built for. Build it first, by calling it "
-            "on data."
+            "or cannot be called on shapes alone. Build it first, by calling it on data."
         )
     return calls, graph
 
 
-def _cells(errors: list[tf.Tensor], path: str, layer: keras.layers.Layer) -> int:
+def _cells(of_last: list[LayerCall], path: str) -> int:
     """The cells of the output layer."""
-    shapes = {tuple(error.shape[1:]) for error in errors}
+    shapes = {tuple(_tensor(call.outputs).shape[1:]) for call in of_last}
     shape = next(iter(shapes))
     if len(shapes) > 1 or len(shape) != 1 or None in shape:
-        shown = ", ".join(str((None, *s)) for s in shapes)
+        shown = ", ".join(str((None, *shape)) for shape in shapes)
         raise ValueError(
-            f"The last layer '{path}' ({type(layer).__name__}) has outputs of shape {shown}. Under "
-            f"{_RULE} it sends one error of a fixed size for each example, (batch, cells): end the "
-            "model with pooling or Flatten and a Dense layer, or use 'feedback_alignment', which "
-            "has an error for each position."
+            f"The last layer '{path}' ({type(of_last[0].layer).__name__}) has outputs of shape "
+            f"{shown}. Under {_RULE} it sends one error of a fixed size for each example, (batch, "
+            "cells): end the model with pooling or Flatten and a Dense layer, or use "
+            "'feedback_alignment', under which each position has an error."
         )
     return int(shape[0])
 
 
-def _refuse_unreached(
-    call: LayerCall, below: set[int], graph: Any, names: dict[int, str]
+def _refuse_outputs_beside(
+    model: keras.Model, graph: Any, of_last: list[LayerCall], path: str
 ) -> None:
-    """Raise a ValueError for a layer that no error may come to, or to which none can be sent."""
-    output = _tensor(call.outputs)
-    path, kind = names[id(call.layer)], type(call.layer).__name__
-    if output.graph is not graph:
+    """Raise a ValueError if not all outputs come from the output layer."""
+    sources = {id(_tensor(call.outputs).op) for call in of_last}
+    for output in graph.outputs:
+        if _ancestors([output]).isdisjoint(sources):
+            raise ValueError(
+                f"Model '{model.name}' has an output of shape {tuple(output.shape)} that its last "
+                f"layer '{path}' has no part in, and under {_RULE} there is one error, of one "
+                "output layer. Convert a model with one output, or use 'feedback_alignment'."
+            )
+
+
+def _refuse_in_a_loop(call: LayerCall, path: str, graph: Any, below: set[int]) -> None:
+    if _tensor(call.outputs).graph is not graph:
         raise ValueError(
-            f"Layer '{path}' ({kind}) is called inside a loop or a branch of the graph, where "
-            f"{_RULE} cannot send it the error of the output layer. Leave it to backprop with a "
-            f"pattern: {{'{path}': 'backprop', '*': ...}}."
+            f"Layer '{path}' ({type(call.layer).__name__}) is called inside a loop or a branch of "
+            f"the graph, where {_RULE} cannot send it the error of the output layer. Leave it to "
+            f"backprop with a pattern: {{'{path}': 'backprop', '*': ...}}."
         )
-    if id(output.op) not in below:
+
+
+def _refuse_unreached(call: LayerCall, path: str, graph: Any, below: set[int]) -> None:
+    if id(_tensor(call.outputs).op) not in below:
         raise ValueError(
-            f"No error of the output comes back to layer '{path}' ({kind}): a stop_gradient stands "
-            f"behind it, or the output does not depend on it. {_RULE} would teach the layers below "
-            f"it all the same: leave it to backprop with a pattern: {{'{path}': 'backprop', '*': "
-            "...}."
+            f"No error of the output comes back to layer '{path}' ({type(call.layer).__name__}): a "
+            f"stop_gradient stands behind it, or the output does not depend on it. {_RULE} would "
+            "teach the layers below it all the same: leave it to backprop with a pattern: "
+            f"{{'{path}': 'backprop', '*': ...}}."
         )
 
 
@@ -132,7 +143,9 @@ def _ancestors(tensors: Iterable[tf.Tensor]) -> set[int]:
         operation = stack.pop()
         if id(operation) not in seen and operation.type not in ("StopGradient", "PreventGradient"):
             seen.add(id(operation))
-            stack.extend(t.op for t in operation.inputs if t.dtype.is_floating)
+            # Variants: the lists of tensors that loops keep.
+            errors = (t for t in operation.inputs if t.dtype.is_floating or t.dtype == tf.variant)
+            stack.extend(tensor.op for tensor in errors)
     return seen
 
 
@@ -140,13 +153,10 @@ def _tensor(structure: Any) -> tf.Tensor:
     return keras.tree.flatten(structure)[0]
 
 
-def _told(rule: Any, cells: int, is_output: bool) -> DirectFeedbackAlignment:
+def _told(rule: DirectFeedbackAlignment, cells: int, *, is_output: bool) -> DirectFeedbackAlignment:
     if rule.error_cells not in (None, cells):
         raise ValueError(
             f"The rule {_RULE} was given error_cells={rule.error_cells}, and the output layer has "
             f"{cells} cells. Leave error_cells out: convert_model counts them."
         )
-    told: DirectFeedbackAlignment = dataclasses.replace(
-        rule, error_cells=cells, is_output=is_output
-    )
-    return told
+    return dataclasses.replace(rule, error_cells=cells, is_output=is_output)

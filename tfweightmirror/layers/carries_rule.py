@@ -85,8 +85,9 @@ def no_direct_error(layer: keras.layers.Layer, path: str) -> str:
     """What is said of a layer that cannot have the rule `DirectFeedbackAlignment`."""
     return (
         f"Layer '{path}' ({type(layer).__name__}) cannot train by direct_feedback_alignment: its "
-        "matrices are read at every step in time, or meet again in attention scores, so that no one "
-        "error of the output is theirs. Leave it to backprop with a pattern: "
+        "matrices are read at every step in time, or their products meet in attention scores, so "
+        "that there is no one input to send the output error to. Leave it to backprop with a "
+        "pattern: "
         f"{{'{path}': 'backprop', '*': ...}}."
     )
 

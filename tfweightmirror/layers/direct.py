@@ -20,6 +20,13 @@ from tfweightmirror._internals.tensorflow_hooks import custom_gradient, tape_rec
 from tfweightmirror.asymmetric_gradient import LinearMap, asymmetric
 from tfweightmirror.rules import DirectFeedbackAlignment
 
+_AGAIN = (
+    "Under direct_feedback_alignment a second derivative was asked for (of a gradient penalty, "
+    "say), or a gradient was taken while another tape records. Its errors are no gradients of the "
+    "loss, and have no derivatives. Take the gradient outside of other tapes, or train this model "
+    "with 'feedback_alignment' or 'backprop'."
+)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Called(DirectFeedbackAlignment):
@@ -140,6 +147,8 @@ def _send(layer: Any, outputs: tf.Tensor, forward_pass: _Pass) -> tf.Tensor:
         nothing: list[tf.Tensor | None] = [None] * count
         if errors_travel_on_w():  # a measurement; no update comes of it
             return [error, *nothing, *nothing]
+        if tape_records():  # of whoever wants to differentiate again
+            raise ValueError(_AGAIN)
         inputs, feedback = tensors[1 : count + 1], tensors[count + 1 :]
         sent = [_sent(error, x, b) for x, b in zip(inputs, feedback, strict=True)]
         return [error, *sent, *nothing]
@@ -153,17 +162,12 @@ def _sent(error: tf.Tensor, inputs: tf.Tensor, feedback: tf.Tensor) -> tf.Tensor
     """`e B^T`, in the shape of `inputs`."""
     dx = tf.matmul(tf.cast(error, feedback.dtype), feedback, transpose_b=True)
     dx = tf.cast(tf.reshape(dx, tf.shape(inputs)), inputs.dtype)
-    if tf.executing_eagerly() and not tape_records():
-        return dx  # Nobody can differentiate it. A graph may be, later, by whoever calls it.
-    return _once(dx)
+    # Without a tape that records, eagerly nobody can differentiate it; a graph may be, later.
+    return dx if tf.executing_eagerly() else _once(dx)
 
 
 def _refuse_again(tensors: Sequence[tf.Tensor], error: tf.Tensor) -> list[tf.Tensor | None]:
-    raise ValueError(
-        "A second derivative was asked for through an error of direct_feedback_alignment (a "
-        "gradient penalty, say). It is no gradient of the loss, so that there is none: use "
-        "'feedback_alignment' or 'backprop' for this model."
-    )
+    raise ValueError(_AGAIN)
 
 
 _once = custom_gradient(tf.identity, _refuse_again)
@@ -202,8 +206,8 @@ def kernel_options(
 def masked(layer: Any, path: str) -> str:
     """What is said where B would have to have a mask of W's shape."""
     return (
-        f"Sparse masks B as it masks W, but under direct_feedback_alignment the B of layer '{path}' "
-        f"({type(layer).__name__}) has another shape. Leave Sparse out there, or use "
+        "Sparse masks B as it masks W, but under direct_feedback_alignment the B of layer "
+        f"'{path}' ({type(layer).__name__}) has another shape. Leave Sparse out there, or use "
         "'feedback_alignment'."
     )
 

@@ -38,15 +38,14 @@ class DirectFeedbackAlignment(FeedbackRule):
         counted = isinstance(cells, int) and not isinstance(cells, bool) and cells >= 1
         if cells is not None and not counted:
             raise ValueError(
-                "error_cells of direct_feedback_alignment must be the number of cells of the output "
-                f"layer, or None. Received: {self.error_cells!r}."
+                "error_cells of direct_feedback_alignment must be how many cells the output layer "
+                f"has, 1 or more, or None. Received: {self.error_cells!r}."
             )
 
     def backward_kernel(
         self, kernel: tf.Tensor, feedback: tf.Tensor | None, seed: tf.Tensor | None
     ) -> None:
         """None: the layer itself sends no error, and nothing stands in W's place."""
-        return None
 
     def default_initializer(self, fans: Fans) -> keras.initializers.Initializer:
         """Glorot-uniform by B's own shape, as in BioTorch: the error keeps its size."""

@@ -18,6 +18,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "weight_mirror": ("wm",),
     "kolen_pollack": ("kp",),
     "updated_random_feedback": ("urfb",),
+    "direct_feedback_alignment": ("dfa",),
 }
 _MAGNITUDES = {"usf": "uniform", "frsf": "fixed", "brsf": "batch"}
 
