@@ -36,6 +36,7 @@ VALUES: dict[str, Any] = {
     "block": 8,
     "eta": 0.5,
     "dead_cells": 0.5,
+    "error_cells": 10,
 }
 # What an option needs beside it.
 WITH = {"activations": {"through_activation": True}, "centre": {}}

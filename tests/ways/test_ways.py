@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tfweightmirror as tfwm
-from tests.ways import building, keeping, training  # noqa: F401  # they fill the table
+from tests.ways import building, direct, keeping, training  # noqa: F401  # they fill the table
 from tests.ways.entry import WAYS, compiled, fit, mlp
 from tests.ways.proof import Convert, Prove, prove
 from tfweightmirror.layers import feedback_layer

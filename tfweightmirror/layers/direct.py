@@ -56,7 +56,7 @@ class _Waiting:
     called: _Called
     inputs: tf.Tensor  # (batch, ...)
     feedback: tf.Tensor  # (cells of one input, error cells)
-    recorded: bool  # whether a tape has seen the call
+    place: tuple[Any, bool]  # the graph that computes the outputs, and whether a tape records
 
 
 @dataclasses.dataclass(eq=False)
@@ -104,7 +104,9 @@ def carry(
     forward_pass = keras_hooks.kept_in_call("direct_feedback", _Pass)
     if forward_pass is None or not _may_be_differentiated():
         return outputs
-    forward_pass.waiting.append(_Waiting(called, inputs, feedback, tape_records()))
+    # Not of the inputs, which may be constants in a graph.
+    place = getattr(outputs, "graph", None), tape_records()
+    forward_pass.waiting.append(_Waiting(called, inputs, feedback, place))
     return _send(layer, outputs, forward_pass) if layer.rule.is_output else outputs
 
 
@@ -123,13 +125,8 @@ def _send(layer: Any, outputs: tf.Tensor, forward_pass: _Pass) -> tf.Tensor:
             f"{tuple(outputs.shape)}. Expected (batch, {layer.rule.error_cells}): one error of "
             "that size for each example. Put pooling or Flatten before it."
         )
-    here = getattr(outputs, "graph", None)
-    recorded = forward_pass.waiting[-1].recorded
-    reached = [
-        each
-        for each in forward_pass.waiting
-        if getattr(each.inputs, "graph", None) is here and each.recorded == recorded
-    ]
+    here = forward_pass.waiting[-1].place
+    reached = [each for each in forward_pass.waiting if each.place == here]
     if len(reached) == 1 and id(layer) in forward_pass.served:
         raise ValueError(
             f"Output layer '{layer.name}' is called again, with no layer of direct_feedback_"
