@@ -203,9 +203,9 @@ def kernel_options(
 def masked(layer: Any, path: str) -> str:
     """What is said where B would have to have a mask of W's shape."""
     return (
-        "Sparse masks B as it masks W, but under direct_feedback_alignment the B of layer "
-        f"'{path}' ({type(layer).__name__}) has another shape. Leave Sparse out there, or use "
-        "'feedback_alignment'."
+        f"Layer '{path}' ({type(layer).__name__}) is to have a constraint that masks B as it masks "
+        "W (Sparse), but under direct_feedback_alignment B has another shape. Leave it out there, "
+        "or use 'feedback_alignment'."
     )
 
 
