@@ -11,6 +11,7 @@ import tensorflow as tf
 
 import tfweightmirror as tfwm
 from tests.convert_helpers import chain, changes, compiled, fit, images, vectors
+from tests.slow import slow_but
 from tfweightmirror.rules import DirectFeedbackAlignment
 
 k = keras.layers
@@ -60,7 +61,7 @@ def test_b_leads_from_the_cells_of_the_output_to_the_cells_of_each_input() -> No
         np.testing.assert_array_equal(kernels[2], kernels[3][:3])
 
 
-@pytest.mark.parametrize("rule", ["backprop", "fa", "usf"])
+@pytest.mark.parametrize("rule", slow_but(["fa"], ["backprop", "fa", "usf"]))
 def test_layers_below_may_have_other_rules(rule: str) -> None:
     model, (x, y) = compiled(chain()), images()
     fit(model, x, y)

@@ -81,10 +81,13 @@ def test_delta_angles_are_those_of_the_equations() -> None:
 
 
 @pytest.mark.parametrize(
-    "callback", [tfwm.callbacks.WeightMirror, tfwm.callbacks.KolenPollack], ids=["mirror", "kp"]
+    ("rule", "callback"),
+    [
+        ("kp", tfwm.callbacks.KolenPollack),
+        pytest.param("wm", tfwm.callbacks.WeightMirror, marks=pytest.mark.slow),
+    ],
 )
-def test_callbacks_of_other_rules_leave_it_alone(callback: Any) -> None:
-    rule = {tfwm.callbacks.WeightMirror: "wm", tfwm.callbacks.KolenPollack: "kp"}[callback]
+def test_callbacks_of_other_rules_leave_it_alone(rule: str, callback: Any) -> None:
     model = tfwm.convert_model(chain(), {"conv": rule, "*": "dfa"})
     model.compile(keras.optimizers.SGD(0.1, weight_decay=0.1), "mse", jit_compile=False)
     before = {p.name: p.feedback_kernel.numpy() for p in tfwm.pathways(model)}

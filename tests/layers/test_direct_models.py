@@ -11,6 +11,7 @@ import tensorflow as tf
 import tfweightmirror as tfwm
 from tests.batches import in_batches
 from tests.layers.direct_models import error_of, gradients, plain_layers, small
+from tests.slow import slow_but
 
 k = keras.layers
 
@@ -28,7 +29,10 @@ def test_graphs_and_xla_give_the_eager_gradients(mode: str) -> None:
         assert np.allclose(found[name], gradient, atol=1e-6 + 1e-5 * np.abs(gradient).max()), name
 
 
-@pytest.mark.parametrize(("policy", "close"), [("mixed_bfloat16", 0.05), ("mixed_float16", 0.01)])
+@pytest.mark.parametrize(
+    ("policy", "close"),
+    [("mixed_bfloat16", 0.05), pytest.param("mixed_float16", 0.01, marks=pytest.mark.slow)],
+)
 def test_in_mixed_precision_the_same_error_arrives(policy: str, close: float) -> None:
     model, x, y = small()
     _, expected = gradients(model, x, y)
@@ -71,7 +75,7 @@ def in_form(form: str, layers: list[k.Layer]) -> keras.Model:
     return keras.Model(inputs, outputs)
 
 
-@pytest.mark.parametrize("form", ["functional", "nested", "subclassed"])
+@pytest.mark.parametrize("form", slow_but(["nested"], ["functional", "nested", "subclassed"]))
 def test_every_form_of_a_model_learns_to_the_same_bits(form: str) -> None:
     model, x, y = small()
     dx, expected = gradients(model, x, y)

@@ -43,9 +43,10 @@ class _Called(DirectFeedbackAlignment):
             raise ValueError(
                 f"Layer '{self.layer}' trains by direct_feedback_alignment, but no output layer "
                 "sends it the error: none was called after it, in the same graph and in the same "
-                "call of the outermost model. Train the whole converted model, without keras.remat "
-                "and without loops or functions of its own around layers; a part of it, or another "
-                "model around that part, wants strip_feedback, or a conversion of its own."
+                "call of the outermost model, or the call was traced for evaluation. Train the "
+                "whole converted model, without keras.remat and without loops or functions of its "
+                "own around layers; a part of it, or another model around that part, wants "
+                "strip_feedback, or a conversion of its own."
             )
 
 
