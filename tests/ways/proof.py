@@ -155,7 +155,7 @@ class _Proof:
 
     def _each_b_carries(self, start: dict[str, np.ndarray]) -> None:
         """Take each B away: what is below it must change, and stop where that is the only way."""
-        moves: dict[str, set[str]] = {}
+        self.moves = moves = dict[str, set[str]]()
         for name, pathway in self.pathways.items():
             with _put_back(self.feedback):
                 _take_away(pathway)
@@ -174,7 +174,7 @@ class _Proof:
         assert free == self.top, f"dW of {sorted(self.top - free)} depends on B"
 
     def _dw_is_backprop_s(self, start: dict[str, np.ndarray]) -> None:
-        """With any B at the top alone; with `B := W` everywhere."""
+        """With any B at the top alone; with `B := W` everywhere that B can be W."""
         expected = dict(zip(map(id, self.forward), self.backprop.changes, strict=True))
         for name, pathway in self.pathways.items():
             if name in self.top:
@@ -182,8 +182,10 @@ class _Proof:
             else:
                 gap = np.abs(start[name] - expected[id(pathway.kernel)]).max()
                 assert gap > 1e-6, f"'{name}' learns by backprop"
-        rules = {pathway.rule.name for pathway in self.pathways.values()}
-        if rules & {"sign_symmetry", "direct_feedback_alignment"}:
+        if any(pathway.is_direct for pathway in self.pathways.values()):
+            self._dw_below_the_output_is_backprop_s(expected)
+            return
+        if any(pathway.rule.name == "sign_symmetry" for pathway in self.pathways.values()):
             return  # what carries the error cannot be W
         with _put_back(self.feedback):
             for pathway in self.pathways.values():
@@ -192,6 +194,15 @@ class _Proof:
         for variable, change in zip(self.forward, changes, strict=True):
             if variable.trainable:
                 self._assert_equal(change, expected[id(variable)], variable.path)
+
+    def _dw_below_the_output_is_backprop_s(self, expected: dict[int, np.ndarray]) -> None:
+        """Of the matrices that lead past layers only the output layer's can be W."""
+        (output,) = (name for name, p in self.pathways.items() if p.rule.is_output)
+        with _put_back(self.feedback):
+            self.pathways[output].feedback_kernel.assign(self.pathways[output].kernel)
+            changes = self._changes()
+        for below in self.moves[output]:
+            self._assert_equal(changes[below], expected[id(self.pathways[below].kernel)], below)
 
     def _assert_equal(self, change: np.ndarray, expected: np.ndarray, name: str) -> None:
         gap, size = np.abs(change - expected).max(), np.abs(expected).max()
