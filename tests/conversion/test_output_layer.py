@@ -63,7 +63,7 @@ def test_b_leads_from_the_cells_of_the_output_to_the_cells_of_each_input() -> No
 
 @pytest.mark.parametrize("rule", slow_but(["fa"], ["backprop", "fa", "usf"]))
 def test_layers_below_may_have_other_rules(rule: str) -> None:
-    model, (x, y) = compiled(chain()), images()
+    model, (x, y) = compiled(chain(), run_eagerly=True), images()
     fit(model, x, y)
     tfwm.convert_model(model, {"conv": rule, "*": "dfa"})
     known = rules_of(model)
@@ -223,29 +223,29 @@ def kept(model: keras.Model, other: keras.Model) -> None:
     for one, two in zip(ours, theirs, strict=True):
         assert np.array_equal(one.feedback_kernel, two.feedback_kernel)
     if other.optimizer is None:
-        compiled(other)
+        compiled(other, run_eagerly=True)
     first, second = changes(model, x, y), changes(other, x, y)
     assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
 def test_files_and_checkpoints_keep_b_and_whose_error_it_is(tmp_path: pathlib.Path) -> None:
-    model, (x, y) = compiled(tfwm.convert_model(chain(), "dfa", seed=1)), images()
+    model, (x, y) = compiled(tfwm.convert_model(chain(), "dfa", seed=1), run_eagerly=True), images()
     fit(model, x, y)
     model.save(tmp_path / "model.keras")
     kept(model, keras.models.load_model(tmp_path / "model.keras"))
     model.save_weights(tmp_path / "m.weights.h5")
     tf.train.Checkpoint(model).write(str(tmp_path / "checkpoint"))
-    other = compiled(tfwm.convert_model(chain(), "dfa", seed=2))
+    other = compiled(tfwm.convert_model(chain(), "dfa", seed=2), run_eagerly=True)
     other.load_weights(tmp_path / "m.weights.h5")
     kept(model, other)
-    other = compiled(tfwm.convert_model(chain(), "dfa", seed=2))
+    other = compiled(tfwm.convert_model(chain(), "dfa", seed=2), run_eagerly=True)
     tf.train.Checkpoint(other).read(str(tmp_path / "checkpoint")).assert_consumed()
     kept(model, other)
 
 
 def test_copies_hear_of_the_same_output_and_reset_draws_as_at_birth() -> None:
-    model = compiled(tfwm.convert_model(chain(), "dfa", seed=1))
-    copy = compiled(keras.models.clone_model(model))
+    model = compiled(tfwm.convert_model(chain(), "dfa", seed=1), run_eagerly=True)
+    copy = compiled(keras.models.clone_model(model), run_eagerly=True)
     assert rules_of(copy) == rules_of(model)
     copy.set_weights(model.get_weights())
     kept(model, copy)
@@ -264,7 +264,11 @@ def test_copies_hear_of_the_same_output_and_reset_draws_as_at_birth() -> None:
 
 
 def test_stripped_it_is_the_plain_model() -> None:
-    model, plain, (x, y) = compiled(chain()), compiled(chain()), images()
+    model, plain, (x, y) = (
+        compiled(chain(), run_eagerly=True),
+        compiled(chain(), run_eagerly=True),
+        images(),
+    )
     plain.set_weights(model.get_weights())
     fit(tfwm.convert_model(model, "dfa"), x, y)
     plain.set_weights([v.numpy() for v in model.weights if "feedback" not in v.name])

@@ -19,7 +19,9 @@ k = keras.layers
 # --- forms of models, precision, compilers ------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", ["graph", "jit"])
+@pytest.mark.parametrize(
+    "mode", ["graph", pytest.param("jit", marks=[pytest.mark.slow, pytest.mark.always])]
+)
 def test_graphs_and_xla_give_the_eager_gradients(mode: str) -> None:
     model, x, y = small()
     dx, expected = gradients(model, x, y)

@@ -46,7 +46,11 @@ def test_a_run_measures_what_there_is(tmp_path: Path, capsys: pytest.CaptureFixt
     ("options", "said"),
     [
         (["--feedback.last_layer=backprop"], "feedback.rule: The last layer of model"),
-        (["--constraints={hidden_1: sparse}"], "constraints: Layer 'hidden_1'"),
+        pytest.param(
+            ["--constraints={hidden_1: sparse}"],
+            "constraints: Layer 'hidden_1'",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_what_the_rule_cannot_do_is_refused_by_its_key(
