@@ -124,6 +124,19 @@ def test_a_train_step_is_backprop_s_and_the_memory_of_b(
     assert_computed_in(dtype, found)
 
 
+@with_dtypes("rule", ["dfa"], in_both=())
+def test_a_step_of_direct_feedback_alignment_sends_every_error_by_one_product(
+    rule: str, dtype: str, compiled: Compile, plain: Any
+) -> None:
+    model = trainable(small, rule, dtype)
+    found, expected = compiled(f"small {rule} {dtype}", train_step(model)), plain(small, dtype)
+    assert found.host_operations == []
+    # Four forward, four for the kernels, and e B^T to three layers.
+    assert found.convolutions == expected.convolutions == 11
+    assert found.flops < expected.flops  # no convolution sends an error
+    assert_computed_in(dtype, found)
+
+
 @with_dtypes("mirror", MIRRORS, in_both=("balanced",))
 def test_a_train_step_with_mirror_mode_inside(
     mirror: str, dtype: str, compiled: Compile, plain: Any
