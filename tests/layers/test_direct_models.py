@@ -210,6 +210,21 @@ def test_each_network_in_a_model_hears_of_its_own_output() -> None:
     ]
 
 
+def test_layers_left_to_backprop_pass_the_errors_on() -> None:
+    layers = [k.Dense(4, name="low"), k.LSTM(3, name="lstm"), k.Dense(2, name="head")]
+    model = keras.Sequential([keras.Input((5, 4)), *layers])
+    tfwm.convert_model(model, {"lstm": "backprop", "*": "dfa"})
+    x, y = np.random.default_rng(0).normal(size=(6, 5, 4)).astype("float32"), np.arange(6) % 2
+    _, start = gradients(model, x, y)
+    assert np.abs(start["low/kernel"]).max() > 0
+    head = model.get_layer("head").feedback_kernel
+    head.assign(np.zeros(head.shape))
+    _, found = gradients(model, x, y)
+    for name in ("low/kernel", "lstm_cell/kernel"):
+        assert not np.any(found[name])
+    assert np.array_equal(found["head/kernel"], start["head/kernel"])
+
+
 @pytest.mark.parametrize("traced", [False, True])
 def test_second_derivatives_are_refused(traced: bool) -> None:
     model, x, _ = small()

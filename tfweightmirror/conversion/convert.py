@@ -57,7 +57,7 @@ def convert_model(
             order if the model is not built): the classifier. `"backprop"` leaves it a plain layer.
             A model with several heads wants patterns instead.
         feedback_initializer: What feedback kernels start from, a Keras initializer or its name,
-            with a seed of its own for each. Default: that of each layer's kernel.
+            with a seed of its own for each. Default: that of each layer's kernel, or the rule's.
         seed: Makes the feedback kernels a function of (seed, position of the layer). Default: of
             the seeds of the layers' own initializers.
 

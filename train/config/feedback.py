@@ -19,7 +19,7 @@ class FeedbackConfig:
         layers: Layer-name pattern to rule, for layers that differ from `rule`.
         last_layer: Rule of the classifier; null: as the others.
         initializer: Keras initializer of all feedback weights; null: that of the layer's forward
-            weights, with a seed of its own.
+            weights, with a seed of its own (direct_feedback_alignment: Glorot-uniform).
         only_last_layer_learns: Freezes all weights below the classifier (BatchNorm's statistics
             still follow the data): the baseline that a rule must beat, since angles can flatter.
     """
