@@ -163,6 +163,17 @@ def test_a_layer_that_no_output_layer_reaches_does_not_train(name: str, traced: 
         step(part, tf.ones((3, 4)), 1.0)
 
 
+@pytest.mark.parametrize("traced", [False, True])
+def test_layers_that_keras_recomputes_do_not_train(traced: bool) -> None:
+    model = keras.Sequential([keras.Input((4,)), k.Dense(4, name="low"), k.Dense(2, name="head")])
+    tfwm.convert_model(model, "dfa")
+    with keras.RematScope(mode="list_of_layers", layer_names=["low"]):
+        recomputing = keras.models.clone_model(model)
+    step = tf.function(trained) if traced else trained
+    with pytest.raises(ValueError, match=NOBODY):
+        step(recomputing, tf.ones((3, 4)), 1.0)
+
+
 def test_a_layer_takes_inputs_of_one_size() -> None:
     layers = [k.Conv1D(2, 3, name="low"), k.GlobalMaxPooling1D(), k.Dense(2, name="head")]
     model = tfwm.convert_model(keras.Sequential([keras.Input((8, 2)), *layers]), "dfa")
