@@ -59,6 +59,18 @@ class KernelView:
         inverse = [self.order.index(axis) for axis in range(len(self.order))]
         return self.on_synapses(tf.reshape(tf.transpose(permuted, inverse), shape))
 
+    def feedback_of(self, learned: tf.Tensor, fixed: Any, shape: tuple[int, ...]) -> tf.Tensor:
+        """B, of the kernel's `shape`, from its variable and, if it is a product, its fixed factor.
+
+        Args:
+            learned: What the variable B holds: B itself, or (groups, fan_in, between).
+            fixed: (groups, between, fan_out), or None.
+            shape: The kernel's.
+        """
+        if fixed is None:
+            return learned
+        return self.from_matrices(tf.matmul(learned, tf.convert_to_tensor(fixed)), shape)
+
     def on_synapses(self, tensor: tf.Tensor) -> tf.Tensor:
         """The kernel-shaped `tensor`, 0 where no synapse is."""
         return on_synapses(tensor, self.synapses)
@@ -147,7 +159,8 @@ class Pathway:
     Attributes:
         name: Unique in its model: the owning layers' names, joined by slashes.
         kernel: W, a Keras variable.
-        feedback_kernel: B, a Keras variable of the same shape; None where the rule keeps none.
+        feedback_kernel: B, a Keras variable of the same shape, or where B is a product its factor
+            that learns, (groups, fan_in, between); None where the rule keeps none.
         rule: The rule, with its scale as a number.
         view: The kernel as matrices.
         compute_dtype: The dtype in which the layer computes, so also that of mirror signals.
@@ -159,6 +172,7 @@ class Pathway:
             counts up in a process), no freezing, and no choice of which layers are converted
             changes it. In a layer by itself: counted within the layer.
         state: What the rule draws from: a Keras variable of two int32, or None.
+        feedback_factor: Where B is a product, its fixed factor, (groups, between, fan_out).
         initial_feedback: Gives the Keras initializer that B started from.
         sends_error_back: Whether the layer's input needs a gradient (the first layer's does not);
             None if not known.
@@ -180,6 +194,7 @@ class Pathway:
     layer: keras.layers.Layer | None = None
     place: int = 0
     state: keras.Variable | None = None
+    feedback_factor: keras.Variable | None = None
     initial_feedback: Callable[[], keras.initializers.Initializer] = (
         keras.initializers.GlorotUniform
     )
@@ -228,11 +243,18 @@ class Pathway:
         """The inverse of `as_matrices`."""
         return self.view.from_matrices(matrices, tuple(self.kernel.shape))
 
+    def feedback(self) -> tf.Tensor | None:
+        """B now, of the kernel's shape and dtype; None where the rule keeps none."""
+        if self.feedback_kernel is None:
+            return None
+        learned = tf.convert_to_tensor(self.feedback_kernel)
+        return self.view.feedback_of(learned, self.feedback_factor, tuple(self.kernel.shape))
+
     def backward_kernel(self) -> tf.Tensor:
         """The tensor that carries the error now, of the kernel's shape and dtype."""
         return self.rule.backward_kernel(
             tf.convert_to_tensor(self.kernel),
-            None if self.feedback_kernel is None else tf.convert_to_tensor(self.feedback_kernel),
+            self.feedback(),
             None if self.state is None else tf.convert_to_tensor(self.state),
         )
 

@@ -22,7 +22,10 @@ class FeedbackLocallyConnected(FeedbackLayer):
 
     def initial_feedback(self, site: Site) -> keras.initializers.Initializer:
         """As for every layer, with the fans of one receptive field."""
-        return of_one_field(super().initial_feedback(site), self.rank)
+        initializer = super().initial_feedback(site)
+        if self.rule.factors((1, 1, 1)) is not None:
+            return initializer
+        return of_one_field(initializer, self.rank)
 
     def call(self, inputs: tf.Tensor) -> Any:
         """Apply the layer."""
