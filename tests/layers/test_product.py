@@ -145,7 +145,9 @@ def test_the_angle_that_is_left_is_the_law_of_the_expansion(expansion: int) -> N
     fixed = pathway.feedback_factor.numpy()
     pathway.feedback_kernel.assign(layer.kernel.numpy() @ fixed.transpose(0, 2, 1))
     expected = np.degrees(np.arctan(np.sqrt((80 - 0.2) / (80 * expansion))))
-    assert float(tfwm.diagnostics.measures.weight_angle_deg(pathway)) == pytest.approx(expected, abs=1.0)
+    assert float(tfwm.diagnostics.measures.weight_angle_deg(pathway)) == pytest.approx(
+        expected, abs=1.0
+    )
 
 
 def test_orthogonal_factors_leave_no_angle_and_each_group_has_its_own() -> None:

@@ -29,6 +29,7 @@ from train.parts.named import options_of
 VALUES: dict[str, Any] = {
     "magnitude": "fixed",
     "scale": "glorot",
+    "factor": "orthogonal",
     "norm": "scaling",
     "activations": {"head": "tanh"},
     "response_bits": 4,
