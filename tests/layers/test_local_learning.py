@@ -189,6 +189,16 @@ def test_the_kolen_pollack_callback_leaves_b_to_its_own_gradient() -> None:
         np.testing.assert_allclose(found[path], value, atol=1e-6, err_msg=path)
 
 
+def test_the_kolen_pollack_callback_refuses_a_rule_whose_local_loss_it_would_drop() -> None:
+    class Both(rules.KolenPollack):
+        def local_loss(self, signals: Signals) -> tf.Tensor:
+            return IA.local_loss(signals)
+
+    model = network(Both(), SGD(0.1, weight_decay=0.01))
+    with pytest.raises(ValueError, match="rule Both gives B a gradient of its own"):
+        trained(model, tfwm.callbacks.KolenPollack())
+
+
 # --- a rule of one's own, refusals, what is kept ------------------------------------------------
 
 

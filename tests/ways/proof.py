@@ -181,7 +181,7 @@ class _Proof:
     def _each_b_learns(self) -> None:
         """B moves if an optimizer is to move it; by the very gradient that the rule says, if known.
 
-        Symmetric alignment knows it of any data: `B - W`, whatever scales or weights the loss.
+        Symmetric alignment knows it of any data, whatever scales or weights the loss.
         """
         taught = [p for p in self.pathways.values() if p.feedback_kernel is not None]
         taught = [p for p in taught if p.feedback_kernel.trainable]
@@ -191,8 +191,10 @@ class _Proof:
         for pathway, change in zip(taught, changes, strict=True):
             assert np.abs(change).max() > 0, f"nothing teaches B of '{pathway.name}'"
             if plain and pathway.rule.name == "symmetric_alignment" and not optimizer.momentum:
-                gap = np.asarray(pathway.feedback_kernel, "f8") - np.asarray(pathway.kernel, "f8")
-                times = -(change * gap).sum() / (gap * gap).sum() / float(optimizer.learning_rate)
+                b, w = (np.asarray(v, "f8") for v in (pathway.feedback_kernel, pathway.kernel))
+                gradient = pathway.rule.decay * b - pathway.rule.alike * w
+                times = -(change * gradient).sum() / (gradient * gradient).sum()
+                times /= float(optimizer.learning_rate)
                 assert abs(times - 1.0) < 1e-3, f"B of '{pathway.name}' learns {times} times"
 
     def _dw_is_backprop_s(self, start: dict[str, np.ndarray]) -> None:

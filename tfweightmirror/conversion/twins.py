@@ -188,10 +188,10 @@ def companions(layer: Any) -> list[Companion]:
     moved = isinstance(layer, FeedbackLayer) and layer.rule.learns_by == "optimizer"
     if moved and layer.built:
         same = twin_gradient.is_kernels(layer.rule)
-        for site in layer.sites:
-            feedback, factor = getattr(layer, site.feedback), getattr(layer, site.factor)
-            alike = same and factor is None and not layer.rule.has_local_loss
-            found.append(Companion(feedback, getattr(layer, site.kernel), alike))
+        found += [
+            Companion(getattr(layer, site.feedback), getattr(layer, site.kernel), same)
+            for site in layer.sites
+        ]
     return found
 
 

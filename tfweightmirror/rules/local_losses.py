@@ -68,8 +68,8 @@ class InformationAlignment(FeedbackRule):
     With `S = E x x^T` it settles where `B (decay + null E y y^T) = amplify S W`: for white x and
     without `null` that is W times `amplify / decay`; `null` bounds B where y is strong and draws it
     from the transpose to a regularized pseudo-inverse of W. Without `null` it is the weight mirror
-    on the data instead of noise. The optimizer moves B, at its own learning rate; its weight decay
-    comes on top of `decay`.
+    on the data instead of noise, and easily runs away. The optimizer moves B, at its own learning
+    rate; its weight decay comes on top of `decay`. The defaults are ours, to begin tuning with.
 
     Args:
         amplify: Of the Hebbian term; positive. A sum over positions, so that convolutions want less
@@ -79,9 +79,9 @@ class InformationAlignment(FeedbackRule):
         centered: Whether x and y are taken without their means over the batch.
     """
 
-    amplify: float = 1.0
-    decay: float = 1.0
-    null: float = 0.0
+    amplify: float = 0.1
+    decay: float = 0.1
+    null: float = 0.1
     centered: bool = False
 
     name = "information_alignment"
@@ -118,8 +118,8 @@ class ActivationAlignment(FeedbackRule):
         centered: Whether x and y are taken without their means over the batch.
     """
 
-    amplify: float = 1.0
-    sparse: float = 1.0
+    amplify: float = 0.1
+    sparse: float = 0.1
     centered: bool = False
 
     name = "activation_alignment"
@@ -149,8 +149,8 @@ class SymmetricAlignment(FeedbackRule):
         decay: Of the decay of B; positive.
     """
 
-    alike: float = 1.0
-    decay: float = 1.0
+    alike: float = 0.1
+    decay: float = 0.1
 
     name = "symmetric_alignment"
     aliases = ("sa",)
