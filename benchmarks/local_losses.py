@@ -1,4 +1,4 @@
-"""The embedded digits with four hidden layers under seven ways of learning, three seeds each.
+"""The embedded digits with four hidden layers under eight ways of learning, three seeds each.
 
     python -m benchmarks.local_losses --out benchmarks/results/local_losses.jsonl
 
@@ -24,6 +24,7 @@ from train.config import (
     Part,
     TrainingConfig,
 )
+from train.errors import DivergedError
 from train.run.fit import fit
 
 RULES: dict[str, dict[str, Any]] = {
@@ -33,6 +34,7 @@ RULES: dict[str, dict[str, Any]] = {
     "symmetric_alignment": {"alike": 0.1, "decay": 0.1},
     "activation_alignment": {"amplify": 0.1, "sparse": 0.1, "centered": True},
     "information_alignment": {"amplify": 0.1, "decay": 0.05, "null": 0.05, "centered": True},
+    "information_alignment, null 0": {"amplify": 0.1, "decay": 0.05, "null": 0.0, "centered": True},
     "feedback_alignment": {},
 }
 LAYERS = ("hidden_2", "hidden_3", "hidden_4", "head")  # the first sends no error back
@@ -51,13 +53,16 @@ def run(rule: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
                 test_split="train[80%:]" if validate else "test",
             ),
             model=Part("mlp", {"units": [64] * 4, "batch_norm": True}),
-            feedback=FeedbackConfig(rule=Part(rule, RULES[rule])),
+            feedback=FeedbackConfig(rule=Part(rule.partition(",")[0], RULES[rule])),
             optimizer=OptimizerConfig(
                 learning_rate=0.02, weight_decay=0.05, options={"momentum": 0.9}
             ),
             training=TrainingConfig(epochs=options.epochs, batch_size=64, progress="none"),
         )
-        history = fit(config).history
+        try:
+            history = fit(config).history
+        except DivergedError:
+            history = {"val_accuracy": [float("nan")]}
     angles = {name: history.get(f"weight_angle/{name}", [None])[-1] for name in LAYERS}
     return {
         "rule": rule,
@@ -84,7 +89,10 @@ def table(lines: list[dict[str, Any]]) -> str:
     ]
     for rule in RULES:
         runs = [line for line in lines if line["rule"] == rule]
-        if runs:
+        lost = sum(line["accuracy"] != line["accuracy"] for line in runs)  # NaN
+        if lost:
+            rows.append(f"| {rule} | {lost} of {len(runs)} diverged | | |")
+        elif runs:
             cells = [mean_and_error([100 * line["accuracy"] for line in runs])]
             for names in (LAYERS[:-1], LAYERS[-1:]):
                 angles = [[line["weight_angle_deg"][name] for name in names] for line in runs]

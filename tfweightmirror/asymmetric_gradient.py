@@ -1,4 +1,7 @@
-"""The one custom gradient of this library: the error travels back on a tensor of its own."""
+"""The custom gradient of this library: the error travels back on a tensor of its own.
+
+A rule with a local loss has a second one behind it, which gives B the gradient of that loss.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
