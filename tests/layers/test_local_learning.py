@@ -140,7 +140,8 @@ def test_xla_trains_the_same() -> None:
         np.testing.assert_allclose(found[path], value, atol=1e-6, err_msg=path)
 
 
-@pytest.mark.parametrize("policy", slow_but(["mixed_float16"], ["mixed_bfloat16", "mixed_float16"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_teaches_b_nearly_the_same(policy: str) -> None:
     expected = trained(network())
     start = {v.path: v.numpy() for v in network().variables}
@@ -243,10 +244,9 @@ def test_a_local_loss_that_would_move_nothing_is_refused() -> None:
 
 
 PFA = rules.ProductFeedbackAlignment(3)
-both = pytest.mark.parametrize("rule", slow_but([IA], [IA, PFA]))
 
 
-@both
+@pytest.mark.parametrize("rule", slow_but([IA], [IA, PFA]))
 def test_files_and_checkpoints_keep_rule_b_and_what_it_learns(
     rule: Any, tmp_path: pathlib.Path
 ) -> None:
@@ -275,7 +275,8 @@ def test_files_and_checkpoints_keep_rule_b_and_what_it_learns(
             np.testing.assert_array_equal(value, expected[name], err_msg=name)
 
 
-@both
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", [IA, PFA])
 def test_a_compiled_model_is_converted_and_stripped_again(rule: Any) -> None:
     layers = [keras.layers.Dense(5, "tanh"), keras.layers.Dense(3)]
     model = keras.Sequential([keras.Input((6,)), *layers])
