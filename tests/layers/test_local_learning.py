@@ -23,6 +23,7 @@ from tfweightmirror.rules import (
 )
 
 IA = InformationAlignment(amplify=0.5, decay=0.25, null=0.125)
+PFA = rules.ProductFeedbackAlignment(3)
 SGD = keras.optimizers.SGD
 X = np.random.default_rng(0).normal(size=(16, 6)).astype("f4")
 Y = np.random.default_rng(1).normal(size=(16, 3)).astype("f4")
@@ -119,7 +120,7 @@ def test_b_s_steps_do_not_depend_on_how_the_loss_is_scaled(changed: str) -> None
 
 @pytest.mark.slow
 @pytest.mark.always
-@pytest.mark.parametrize("rule", [IA, ActivationAlignment(), SymmetricAlignment()])
+@pytest.mark.parametrize("rule", [IA, ActivationAlignment(), SymmetricAlignment(), PFA])
 def test_two_replicas_train_as_one_device(rule: Any, two_replicas: Any) -> None:
     expected = trained(network(rule), epochs=3)
     with two_replicas.scope():
@@ -241,9 +242,6 @@ def test_a_local_loss_that_would_move_nothing_is_refused() -> None:
         trained(network(Forgotten()))
     with pytest.raises(ValueError, match="NotOfB does not depend on B"):
         trained(network(NotOfB()))
-
-
-PFA = rules.ProductFeedbackAlignment(3)
 
 
 @pytest.mark.parametrize("rule", slow_but([IA], [IA, PFA]))

@@ -23,6 +23,7 @@ from tests.layers.kinds import (
 )
 from tests.layers.test_local_losses import some_kinds
 from tests.slow import slow_but
+from tests.test_higher_derivatives import taken_at_once
 from tests.ways.proof import carry_w
 from tfweightmirror.rules import ProductFeedbackAlignment
 from tfweightmirror.training import GlorotClip, Sparse, constrain
@@ -101,6 +102,21 @@ def test_where_the_product_is_w_a_layer_is_the_plain_one(kind: Kind) -> None:
             assert relative_error(found.forward()[name], gradient) < 1e-4, name
     for one, other in zip(before.inputs, expected.inputs, strict=True):
         assert relative_error(one, other) > 0.1
+
+
+def test_where_the_product_is_w_a_gradient_penalty_is_backprops() -> None:
+    kind = BY_NAME["dense_rank2"]
+    plain, twin = kind.plain(), kind.twin(PFA)
+    for layer in (plain, twin):
+        layer(*kind.inputs())
+    copy_forward_weights(plain, twin)
+    carry_w(twin.pathways[0])
+    expected = taken_at_once(plain, kind.inputs(), [plain.kernel])[0]
+    learned = twin.feedback_kernel
+    to_w, to_learned = taken_at_once(twin, kind.inputs(), [twin.kernel, learned])
+    assert relative_error(to_w, expected) < 1e-4
+    fixed = twin.feedback_factor.numpy()
+    assert relative_error(to_learned, expected.numpy()[None] @ fixed.transpose(0, 2, 1)) < 1e-4
 
 
 X = np.random.default_rng(0).normal(size=(16, 12)).astype("f4")

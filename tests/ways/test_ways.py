@@ -34,7 +34,7 @@ FURTHER = {
         "gradients_accumulate",
         "weights_of_samples_and_classes",
     ],
-    "pfa": ["saved_as_h5", "checkpoint_restored", "mixed_bfloat16", "tf_function_as_a_method"],
+    "pfa": ["saved_as_h5", "checkpoint_restored", "mixed_bfloat16", "jit_compile", "siamese"],
 }
 QUICK = ("run_eagerly", "fit_then_convert_then_fit", "loss_scaling", "saved_as_h5")
 
