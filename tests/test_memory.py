@@ -62,6 +62,7 @@ CYCLES: dict[str, Cycle] = {
     "fa": cycle_of("fa"),
     "kp": cycle_of("kp"),
     "dfa": cycle_of("dfa"),
+    "ia": cycle_of("ia"),
     "mirror": refit("wm", lambda: WeightMirror("impulse")),
     "gaussian_mirror": refit("wm", lambda: WeightMirror("gaussian")),
     "kolen_pollack": refit("kp", KolenPollack),
@@ -75,7 +76,7 @@ def traces() -> int:
 
 
 @pytest.mark.parametrize(
-    "name", slow_but(["kolen_pollack"], ["fa", "dfa", "mirror", "kolen_pollack"])
+    "name", slow_but(["kolen_pollack"], ["fa", "dfa", "ia", "mirror", "kolen_pollack"])
 )
 def test_the_traces_of_a_cycle_are_gone_after_the_next(name: str) -> None:
     model = mlp()

@@ -83,8 +83,8 @@ def convert_model(
     targets = choice.targets(members)
     if last_layer is not None:
         targets = with_last_layer(model, members, targets, rules.get(last_layer))
-    for path, layer, _ in targets:
-        twins.refuse(layer, path)
+    for path, layer, target_rule in targets:
+        twins.refuse(layer, path, target_rule)
     if not targets:
         raise ValueError(nothing_to_convert(model, members))
     targets = with_output_layer(model, members, targets)
@@ -192,8 +192,8 @@ def _watch_unbuilt(
                 if id(newcomer) not in seen and not isinstance(newcomer, CarriesRule)
             ]
             targets = choice.targets(members, inside)
-            for path, newcomer, _ in targets:
-                twins.refuse(newcomer, inside + path)
+            for path, newcomer, own_rule in targets:
+                twins.refuse(newcomer, inside + path, own_rule)
             own_seed = None if seed is None else f"{seed} {position}"
             _convert(targets, own_seed, initializer)
             _watch_unbuilt(layer, inside, choice, known + members, own_seed, initializer)

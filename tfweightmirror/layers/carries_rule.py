@@ -103,6 +103,19 @@ def refuse_unsupported(layer: keras.layers.Layer) -> None:
         raise ValueError(_refusal(layer, "quantization"))
 
 
+def refuse_bound_product(
+    layer: keras.layers.Layer, rule: rules.FeedbackRule, constraint: Any
+) -> None:
+    """Raise a ValueError for a constraint that binds B entry by entry, where B is a product."""
+    if hasattr(constraint, "of_feedback") and rule.factors((1, 1, 1)) is not None:
+        raise ValueError(
+            f"Layer '{layer.name}' ({type(layer).__name__}) has the constraint "
+            f"{type(constraint).__name__}, which binds every entry of B, and under the rule "
+            f"'{rule.name}' B is a product of two matrices. Use another rule, or leave "
+            "the constraint out."
+        )
+
+
 def _refusal(layer: keras.layers.Layer, feature: str) -> str:
     return (
         f"Layer '{layer.name}' ({type(layer).__name__}) uses {feature}, where no single kernel is "

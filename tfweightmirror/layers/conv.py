@@ -6,7 +6,8 @@ import keras
 import tensorflow as tf
 
 from tfweightmirror.layers.feedback_layer import FeedbackLayer, Site, register
-from tfweightmirror.pathway import KernelView, conv_view
+from tfweightmirror.layers.kernel_views import conv_view
+from tfweightmirror.pathway import KernelView
 
 
 def add_channel_bias(layer: Any, outputs: tf.Tensor, channels: int) -> tf.Tensor:

@@ -5,7 +5,8 @@ import tensorflow as tf
 
 from tfweightmirror.layers.conv import add_channel_bias
 from tfweightmirror.layers.feedback_layer import FeedbackLayer, Site, register
-from tfweightmirror.pathway import KernelView, conv_transpose_view
+from tfweightmirror.layers.kernel_views import conv_transpose_view
+from tfweightmirror.pathway import KernelView
 
 
 class FeedbackConvTranspose(FeedbackLayer):

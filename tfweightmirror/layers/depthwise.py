@@ -5,7 +5,8 @@ import tensorflow as tf
 
 from tfweightmirror.layers.conv import add_channel_bias
 from tfweightmirror.layers.feedback_layer import FeedbackLayer, Site, register
-from tfweightmirror.pathway import KernelView, depthwise_view
+from tfweightmirror.layers.kernel_views import depthwise_view
+from tfweightmirror.pathway import KernelView
 
 
 def depthwise_map(layer: keras.layers.Layer, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:

@@ -13,8 +13,9 @@ import keras
 from tfweightmirror._internals import keras_hooks
 from tfweightmirror.layers.carries_rule import CarriesRule
 from tfweightmirror.layers.cells import FeedbackCell, FeedbackSimpleRNNCell
-from tfweightmirror.layers.feedback_layer import first_seed, register
+from tfweightmirror.layers.feedback_layer import register
 from tfweightmirror.layers.gated_cells import FeedbackGRUCell, FeedbackLSTMCell
+from tfweightmirror.layers.initializers import first_seed
 from tfweightmirror.pathway import Pathway
 
 Shape: TypeAlias = tuple[int | None, ...]

@@ -8,7 +8,8 @@ import tensorflow as tf
 from tfweightmirror.layers.conv import add_channel_bias
 from tfweightmirror.layers.depthwise import depthwise_map
 from tfweightmirror.layers.feedback_layer import FeedbackLayer, Site, register
-from tfweightmirror.pathway import KernelView, conv_view, depthwise_view
+from tfweightmirror.layers.kernel_views import conv_view, depthwise_view
+from tfweightmirror.pathway import KernelView
 
 DEPTHWISE = Site("depthwise_kernel", "depthwise_initializer", "depthwise", responds=False)
 POINTWISE = Site("pointwise_kernel", "pointwise_initializer", "pointwise")

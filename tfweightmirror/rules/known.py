@@ -1,4 +1,4 @@
-"""The seven rules of this library, and how a name finds one."""
+"""The rules whose B learns from errors, mirror mode or not at all, and how a name finds a rule."""
 
 import dataclasses
 import difflib
@@ -12,6 +12,12 @@ import tensorflow as tf
 from tfweightmirror._internals import draws
 from tfweightmirror.rules.direct import DirectFeedbackAlignment
 from tfweightmirror.rules.feedback_rule import Fans, FeedbackRule
+from tfweightmirror.rules.local_losses import (
+    ActivationAlignment,
+    InformationAlignment,
+    SymmetricAlignment,
+)
+from tfweightmirror.rules.product import ProductFeedbackAlignment
 
 register = keras.saving.register_keras_serializable(package="tfweightmirror")
 
@@ -201,6 +207,10 @@ RULES: tuple[type[FeedbackRule], ...] = (
     KolenPollack,
     UpdatedRandomFeedback,
     DirectFeedbackAlignment,
+    InformationAlignment,
+    ActivationAlignment,
+    SymmetricAlignment,
+    ProductFeedbackAlignment,
 )
 _BY_NAME: dict[str, FeedbackRule] = {
     name: rule() for rule in RULES for name in (rule.name, *rule.aliases)

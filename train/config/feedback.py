@@ -15,7 +15,9 @@ class FeedbackConfig:
     Args:
         rule: Of every layer: backprop (bp), feedback_alignment (fa), sign_symmetry (ss; usf, frsf,
             brsf), weight_mirror (wm), kolen_pollack (kp), updated_random_feedback (urfb),
-            direct_feedback_alignment (dfa), or the import path of a rule of your own.
+            direct_feedback_alignment (dfa), information_alignment (ia), activation_alignment (aa),
+            product_feedback_alignment (pfa), symmetric_alignment (sa, which reads W), or the import
+            path of a rule of your own.
         layers: Layer-name pattern to rule, for layers that differ from `rule`.
         last_layer: Rule of the classifier; null: as the others.
         initializer: Keras initializer of all feedback weights; null: that of the layer's forward

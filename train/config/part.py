@@ -19,6 +19,10 @@ RULES: dict[str, tuple[str, ...]] = {
     "kolen_pollack": ("kp",),
     "updated_random_feedback": ("urfb",),
     "direct_feedback_alignment": ("dfa",),
+    "information_alignment": ("ia",),
+    "activation_alignment": ("aa",),
+    "symmetric_alignment": ("sa",),
+    "product_feedback_alignment": ("pfa",),
 }
 _MAGNITUDES = {"usf": "uniform", "frsf": "fixed", "brsf": "batch"}
 
