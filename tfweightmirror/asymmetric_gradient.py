@@ -23,6 +23,7 @@ def asymmetric(
     With `y = op(x, kernel)` and `dy` the error at `y`:
 
         dx = (d op / d x at carrier)^T dy,   carrier = rule.backward_kernel(kernel, feedback, seed)
+                                             (or what rule.carrier_after_update makes of it and dW)
         dW = (d op / d kernel at x)^T dy     (exactly backprop's)
         dB = rule.feedback_gradient(dW)
            + d rule.local_loss(x, y, feedback) / d feedback     (a gradient of its own, not of dy)
@@ -60,16 +61,18 @@ def asymmetric(
     ) -> tuple[tf.Tensor | None, tf.Tensor]:
         # Neither product depends on the output of `op`: the two forward passes below are dead code,
         # which graph optimisation or XLA removes. (Eager code does run them.)
-        dx = None
-        if carrier is not None:
-            with tf.GradientTape() as tape:
-                tape.watch(x)
-                y = op(x, carrier)
-            dx = tape.gradient(y, x, dy, unconnected_gradients="zero")
         with tf.GradientTape() as tape:
             tape.watch(kernel)
             y = op(x, kernel)
-        return dx, tape.gradient(y, kernel, dy, unconnected_gradients="zero")
+        kernel_gradient = tape.gradient(y, kernel, dy, unconnected_gradients="zero")
+        if carrier is None:
+            return None, kernel_gradient
+        if not errors_travel_on_w():
+            carrier = rule.carrier_after_update(carrier, kernel_gradient)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = op(x, carrier)
+        return tape.gradient(y, x, dy, unconnected_gradients="zero"), kernel_gradient
 
     def f(
         x: tf.Tensor,

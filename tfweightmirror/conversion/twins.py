@@ -8,7 +8,12 @@ import tensorflow as tf
 from tfweightmirror import layers
 from tfweightmirror._internals import keras_hooks, twin_gradient
 from tfweightmirror.conversion.compiled import Companion
-from tfweightmirror.layers.carries_rule import CarriesRule, refuse_bound_product, refuse_unsupported
+from tfweightmirror.layers.carries_rule import (
+    CarriesRule,
+    refuse_bound_product,
+    refuse_many_calls,
+    refuse_unsupported,
+)
 from tfweightmirror.layers.einsum_dense import kernel_labels
 from tfweightmirror.layers.feedback_layer import FeedbackLayer
 from tfweightmirror.pathway import on_synapses
@@ -100,6 +105,7 @@ def refuse(layer: keras.layers.Layer, path: str, rule: FeedbackRule) -> None:
         _refuse_cell(layer, path)
     for part in (layer, *parts_of(layer)):
         refuse_unsupported(part)
+        refuse_many_calls(part, rule)
         for name in vars(part):
             if name.endswith("_constraint"):
                 refuse_bound_product(part, rule, getattr(part, name))

@@ -103,10 +103,27 @@ def refuse_unsupported(layer: keras.layers.Layer) -> None:
         raise ValueError(_refusal(layer, "quantization"))
 
 
+def refuse_many_calls(layer: keras.layers.Layer, rule: rules.FeedbackRule) -> None:
+    """Raise a ValueError for a recurrent layer whose B is to be updated before errors pass."""
+    if rule.updates_first and hasattr(layer, "state_size"):
+        raise ValueError(
+            f"Layer '{layer.name}' ({type(layer).__name__}) passes errors at every step, before "
+            f"the sum of all steps could update B first, as the rule '{rule.name}' wants (ahead). "
+            "Use ahead=0 for it."
+        )
+
+
 def refuse_bound_product(
     layer: keras.layers.Layer, rule: rules.FeedbackRule, constraint: Any
 ) -> None:
-    """Raise a ValueError for a constraint that binds B entry by entry, where B is a product."""
+    """Raise a ValueError for a constraint that binds B, where B is a product or updated first."""
+    if hasattr(constraint, "of_feedback") and rule.updates_first:
+        raise ValueError(
+            f"Layer '{layer.name}' ({type(layer).__name__}) has the constraint "
+            f"{type(constraint).__name__}, which binds B after every update, and the rule "
+            f"'{rule.name}' lets the error pass before that (ahead). Use ahead=0, or leave the "
+            "constraint out."
+        )
     if hasattr(constraint, "of_feedback") and rule.factors((1, 1, 1)) is not None:
         raise ValueError(
             f"Layer '{layer.name}' ({type(layer).__name__}) has the constraint "

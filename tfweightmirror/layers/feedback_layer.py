@@ -15,7 +15,7 @@ from tfweightmirror._internals.probe import Call, is_looked_at, record_call
 from tfweightmirror._internals.tensorflow_hooks import tape_records, weakly_bound
 from tfweightmirror.asymmetric_gradient import LinearMap, asymmetric
 from tfweightmirror.layers import direct
-from tfweightmirror.layers.carries_rule import CarriesRule, refuse_bound_product
+from tfweightmirror.layers.carries_rule import CarriesRule, refuse_bound_product, refuse_many_calls
 from tfweightmirror.layers.initializers import born_on, first_seed, seeded, with_seed
 from tfweightmirror.pathway import KernelView, Pathway
 from tfweightmirror.rules import FeedbackRule
@@ -92,6 +92,7 @@ class FeedbackLayer(CarriesRule):
         if self._birth_seed is None:
             seed = self.initializer_seed()
             self._birth_seed = draws.unused_seed() if seed is None else seed
+        refuse_many_calls(self, self.rule)
         for site in self.sites:
             rule, kernel, view = self.rule, getattr(self, site.kernel), self.kernel_view(site)
             feedback = factor = state = None

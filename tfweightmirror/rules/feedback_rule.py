@@ -96,6 +96,7 @@ class FeedbackRule:
             gradient `feedback_gradient(dW)`, to which that of `local_loss` is added) or
             `"mirror"` (mirror mode).
         reads_kernel: Whether `local_loss` is shown W itself, which is weight transport.
+        updates_first: Whether B takes its step before the error passes (`carrier_after_update`).
     """
 
     name: ClassVar[str] = "feedback_rule"
@@ -104,6 +105,7 @@ class FeedbackRule:
     draws: ClassVar[bool] = False
     learns_by: ClassVar[Literal["nothing", "optimizer", "mirror"]] = "nothing"
     reads_kernel: ClassVar[bool] = False
+    updates_first: ClassVar[bool] = False
 
     def backward_kernel(
         self, kernel: tf.Tensor, feedback: tf.Tensor | None, seed: tf.Tensor | None
@@ -120,6 +122,14 @@ class FeedbackRule:
         """
         del kernel, seed
         return feedback
+
+    def carrier_after_update(self, carrier: tf.Tensor, kernel_gradient: tf.Tensor) -> tf.Tensor:
+        """What carries the error where B takes its step first, from `carrier` and dW of this call.
+
+        A rule that overrides it says so by `updates_first`.
+        """
+        del kernel_gradient
+        return carrier
 
     def feedback_gradient(self, kernel_gradient: tf.Tensor) -> tf.Tensor | None:
         """The gradient of B, from the gradient dW of the forward kernel. None: no gradient."""

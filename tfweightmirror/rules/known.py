@@ -168,7 +168,11 @@ class KolenPollack(FeedbackRule):
 class UpdatedRandomFeedback(FeedbackRule):
     """B is random and gets `epsilon` times the change of W (Amit 2019: URFB).
 
-    The paper states no order of the error's passage and B's update; here the error passes first.
+    The paper states no order of the error's passage and B's update, and the released code had both.
+    By default the error passes first. With `ahead` it passes `B - ahead * epsilon * dW`: B as it
+    stands after its update, if that is plain SGD of the learning rate `ahead`, without clipping,
+    and if the layer is called once in a step. Replicas, recurrent layers and constraints of B are
+    refused then.
 
     `epsilon` scales the gradient, so with an optimizer that normalizes gradients (Adam, RMSprop,
     Lion) every `epsilon` but 0 acts as 1: use SGD. It is a gradient among the others: a norm over
@@ -176,21 +180,40 @@ class UpdatedRandomFeedback(FeedbackRule):
 
     Args:
         epsilon: 1 is URFB, 0 is fixed random feedback; not negative.
+        ahead: The optimizer's learning rate, where B is updated before the error passes; 0: after.
     """
 
     epsilon: float = 1.0
+    ahead: float = 0.0
 
     name = "updated_random_feedback"
     aliases = ("urfb",)
     learns_by = "optimizer"
 
     def __post_init__(self) -> None:
-        epsilon = self.epsilon
-        if not (isinstance(epsilon, Real) and math.isfinite(epsilon) and epsilon >= 0):
+        for name, value in (("epsilon", self.epsilon), ("ahead", self.ahead)):
+            if not (isinstance(value, Real) and math.isfinite(value) and value >= 0):
+                raise ValueError(
+                    f"{name} of updated_random_feedback must be a number >= 0. Received: {value!r}."
+                )
+
+    @property
+    def updates_first(self) -> bool:  # type: ignore[override]  # depends on `ahead`
+        """Whether the error passes B after its update."""
+        return self.ahead > 0
+
+    def carrier_after_update(self, carrier: tf.Tensor, kernel_gradient: tf.Tensor) -> tf.Tensor:
+        """`B - ahead * epsilon * dW`."""
+        if not self.updates_first:
+            return carrier
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
             raise ValueError(
-                f"epsilon of updated_random_feedback must be a number >= 0. "
-                f"Received: {self.epsilon!r}."
+                f"updated_random_feedback received ahead={self.ahead} and trains on several "
+                "replicas, of which each knows its own part of B's update alone. Expected ahead=0."
             )
+        return carrier - tf.cast(self.ahead, carrier.dtype) * tf.cast(
+            self.feedback_gradient(kernel_gradient), carrier.dtype
+        )
 
     def feedback_gradient(self, kernel_gradient: tf.Tensor) -> tf.Tensor:
         """`epsilon * dW`; at `epsilon = 1` the tensor dW itself."""
