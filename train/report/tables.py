@@ -131,7 +131,8 @@ def curves(groups: Sequence[Group]) -> pd.DataFrame:
     """Numbers, a row a group and epoch: means, and standard errors as `(s.e.)`."""
     frames = {
         (group.label, len(group.runs), " ".join(str(run.config["seed"]) for run in group.runs)): (
-            group.mean.join(group.error.add_suffix(" (s.e.)"))
+            # Copies: of hundreds of measures, one by one, pandas would warn.
+            group.mean.copy().join(group.error.add_suffix(" (s.e.)").copy())
         )
         for group in groups
     }
