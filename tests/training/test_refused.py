@@ -53,6 +53,16 @@ def test_where_constrain_refuses_it_has_changed_nothing(constraint: Any, sentenc
     assert all(layer.kernel_constraint is None for layer in model.layers)
 
 
+@pytest.mark.parametrize("pattern", ["rnn", "rnn/simple_rnn_cell"])
+def test_a_kernel_inside_another_layer_is_not_offered(pattern: str) -> None:
+    rnn = keras.layers.SimpleRNN(2, name="rnn")
+    model = keras.Sequential([keras.Input((4, 3)), rnn, keras.layers.Dense(2, name="head")])
+    with pytest.raises(ValueError, match="'rnn/simple_rnn_cell' stands inside another one"):
+        constrain(model, FixedSign(), layers=[pattern])
+    with pytest.raises(ValueError, match=r"Expected patterns of head\.$"):
+        constrain(model, FixedSign(), layers=["nowhere"])
+
+
 @pytest.mark.parametrize("constraint", [FixedSign(), GlorotClip(), Sparse()])
 def test_averages_of_weights_are_refused(constraint: Any) -> None:
     """They are put in the weights' place behind all constraints."""

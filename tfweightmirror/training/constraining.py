@@ -109,11 +109,11 @@ def _sites(
         raise ValueError(f"layers of constrain is {patterns!r}. Expected a list of name patterns.")
     restored = {id(layer) for layer in _in_config(model)}
     sites: dict[str, _Site] = {}
-    paths: list[str] = []
+    kernels: list[tuple[str, str, bool]] = []  # path, constraint's attribute, whether restored
     matched: set[str] = set()
     for path, layer in walk(model):
         for kernel, attribute in _kernels_of(layer):
-            paths.append(path)
+            kernels.append((path, attribute, id(layer) in restored))
             wanted = [p for p in patterns if _matches(path, p)]
             matched.update(wanted)
             if wanted:
@@ -124,11 +124,16 @@ def _sites(
                     constraint.refuse_dtype(getattr(layer, kernel))
                 sites[f"{path}/{kernel}"] = (layer, kernel, attribute)
     for pattern in patterns:
-        if pattern not in matched:
-            raise ValueError(
-                f"layers of constrain: {pattern!r} matches no built layer with a kernel. Expected "
-                f"patterns of {', '.join(dict.fromkeys(paths)) or 'a built model'}."
-            )
+        if pattern in matched:
+            continue
+        for path, attribute, kept in kernels:
+            if not kept and any(_matches(owner, pattern) for owner in _owners(path)):
+                raise ValueError(_not_restored(path, attribute))
+        paths = dict.fromkeys(path for path, _, kept in kernels if kept)
+        raise ValueError(
+            f"layers of constrain: {pattern!r} matches no built layer with a kernel. Expected "
+            f"patterns of {', '.join(paths) or 'a built model'}."
+        )
     return sites
 
 
@@ -163,6 +168,19 @@ def _matches(path: str, pattern: str) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for name in (path, path.rpartition("/")[2]))
 
 
+def _owners(path: str) -> list[str]:
+    """The paths of all that the layer at `path` stands inside."""
+    parts = path.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts))]
+
+
+def _not_restored(path: str, attribute: str) -> str:
+    return (
+        f"Layer '{path}' stands inside another one, whose config would not restore the constraint "
+        f"of a saved model. Give it {attribute} where it is made, or leave it out by patterns."
+    )
+
+
 def _refuse(
     path: str, layer: Any, attribute: str, constraint: AnyConstraint, *, restored: bool
 ) -> None:
@@ -172,11 +190,7 @@ def _refuse(
             " Leave it out by patterns, or make it without."
         )
     if not restored:
-        raise ValueError(
-            f"Layer '{path}' stands inside another one, whose config would not restore the "
-            f"constraint of a saved model. Give it {attribute} where it is made, or leave it out "
-            "by patterns."
-        )
+        raise ValueError(_not_restored(path, attribute))
     if isinstance(constraint, Sparse) and is_direct(layer):
         raise ValueError(masked(layer, path))
     refuse_counting_fans(layer, constraint)
