@@ -59,6 +59,7 @@ class _Waiting:
     inputs: tf.Tensor  # (batch, ...)
     feedback: tf.Tensor  # (cells of one input, error cells)
     place: tuple[Any, bool]  # the graph that computes the outputs, and whether a tape records
+    operation: Any  # that gives the outputs; None in eager calls
 
 
 @dataclasses.dataclass(eq=False)
@@ -108,7 +109,8 @@ def carry(
         return outputs
     # Not of the inputs, which may be constants in a graph.
     place = getattr(outputs, "graph", None), tape_records()
-    forward_pass.waiting.append(_Waiting(called, id(layer), inputs, feedback, place))
+    operation = None if place[0] is None else outputs.op
+    forward_pass.waiting.append(_Waiting(called, id(layer), inputs, feedback, place, operation))
     return _send(layer, outputs, forward_pass) if layer.rule.is_output else outputs
 
 
@@ -129,6 +131,16 @@ def _send(layer: Any, outputs: tf.Tensor, forward_pass: _Pass) -> tf.Tensor:
         )
     here = forward_pass.waiting[-1].place
     reached = [each for each in forward_pass.waiting if each.place == here]
+    if here[0] is not None:
+        below = _below(outputs.op)
+        for each in reached:
+            if each.operation not in below:
+                raise ValueError(
+                    f"Output layer '{layer.name}' would send its error to layer "
+                    f"'{each.called.layer}', which was called before it and does not lead to it. "
+                    "Call one network after the other, each as a model of its own: a model over "
+                    "the tensors of several calls their layers in turns."
+                )
     those = sorted(each.layer for each in reached)
     if forward_pass.reached.setdefault(id(layer), those) != those:
         raise ValueError(crossed(layer.name))
@@ -165,6 +177,17 @@ def _refuse_again(tensors: Sequence[tf.Tensor], error: tf.Tensor) -> list[tf.Ten
 
 
 _once = custom_gradient(tf.identity, _refuse_again)
+
+
+def _below(operation: Any) -> set[Any]:
+    """The operations of a graph that lead to `operation`, and itself."""
+    stack, seen = [operation], set()
+    while stack:
+        each = stack.pop()
+        if each not in seen:
+            seen.add(each)
+            stack.extend(tensor.op for tensor in each.inputs)
+    return seen
 
 
 def crossed(path: str) -> str:
