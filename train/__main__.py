@@ -69,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "--debug" in arguments:
         traceback.print_exception(mistake)
     # One line, although what others wrote (Keras, an API server) may have several.
-    print("error:", re.sub(r"\s*\n\s*", " ", sentence), file=sys.stderr)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", sentence)  # Keras writes some words in bold
+    print("error:", re.sub(r"\s*\n\s*", " ", plain), file=sys.stderr)
     return status
 
 

@@ -116,7 +116,7 @@ REFUSED: dict[str, tuple[Callable[[], keras.Model], Callable[[], Optimizer], lis
     "neither decayed": (
         pair,
         lambda: excluding(sgd(), "head"),
-        ["needs weight decay", "weight_decay=0.6 for layer 'head'", "Try weight_decay"],
+        ["needs weight decay", "excludes layer 'head' from its weight_decay=0.6"],
     ),
     "Muon without B": (
         pair,

@@ -73,6 +73,10 @@ def convolving_in_time() -> keras.Model:
     return of(layers.ConvLSTM1D(3, 2, name="lstm"), layers.Dense(3), shape=(5, 4, 2))
 
 
+def recurrent() -> keras.Model:
+    return of(layers.SimpleRNN(3, name="rnn"), shape=(5, 4))
+
+
 def converted() -> keras.Model:
     return tfwm.convert_model(chain(), "fa")
 
@@ -110,6 +114,13 @@ BAD = [
         {"hiden": "fa"},
         ("'hiden' matches no layer", "joined by slashes", "Did you mean 'hidden'?"),
     ),
+    Bad(
+        "pattern_names_a_cell",
+        recurrent,
+        {"rnn/simple_rnn_cell": "fa"},
+        ("a part of 'rnn' (SimpleRNN), which has one rule",),
+    ),
+    Bad("pattern_names_a_pathway", recurrent, {"rnn/x/input": "fa"}, ("a part of 'rnn'",)),
     Bad(
         "pattern_on_an_unbuilt_model",
         lambda: chain(with_input=False),

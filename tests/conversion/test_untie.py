@@ -260,6 +260,11 @@ def with_an_op_of_its_own() -> keras.Model:
     return model
 
 
+def on_two_sizes() -> keras.Model:
+    inputs, conv = keras.Input((6, 6, 2)), k.Conv2D(2, 3, padding="same", name="conv")
+    return keras.Model(inputs, k.Flatten()(conv(k.MaxPooling2D()(conv(inputs)))))
+
+
 REFUSED: list[tuple[str, Callable[[], Any], str, str]] = [
     ("no_model", lambda: k.Conv2D(2, 3), "*", "Expected a Keras model. Received: Conv2D"),
     ("no_match", of, "no*", "'no*' of untie matches no layer. Convolutions to untie: first."),
@@ -303,6 +308,12 @@ REFUSED: list[tuple[str, Callable[[], Any], str, str]] = [
         lambda: of(shape=(None, None, 2)),
         "*",
         "Received the input shape (None, None, None, 2): build the model on inputs of a fixed",
+    ),
+    (
+        "two_sizes",
+        on_two_sizes,
+        "*",
+        "it is called on maps of several sizes, (6, 6, 2) and (3, 3, 2), and has one set",
     ),
     (
         "untied_already",

@@ -137,15 +137,25 @@ def in_a_loop(model: Any, x: tf.Tensor) -> tf.Tensor:
 
 
 NOBODY = r"Layer 'low' trains by direct_feedback_alignment, but no output layer sends it"
-AGAIN = "Output layer 'head' is called again, with no layer of direct_feedback_alignment called"
+AGAIN = "Output layer 'head' is called again, after other calls"
+
+
+def crossing(m: Any, x: tf.Tensor) -> tf.Tensor:
+    one, two = m.low(x), m.low(2 * x)
+    return m.head(m.low(one)) - m.head(m.low(two))
+
+
+CROSSED = f"{AGAIN}|called before it and does not lead to it"
 WAYS = {
     "encoder": (lambda m, x: m.low(x), NOBODY),
     "after": (lambda m, x: m.low(m.head(x) @ tf.ones((2, 4))), NOBODY),
     "function": (lambda m, x: m.head(tf.function(m.low)(x)), NOBODY),
     "loop": (in_a_loop, NOBODY),
     "remat": (lambda m, x: m.head(keras.remat(m.low)(x)), NOBODY),
+    "a layer more": (lambda m, x: m.head(x) + m.head(m.low(x)), AGAIN),
     "head twice": (lambda m, x: m.head(m.low(x)) + m.head(x), AGAIN),
-    "siamese": (lambda m, x: (lambda a, b: m.head(a) - m.head(b))(m.low(x), m.low(2 * x)), AGAIN),
+    "deep siamese": (crossing, CROSSED),
+    "siamese": (lambda m, x: (lambda a, b: m.head(a) - m.head(b))(m.low(x), m.low(2 * x)), CROSSED),
 }
 
 

@@ -66,6 +66,14 @@ def test_weights_that_came_from_elsewhere_are_masked() -> None:
         np.testing.assert_array_equal(weight.numpy() != 0, mask.numpy() == 1)
 
 
+@pytest.mark.parametrize("name", ["fixed_sign", "glorot_clip"])
+def test_averages_of_held_weights_are_refused_by_their_key(name: str) -> None:
+    model = network()
+    add_constraints(model, {"head": Part(name)})
+    with pytest.raises(UserError, match=rf"^optimizer.options.use_ema=true .* \({name}\)"):
+        check_optimizer(model, keras.optimizers.SGD(use_ema=True))
+
+
 def test_averages_of_masked_weights_are_refused_by_their_key() -> None:
     check_optimizer(network(), keras.optimizers.SGD(use_ema=True))
     with pytest.raises(UserError, match=r"^optimizer.options.use_ema=true overwrites weights"):

@@ -1,5 +1,6 @@
 """The papers' networks: layers, initial weights, and what they refuse."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,12 @@ import numpy as np
 import pytest
 
 import tfweightmirror as tfwm
-from train.config import Part
+from train.config import DataConfig, Part
 from train.data.characters import next_character
+from train.data.datasets import load
 from train.errors import UserError
 from train.parts import models
+from train.parts.models.tokens import check_tokens
 
 IMAGE, CLASSES = (32, 32, 3), (10,)
 
@@ -97,6 +100,8 @@ def test_rnn_of_khandwala_and_bedi_adds_its_inputs() -> None:
         ("rnn", (5, 3), {"tokens": 7}, "Expected rows of whole numbers, or tokens=0"),
         ("rnn", (5,), {}, "tokens with model.options.tokens"),
         ("transformer", (5, 3), {"width": 9, "heads": 2}, "Expected heads that divide the width"),
+        ("transformer", (5, 3), {"blocks": -1}, "blocks is -1"),
+        ("rnn", (5, 3), {"units": []}, "Expected the cells of one layer or more"),
         ("simpnet", IMAGE, {"activation": "saturated"}, "activation=saturated is not known"),
     ],
 )
@@ -113,6 +118,28 @@ def test_tokens_are_seen_one_hot(name: str) -> None:
     assert not np.allclose(model(np.full((1, 6), 1)), model(np.full((1, 6), 2)))
     shuffled = np.array([[1, 2, 3, 4, 0, 1], [2, 1, 3, 4, 0, 1]])
     assert not np.allclose(*model(shuffled).numpy())  # the order counts
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("embeds", [False, True])
+def test_other_inputs_than_tokens_are_refused(embeds: bool, split: str, tmp_path: Path) -> None:
+    """The layers themselves make nothing of them, and say nothing."""
+    text = tmp_path / "text.txt"
+    text.write_text("c" * 10 + "ab" * 50 if split == "train" else "ab" * 50 + "c" * 10)
+    own = {"length": 2, "file": str(text), "test_share": 0.5}
+    config = DataConfig("train.data.characters:next_character", options=own, normalization="none")
+    data = load(config)
+    layer = keras.layers.Embedding(2, 3) if embeds else None
+    model = keras.Sequential([keras.Input((2,)), layer]) if layer else build("rnn", (2,), tokens=2)
+    with pytest.raises(UserError, match=rf"data\.{split}_split has tokens from 0 to 2, but .*=3"):
+        check_tokens(model, data)
+    check_tokens(build("rnn", (2,), tokens=3), data)
+    if split == "test":  # tokens for the training are 0 and 1, and are so in units, too
+        return
+    for normalization in ("standard", "unit"):
+        data = load(dataclasses.replace(config, normalization=normalization))
+        with pytest.raises(UserError, match=r"normalization changes .* takes inputs for tokens"):
+            check_tokens(build("rnn", (2,), tokens=3), data)
 
 
 def test_transformer_is_converted_without_a_warning_and_saved(tmp_path: Path) -> None:

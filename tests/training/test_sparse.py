@@ -96,13 +96,6 @@ def test_every_optimizer_leaves_0_what_does_not_exist_and_the_rest_as_it_was(nam
             np.testing.assert_array_equal(weight.numpy()[exists], free.numpy()[exists])
 
 
-def test_averages_of_weights_are_refused() -> None:
-    """They are put in the weights' place behind all constraints."""
-    model = sparse("fa", SGD(0.1, use_ema=True), run_eagerly=True)
-    with pytest.raises(ValueError, match="SGD with use_ema=True overwrites weights by averages"):
-        fit(model, batches=1)
-
-
 @pytest.mark.parametrize(
     ("rule", "optimizer"),
     slow_but(

@@ -131,11 +131,13 @@ def _check_decay(optimizer: keras.optimizers.Optimizer, pathway: Pathway) -> Non
             f"{decays[0]} and B by {decays[1]} (exclude_from_weight_decay). Exclude both or none."
         )
     if decays[0] <= 0:
+        decay = f"weight_decay={optimizer.weight_decay}"
+        excludes = f"excludes {where} from its {decay}"
+        has = excludes if optimizer.weight_decay else f"has {decay} for {where}"
         raise ValueError(
             f"Kolen-Pollack needs weight decay, without which the gap between W and B never "
-            f"shrinks (that is 'updated_random_feedback'), but {name} has weight_decay="
-            f"{optimizer.weight_decay} for {where}. Try weight_decay so that learning rate x decay "
-            "x steps is about 4."
+            f"shrinks (that is 'updated_random_feedback'), but {name} {has}. Try "
+            "weight_decay so that learning rate x decay x steps is about 4."
         )
 
 

@@ -13,7 +13,7 @@ from tfweightmirror._internals.walk import symbolic_call
 from tfweightmirror.conversion import twins
 from tfweightmirror.conversion.selection import Member, Target
 from tfweightmirror.layers.carries_rule import no_direct_error
-from tfweightmirror.layers.direct import is_direct
+from tfweightmirror.layers.direct import crossed, is_direct
 from tfweightmirror.rules import DirectFeedbackAlignment
 
 _RULE = DirectFeedbackAlignment.name
@@ -52,6 +52,7 @@ def with_output_layer(
     _refuse_outputs_beside(model, graph, of_last, path)
     below = _ancestors(_tensor(call.inputs) for call in of_last)
     others = [c for c in calls if id(c.layer) in ours and c.layer is not last]
+    _refuse_crossed([c for c in calls if id(c.layer) in ours], last, path)
     for refuse in (_refuse_in_a_loop, _refuse_unreached):
         for call in others:
             refuse(call, names[id(call.layer)], graph, below)
@@ -115,6 +116,17 @@ def _refuse_outputs_beside(
                 f"layer '{path}' has no part in, and under {_RULE} there is one error, of one "
                 "output layer. Convert a model with one output, or use 'feedback_alignment'."
             )
+
+
+def _refuse_crossed(calls: list[LayerCall], last: keras.layers.Layer, path: str) -> None:
+    """Raise a ValueError if the output layer is called again, and not after the same calls."""
+    reached: list[list[int]] = [[]]
+    for call in calls:
+        reached[-1].append(id(call.layer))
+        if call.layer is last:
+            reached.append([])
+    if any(sorted(one) != sorted(reached[0]) for one in reached[1:-1]):
+        raise ValueError(crossed(path))
 
 
 def _refuse_in_a_loop(call: LayerCall, path: str, graph: Any, below: set[int]) -> None:

@@ -19,7 +19,8 @@ def reset_feedback(
     """Set every feedback kernel B of a built model anew. W and the optimizer do not move.
 
     Of a B that is a product, the factor that learns is set; the fixed one stays. Entries that a
-    `tfweightmirror.training.Sparse` has taken from B stay 0.
+    `tfweightmirror.training.Sparse` has taken from B stay 0, and so do those of locally connected
+    layers where padding stands for cells, whatever an array has there.
 
     Args:
         model: A built model with feedback layers.
@@ -29,7 +30,8 @@ def reset_feedback(
         seed: Makes random starts reproducible; None: each layer's own seed, as at birth.
 
     Raises:
-        ValueError: The model keeps no feedback kernel, or an array has no pathway or another shape.
+        ValueError: Nothing is changed: the model keeps no feedback kernel, or an array has no
+            pathway, another shape, or no numbers.
     """
     found = {p.name: p for p in pathways(model) if p.feedback_kernel is not None}
     if not found:
@@ -38,9 +40,7 @@ def reset_feedback(
             "rule that keeps one, such as 'feedback_alignment'."
         )
     if isinstance(initializer, Mapping):
-        arrays = {name: np.asarray(array) for name, array in initializer.items()}
-        for name, array in arrays.items():
-            _check(name, array, found)
+        arrays = {name: _checked(name, array, found) for name, array in initializer.items()}
         for name, array in arrays.items():
             _assign(found[name], array)
         return
@@ -53,18 +53,20 @@ def reset_feedback(
         shaped_as_w = pathway.feedback_factor is None and not pathway.is_direct
         if isinstance(pathway.layer, LocallyConnected) and shaped_as_w:
             own = of_one_field(own, pathway.layer.rank)
-        drawn = tf.convert_to_tensor(own(feedback.shape, feedback.dtype))
-        _assign(pathway, pathway.view.on_synapses(drawn) if shaped_as_w else drawn)
+        _assign(pathway, own(feedback.shape, feedback.dtype))
 
 
 def _assign(pathway: Pathway, value: Any) -> None:
-    """Set B, which keeps the mask that it may have."""
-    pathway.feedback_kernel.assign(value)
+    """Set B, but for entries that do not exist."""
+    value = tf.cast(tf.convert_to_tensor(value), pathway.feedback_kernel.dtype)
+    shaped_as_w = pathway.feedback_factor is None and not pathway.is_direct
+    pathway.feedback_kernel.assign(pathway.view.on_synapses(value) if shaped_as_w else value)
     if pathway.sparse is not None:
         pathway.feedback_kernel.assign(pathway.sparse.mask_feedback(pathway.feedback_kernel))
 
 
-def _check(name: str, array: np.ndarray[Any, Any], found: Mapping[str, Pathway]) -> None:
+def _checked(name: str, value: Any, found: Mapping[str, Pathway]) -> np.ndarray[Any, Any]:
+    array = np.asarray(value)
     if name not in found:
         raise ValueError(
             f"reset_feedback received an array for '{name}', which has no feedback kernel. Those "
@@ -77,6 +79,12 @@ def _check(name: str, array: np.ndarray[Any, Any], found: Mapping[str, Pathway])
             f"reset_feedback received an array of shape {array.shape} for '{name}', whose {whose} "
             f"has the shape {expected}."
         )
+    if array.dtype.kind not in "fiu" and array.dtype != tf.bfloat16.as_numpy_dtype:
+        raise ValueError(
+            f"reset_feedback received an array of {array.dtype} for '{name}'. Expected real "
+            "numbers."
+        )
+    return array
 
 
 def _seeded(initializer: Any, pathway: Pathway, seed: int | None, *, fresh: bool) -> Any:

@@ -142,6 +142,11 @@ def _matches_nothing(pattern: str, members: list[Member]) -> str:
     paths = [path for path, layer in members if twins.has_twin(layer)]
     near = difflib.get_close_matches(pattern, paths, n=1, cutoff=0.5) or paths[:1]
     hint = f" Did you mean '{near[0]}'?" if near else ""
+    for path, layer in members:
+        parts = [f"{path}/{part}" for part, _ in walk(layer)][1:] if twins.has_twin(layer) else []
+        if pattern.startswith(f"{path}/") or any(matches(part, pattern) for part in parts):
+            hint = f" It names a part of '{path}' ({type(layer).__name__}), which has one rule."
+            break
     if not all(layer.built for _, layer in members):
         hint += " Layers that are made in `build` may not exist yet. Build the model first."
     return (

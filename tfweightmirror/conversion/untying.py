@@ -4,6 +4,8 @@ from typing import Any
 
 import keras
 
+from tfweightmirror._internals import keras_hooks
+from tfweightmirror._internals.walk import symbolic_call
 from tfweightmirror.conversion import compiled, composite
 from tfweightmirror.conversion.compiled import Companion
 from tfweightmirror.conversion.selection import Member, matches, members_of, require_model
@@ -45,7 +47,7 @@ def untie(model: keras.Model, pattern: str = "*") -> keras.Model:
         ValueError: Nothing is changed, and the sentence names what is in the way: no convolution
             that matches; one without an untied twin (3D, transposed, depthwise, separable, a class
             of your own) or that is dilated, grouped or causal; one that is not built, or on maps of
-            no known size; one with a constraint, LoRA or quantization.
+            no known size, or of several; one with a constraint, LoRA or quantization.
     """
     require_model(model)
     matched = [(path, layer) for path, layer in members_of(model) if matches(path, pattern)]
@@ -54,6 +56,7 @@ def untie(model: keras.Model, pattern: str = "*") -> keras.Model:
         raise ValueError(_no_convolution(model, pattern, matched))
     for path, layer in found:
         _refuse(path, layer)
+    _refuse_several_sizes(model, found)
     holders = compiled.holders_of(model, [layer for _, layer in found], carry_over=True)
     with model.distribute_strategy.scope():
         pairs = [pair for _, layer in found for pair in to_untied(layer)]
@@ -94,6 +97,23 @@ def _refuse(path: str, layer: Any) -> None:
             f"must be known. Received {received}: build the model on inputs of a fixed size, as "
             "keras.Input((32, 32, 3))."
         )
+
+
+def _refuse_several_sizes(model: keras.Model, found: list[Member]) -> None:
+    """Raise a ValueError if a shared convolution is called on maps of other sizes, too."""
+    with keras_hooks.recording_calls_of([layer for _, layer in found]) as calls:
+        symbolic_call(model)
+    paths = {id(layer): path for path, layer in found}
+    for call in calls:
+        built: Any = call.layer.get_build_config()
+        shapes = (built["input_shape"], getattr(call.inputs, "shape", built["input_shape"]))
+        sizes = [tuple(shape[1:]) for shape in shapes]
+        if any(other not in (None, one) for one, other in zip(*sizes, strict=True)):
+            raise ValueError(
+                f"Layer '{paths[id(call.layer)]}' ({type(call.layer).__name__}) cannot be untied: "
+                f"it is called on maps of several sizes, {sizes[0]} and {sizes[1]}, and has one "
+                "set of positions. Leave it out by the pattern."
+            )
 
 
 def _refusal(path: str, layer: keras.layers.Layer, reason: str) -> str:

@@ -141,7 +141,7 @@ class Probe:
         loss = training_loss(self.model, *batch)
         for pathway in self._pathways:
             if in_a_function(pathway.kernel, loss.graph):
-                raise ValueError(_unseen(pathway.layer))
+                raise ValueError(_unseen(pathway.name))
         optimizer = self.model.optimizer
         # Without the scale that training has, float16 errors would vanish.
         return loss if optimizer is None else optimizer.scale_loss(loss)
@@ -152,13 +152,14 @@ class Probe:
             loss = self._loss(batch)
         for call in calls:
             if call.output.graph is not loss.graph:
-                raise ValueError(_unseen(call.layer))
+                raise ValueError(_unseen(names[id(getattr(call.layer, call.kernel))]))
         received, exact = _both_ways(loss, [call.output for call in calls])
         pairs: _Pairs = {name: ([], []) for name in names.values()}
         for call, ours, theirs in zip(calls, received, exact, strict=True):
+            name = names[id(getattr(call.layer, call.kernel))]
             if ours is None or theirs is None:
-                raise ValueError(_unseen(call.layer))
-            both = pairs[names[id(getattr(call.layer, call.kernel))]]
+                raise ValueError(_unseen(name))
+            both = pairs[name]
             both[0].append(ours)
             both[1].append(theirs)
         return {name: both for name, both in pairs.items() if both[0]}
@@ -216,9 +217,9 @@ def _tell_of_own_train_step(model: keras.Model) -> None:
     )
 
 
-def _unseen(layer: Any) -> str:
+def _unseen(name: str) -> str:
     return (
-        f"The error of layer '{layer.name}' cannot be seen: it is called inside a loop or "
+        f"The error of layer '{name}' cannot be seen: it is called inside a loop or "
         "branch, under keras.remat or in a function that was traced before "
         "(get_concrete_function), or the loss does not depend on it. Measure a model without "
         "these, such as one with RNN(unroll=True)."

@@ -1,10 +1,11 @@
 """Activations that the papers' networks have and Keras has not."""
 
-import math
 from typing import Any
 
 import keras
 import tensorflow as tf
+
+from tfweightmirror._internals.arguments import is_finite
 
 register = keras.saving.register_keras_serializable(package="tfweightmirror")
 
@@ -47,7 +48,7 @@ class SaturatedLinear(keras.layers.Layer):
     """
 
     def __init__(self, slope: float = 1.0, **options: Any) -> None:
-        if not (math.isfinite(slope) and slope > 0):
+        if not (is_finite(slope) and slope > 0):
             raise ValueError(
                 f"slope of SaturatedLinear is {slope!r}. Expected a number above 0, such as 0.5."
             )
@@ -85,6 +86,12 @@ class MixedReLU(keras.layers.Layer):
     def __init__(
         self, axis: int | list[int] | tuple[int, ...] = -1, seed: int | None = None, **options: Any
     ) -> None:
+        axes = [axis] if isinstance(axis, int) else axis
+        if not (isinstance(axes, list | tuple) and all(isinstance(each, int) for each in axes)):
+            raise ValueError(
+                f"axis of MixedReLU is {axis!r}. Expected a whole number or a list of them: the "
+                "axes of cells that have a sign of their own, such as -1 for the channels."
+            )
         super().__init__(**options)
         self.axis = axis if isinstance(axis, int) else list(axis)
         self.seed = seed

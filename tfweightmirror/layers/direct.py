@@ -55,17 +55,19 @@ class _Waiting:
     """A call of a layer that waits for the error."""
 
     called: _Called
+    layer: int  # its id
     inputs: tf.Tensor  # (batch, ...)
     feedback: tf.Tensor  # (cells of one input, error cells)
     place: tuple[Any, bool]  # the graph that computes the outputs, and whether a tape records
+    operation: Any  # that gives the outputs; None in eager calls
 
 
 @dataclasses.dataclass(eq=False)
 class _Pass:
-    """One forward pass: the calls since the last output layer, and which have sent an error."""
+    """One forward pass: the calls since the last output layer, and whom which has reached."""
 
     waiting: list[_Waiting] = dataclasses.field(default_factory=list)
-    served: set[int] = dataclasses.field(default_factory=set)
+    reached: dict[int, list[int]] = dataclasses.field(default_factory=dict)
 
 
 def carry(
@@ -107,7 +109,8 @@ def carry(
         return outputs
     # Not of the inputs, which may be constants in a graph.
     place = getattr(outputs, "graph", None), tape_records()
-    forward_pass.waiting.append(_Waiting(called, inputs, feedback, place))
+    operation = None if place[0] is None else outputs.op
+    forward_pass.waiting.append(_Waiting(called, id(layer), inputs, feedback, place, operation))
     return _send(layer, outputs, forward_pass) if layer.rule.is_output else outputs
 
 
@@ -128,14 +131,19 @@ def _send(layer: Any, outputs: tf.Tensor, forward_pass: _Pass) -> tf.Tensor:
         )
     here = forward_pass.waiting[-1].place
     reached = [each for each in forward_pass.waiting if each.place == here]
-    if len(reached) == 1 and id(layer) in forward_pass.served:
-        raise ValueError(
-            f"Output layer '{layer.name}' is called again, with no layer of direct_feedback_"
-            "alignment called since its first call: it cannot be told which of them hear of which "
-            "error. Call it right after the layers below it, or once on all inputs together."
-        )
-    if len(reached) > 1:
-        forward_pass.served.add(id(layer))
+    if here[0] is not None:
+        below = _below(outputs.op)
+        for each in reached:
+            if each.operation not in below:
+                raise ValueError(
+                    f"Output layer '{layer.name}' would send its error to layer "
+                    f"'{each.called.layer}', which was called before it and does not lead to it. "
+                    "Call one network after the other, each as a model of its own: a model over "
+                    "the tensors of several calls their layers in turns."
+                )
+    those = sorted(each.layer for each in reached)
+    if forward_pass.reached.setdefault(id(layer), those) != those:
+        raise ValueError(crossed(layer.name))
     for each in reached:
         each.called.senders.append(layer.name)
     forward_pass.waiting.clear()
@@ -169,6 +177,27 @@ def _refuse_again(tensors: Sequence[tf.Tensor], error: tf.Tensor) -> list[tf.Ten
 
 
 _once = custom_gradient(tf.identity, _refuse_again)
+
+
+def _below(operation: Any) -> set[Any]:
+    """The operations of a graph that lead to `operation`, and itself."""
+    stack, seen = [operation], set()
+    while stack:
+        each = stack.pop()
+        if each not in seen:
+            seen.add(each)
+            stack.extend(tensor.op for tensor in each.inputs)
+    return seen
+
+
+def crossed(path: str) -> str:
+    """What is said where it cannot be told which calls lead to which call of an output layer."""
+    return (
+        f"Output layer '{path}' is called again, after other calls of layers of direct_feedback_"
+        "alignment than before its first call: it cannot be told which of them hear of which error."
+        " Call the layers below it and it for one input after the other, as one model, or once on "
+        "all inputs together, one batch behind the other."
+    )
 
 
 def kernel_options(

@@ -183,6 +183,7 @@ class FeedbackLayer(CarriesRule):
                 f"Layer '{self.name}' ({type(self).__name__}) received a sparse tensor. Feedback "
                 "layers take dense inputs: use tf.sparse.to_dense first, or the plain Keras layer."
             )
+        inputs = tf.convert_to_tensor(inputs)  # the state of a stateful layer is a variable
         op, reading = weakly_bound(op), reading or self.read(site)
         if direct.is_direct(self):
             kernel, feedback = reading[:2]

@@ -111,6 +111,7 @@ class LocallyConnected(keras.layers.Layer):
             regularizer=self.kernel_regularizer,
             constraint=self.kernel_constraint,
         )
+        self.kernel.synapses = synapses  # for constraints, which see no layer
         self.bias = None
         if self.use_bias:
             self.bias = self.add_weight(

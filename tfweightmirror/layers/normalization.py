@@ -5,6 +5,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfweightmirror._internals.arguments import is_finite
+
 
 @keras.saving.register_keras_serializable(package="tfweightmirror")
 class RunningBatchNormalization(keras.layers.BatchNormalization):
@@ -40,7 +42,7 @@ class RunningBatchNormalization(keras.layers.BatchNormalization):
                     f"RunningBatchNormalization received {refused}=True, which it does not have. "
                     "Use keras.layers.BatchNormalization, or leave it out."
                 )
-        if not 0 <= momentum < 1:
+        if not (is_finite(momentum) and 0 <= momentum < 1):
             raise ValueError(
                 f"momentum of RunningBatchNormalization is {momentum!r}. Expected 0 or more and "
                 "below 1: the share of earlier batches."

@@ -1,13 +1,14 @@
 """MirrorMode: the options of mirror mode, and what one pathway does in it."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
+from numbers import Integral
 from typing import Any, Literal
 
 import tensorflow as tf
 
 from tfweightmirror._internals import draws
+from tfweightmirror._internals.arguments import is_finite
 from tfweightmirror.mirror import noise as noises
 from tfweightmirror.mirror.hebbian import hebbian_product, learn, sent_back
 from tfweightmirror.pathway import Pathway
@@ -90,21 +91,24 @@ class MirrorMode:
                 f"exactness. Use sign_pairs=True with {self.noise.name} noise, or independent "
                 "noise."
             )
-        if not (math.isfinite(self.null) and self.null >= 0):
+        if not (is_finite(self.null) and self.null >= 0):
             raise ValueError(f"null must be a finite number >= 0. Received: {self.null!r}.")
         if self.null and (self.noise.balanced or self.norm != "decay"):
             raise ValueError(
                 f"null={self.null!r} needs independent noise and norm='decay'. Received: "
                 f"{self.noise.name} noise and norm={self.norm!r}."
             )
-        if not (math.isfinite(self.response_noise_std) and self.response_noise_std >= 0):
+        if not (is_finite(self.response_noise_std) and self.response_noise_std >= 0):
             raise ValueError(
                 "response_noise_std must be a finite number >= 0. "
                 f"Received: {self.response_noise_std!r}."
             )
-        if self.response_bits is not None and self.response_bits < 1:
-            raise ValueError(f"response_bits must be at least 1. Received: {self.response_bits!r}.")
-        if not 0 <= self.dead_cells < 1:
+        bits = self.response_bits
+        if bits is not None and not (is_finite(bits) and isinstance(bits, Integral) and bits >= 1):
+            raise ValueError(
+                f"response_bits must be a whole number, at least 1, or None. Received: {bits!r}."
+            )
+        if not (is_finite(self.dead_cells) and 0 <= self.dead_cells < 1):
             raise ValueError(f"dead_cells must be in [0, 1). Received: {self.dead_cells!r}.")
         if self.simultaneous and not isinstance(self.noise, noises.IndependentNoise):
             raise ValueError(
@@ -112,7 +116,7 @@ class MirrorMode:
                 f"noise, such as 'gaussian', averages to W. Received: {self.noise.name!r}. "
                 "Balanced noise needs layers that fire in turns."
             )
-        if self.eta is not None and not (math.isfinite(self.eta) and self.eta > 0):
+        if self.eta is not None and not (is_finite(self.eta) and self.eta > 0):
             raise ValueError(f"eta must be a positive number or None. Received: {self.eta!r}.")
 
     def samples(self, pathway: Pathway) -> int:

@@ -45,7 +45,7 @@ def constrain(
 
     Args:
         model: A built Sequential or functional model; such models inside it are looked into.
-        constraint: A Keras constraint, `FixedSign` or `Sparse`.
+        constraint: A Keras constraint, as an instance, `FixedSign` or `Sparse`.
         layers: Patterns (`fnmatch`) of layers with kernels, compared with a layer's name, and with
             those of its owners and itself joined by slashes.
 
@@ -53,19 +53,29 @@ def constrain(
         `model` itself.
 
     Raises:
-        ValueError: Nothing is changed: a pattern that matches no kernel; a kernel that has a
-            constraint already; a layer inside another one whose config would not restore the
-            constraint (attention, wrappers, layers of your own: give it `kernel_constraint` where
-            it is made); `per="neuron"` where input cells are not one axis of the kernel; a share
-            of connections that leaves a kernel none, or any under `direct_feedback_alignment`.
+        ValueError: Nothing is changed: no constraint; a pattern that matches no kernel; a kernel
+            that has a constraint already; a layer inside another one whose config would not
+            restore the constraint (attention, wrappers, layers of your own: give it
+            `kernel_constraint` where it is made); `per="neuron"` where input cells are not one axis
+            of the kernel; a `hold` that is 0 in the dtype of a kernel; a share of connections that
+            leaves a kernel none, or any under `direct_feedback_alignment`.
     """
+    if not isinstance(constraint, AnyConstraint):
+        raise ValueError(
+            f"constrain received {constraint!r} as the constraint. Expected an instance: one of "
+            "Keras' constraints, GlorotClip(), FixedSign() or Sparse()."
+        )
     sites = _sites(model, layers, constraint)
     changed = [layer for layer, *_ in sites.values()]
     holders = compiled.holders_of(model, changed, carry_over=False)
     config = keras.saving.serialize_keras_object(constraint)
+    copies = {  # before anything is changed, since a class of the user's own may not be copied
+        path: _copy(config, constraint, f"{layer.name}_{attribute}", path)
+        for path, (layer, _, attribute) in sites.items()
+    }
     with model.distribute_strategy.scope():
         for path, (layer, kernel, attribute) in sites.items():
-            own = _copy(config, constraint, f"{layer.name}_{attribute}", path)
+            own = copies[path]
             feedback = None if is_direct(layer) else getattr(layer, f"feedback_{kernel}", None)
             if isinstance(own, FixedSign):
                 axis = -1 if isinstance(layer, _TRANSPOSED) else -2
@@ -95,28 +105,35 @@ def _sites(
     model: keras.Model, patterns: Sequence[str], constraint: AnyConstraint
 ) -> dict[str, _Site]:
     """By path what is to be constrained."""
-    if isinstance(patterns, str) or not patterns:
+    if isinstance(patterns, str) or not patterns or not all(isinstance(p, str) for p in patterns):
         raise ValueError(f"layers of constrain is {patterns!r}. Expected a list of name patterns.")
     restored = {id(layer) for layer in _in_config(model)}
     sites: dict[str, _Site] = {}
-    paths: list[str] = []
+    kernels: list[tuple[str, str, bool]] = []  # path, constraint's attribute, whether restored
     matched: set[str] = set()
     for path, layer in walk(model):
         for kernel, attribute in _kernels_of(layer):
-            paths.append(path)
+            kernels.append((path, attribute, id(layer) in restored))
             wanted = [p for p in patterns if _matches(path, p)]
             matched.update(wanted)
             if wanted:
                 _refuse(path, layer, attribute, constraint, restored=id(layer) in restored)
                 if isinstance(constraint, Sparse):
                     constraint.existing(getattr(layer, kernel))
+                if isinstance(constraint, FixedSign):
+                    constraint.refuse_dtype(getattr(layer, kernel))
                 sites[f"{path}/{kernel}"] = (layer, kernel, attribute)
     for pattern in patterns:
-        if pattern not in matched:
-            raise ValueError(
-                f"layers of constrain: {pattern!r} matches no built layer with a kernel. Expected "
-                f"patterns of {', '.join(dict.fromkeys(paths)) or 'a built model'}."
-            )
+        if pattern in matched:
+            continue
+        for path, attribute, kept in kernels:
+            if not kept and any(_matches(owner, pattern) for owner in _owners(path)):
+                raise ValueError(_not_restored(path, attribute))
+        paths = dict.fromkeys(path for path, _, kept in kernels if kept)
+        raise ValueError(
+            f"layers of constrain: {pattern!r} matches no built layer with a kernel. Expected "
+            f"patterns of {', '.join(paths) or 'a built model'}."
+        )
     return sites
 
 
@@ -151,6 +168,19 @@ def _matches(path: str, pattern: str) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for name in (path, path.rpartition("/")[2]))
 
 
+def _owners(path: str) -> list[str]:
+    """The paths of all that the layer at `path` stands inside."""
+    parts = path.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts))]
+
+
+def _not_restored(path: str, attribute: str) -> str:
+    return (
+        f"Layer '{path}' stands inside another one, whose config would not restore the constraint "
+        f"of a saved model. Give it {attribute} where it is made, or leave it out by patterns."
+    )
+
+
 def _refuse(
     path: str, layer: Any, attribute: str, constraint: AnyConstraint, *, restored: bool
 ) -> None:
@@ -160,11 +190,7 @@ def _refuse(
             " Leave it out by patterns, or make it without."
         )
     if not restored:
-        raise ValueError(
-            f"Layer '{path}' stands inside another one, whose config would not restore the "
-            f"constraint of a saved model. Give it {attribute} where it is made, or leave it out "
-            "by patterns."
-        )
+        raise ValueError(_not_restored(path, attribute))
     if isinstance(constraint, Sparse) and is_direct(layer):
         raise ValueError(masked(layer, path))
     refuse_counting_fans(layer, constraint)

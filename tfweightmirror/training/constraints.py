@@ -5,11 +5,29 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from tfweightmirror._internals import optimizer_hooks
+from tfweightmirror._internals.arguments import is_finite
 from tfweightmirror.layers.activations import random_signs
 
 register = keras.saving.register_keras_serializable(package="tfweightmirror")
+
+
+def refuse_averages(constraint: Any, weight: Any) -> None:
+    """Raise a ValueError in the update of an optimizer that averages weights.
+
+    Keras takes the averages before constraints, and puts them in the weights' place behind them.
+    """
+    optimizer = optimizer_hooks.that_constrains()
+    if optimizer is not None and optimizer.use_ema:
+        name = type(constraint).__name__
+        raise ValueError(
+            f"{type(optimizer).__name__} with use_ema=True overwrites weights by averages from "
+            f"before {name}, which would not hold {getattr(weight, 'path', 'a weight')} any more. "
+            f"Use use_ema=False, or leave {name} out."
+        )
 
 
 @register
@@ -25,13 +43,17 @@ class GlorotClip(keras.constraints.Constraint):
 
     Args:
         factor: Of the bound, above 0.
+
+    Raises:
+        ValueError: `factor` is out of range. In an update: the optimizer averages weights
+            (`use_ema`).
     """
 
     # Locally connected layers ask for it: there the positions would count as taps.
     counts_fans = True
 
     def __init__(self, factor: float = 1.5) -> None:
-        if not (math.isfinite(factor) and factor > 0):
+        if not (is_finite(factor) and factor > 0):
             raise ValueError(f"factor of GlorotClip is {factor!r}. Expected a number above 0.")
         self.factor = factor
 
@@ -42,9 +64,11 @@ class GlorotClip(keras.constraints.Constraint):
 
     def __call__(self, w: Any) -> tf.Tensor:
         """The weights, cut."""
+        refuse_averages(self, w)
         w = tf.convert_to_tensor(w)
         taps = math.prod(w.shape[:-2])
-        bound = self.factor * math.sqrt(6.0 / (taps * (w.shape[-2] + w.shape[-1])))
+        fans = sum(w.shape[-2:]) if w.shape.rank > 1 else 2 * w.shape[0]  # as Keras counts them
+        bound = self.factor * math.sqrt(6.0 / (taps * fans))
         return tf.clip_by_value(w, -bound, bound)
 
     def get_config(self) -> dict[str, Any]:
@@ -80,8 +104,13 @@ class FixedSign(keras.layers.Layer):
         seed: Of the signs of neurons. None: of Keras' global seed.
 
     Attributes:
-        signs: int8, of W's shape or broadcasting to it: +1 and -1.
+        signs: int8, of W's shape or broadcasting to it: +1 and -1, and 0 where padding stands for
+            cells (in locally connected layers), so that no weight comes to be there.
         attempts: int64 scalar: how often a weight was found across 0 and put back, since birth.
+
+    Raises:
+        ValueError: `per` or `hold` is out of range; `hold` is 0 in the dtype of the weights. In an
+            update: the signs are not known, or the optimizer averages weights (`use_ema`).
     """
 
     def __init__(
@@ -93,7 +122,7 @@ class FixedSign(keras.layers.Layer):
     ) -> None:
         if per not in ("synapse", "neuron"):
             raise ValueError(f"per of FixedSign is {per!r}. Expected 'synapse' or 'neuron'.")
-        if not (math.isfinite(hold) and hold >= 0):
+        if not (is_finite(hold) and hold >= 0):
             raise ValueError(
                 f"hold of FixedSign is {hold!r}. Expected 0 or a small number, such as 1e-10."
             )
@@ -123,15 +152,14 @@ class FixedSign(keras.layers.Layer):
             kernel: W, built.
             cells_axis: The axis of its input cells: -2, or -1 in a transposed convolution.
         """
-        if tf.cast(self.hold, kernel.dtype) == 0 < self.hold:
-            raise ValueError(
-                f"hold of FixedSign is {self.hold}, which is 0 in {kernel.dtype}, the dtype of "
-                f"{kernel.path}. Expected a larger number, or 0."
-            )
-        w, shape = tf.convert_to_tensor(kernel), list(kernel.shape)
+        self.refuse_dtype(kernel)
+        w, own = tf.convert_to_tensor(kernel), list(kernel.shape)
         if self.per == "neuron":
-            shape = [1] * len(shape)
-            shape[cells_axis] = kernel.shape[cells_axis]
+            own = [1] * len(own)
+            own[cells_axis] = kernel.shape[cells_axis]
+        synapses = getattr(kernel, "synapses", None)  # of a locally connected layer
+        exist = np.ones([1] * len(own), "int8") if synapses is None else synapses.astype("int8")
+        shape = list(np.broadcast_shapes(own, exist.shape))
         if self.built and list(self.signs.shape) != shape:
             raise ValueError(
                 f"FixedSign '{self.name}' remembers signs of shape {tuple(self.signs.shape)}, not "
@@ -140,15 +168,24 @@ class FixedSign(keras.layers.Layer):
         if not self.built:
             self.build(shape)
         if self.per == "neuron":
-            self.signs.assign(random_signs(shape, "int8", self.seed))
+            self.signs.assign(random_signs(own, "int8", self.seed) * exist)
             kernel.assign(tf.cast(self.signs, w.dtype) * tf.abs(w))
         else:
-            self.signs.assign(tf.where(w >= 0, 1, -1))
+            self.signs.assign(tf.where(w >= 0, exist, -exist))
+
+    def refuse_dtype(self, kernel: keras.Variable) -> None:
+        """Raise a ValueError if `hold`, above 0, is 0 among the numbers of `kernel`."""
+        if tf.cast(self.hold, kernel.dtype) == 0 < self.hold:
+            raise ValueError(
+                f"hold of FixedSign is {self.hold}, which is 0 in {kernel.dtype}, the dtype of "
+                f"{kernel.path}. Expected a larger number, or 0."
+            )
 
     def __call__(self, w: Any) -> tf.Tensor:
         """The weights, held on their sides."""
+        refuse_averages(self, w)
         with tf.init_scope():
-            known = self.built and bool(tf.reduce_all(tf.not_equal(self.signs.value, 0)))
+            known = self.built and bool(tf.reduce_any(tf.not_equal(self.signs.value, 0)))
         if not known:
             raise ValueError(
                 f"FixedSign '{self.name}' constrains {getattr(w, 'path', 'a weight')} and does not "

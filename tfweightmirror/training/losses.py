@@ -5,6 +5,8 @@ from typing import Any
 
 import keras
 
+from tfweightmirror._internals.arguments import is_finite
+
 
 @keras.saving.register_keras_serializable(package="tfweightmirror")
 class MultiClassHinge(keras.losses.Loss):
@@ -25,7 +27,7 @@ class MultiClassHinge(keras.losses.Loss):
     """
 
     def __init__(self, mu: float | None = None, **options: Any) -> None:
-        if mu is not None and not (math.isfinite(mu) and mu >= 0):
+        if mu is not None and not (is_finite(mu) and mu >= 0):
             raise ValueError(f"mu of MultiClassHinge is {mu!r}. Expected a number >= 0, or None.")
         super().__init__(**{"name": "multi_class_hinge", **options})
         self.mu = mu

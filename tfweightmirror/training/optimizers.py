@@ -1,7 +1,6 @@
 """Optimizers that the papers train with and Keras has not."""
 
 import fnmatch
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from tfweightmirror._internals import keras_hooks
+from tfweightmirror._internals.arguments import is_finite
 
 
 @keras.saving.register_keras_serializable(package="tfweightmirror")
@@ -49,12 +49,12 @@ class BatchManhattan(keras.optimizers.SGD):
     ) -> None:
         super().__init__(learning_rate, momentum, nesterov, **options)
         decay = coupled_weight_decay
-        if decay is not None and not (math.isfinite(decay) and decay >= 0):
+        if decay is not None and not (is_finite(decay) and decay >= 0):
             raise ValueError(
                 f"coupled_weight_decay of BatchManhattan is {decay!r}. Expected a number >= 0, or "
                 "None."
             )
-        if isinstance(layers, str) or not layers:
+        if isinstance(layers, str) or not layers or not all(isinstance(p, str) for p in layers):
             raise ValueError(
                 f"layers of BatchManhattan is {layers!r}. Expected a list of name patterns, such "
                 "as ['conv*'], or ['*'] for all."

@@ -8,8 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfweightmirror._internals import optimizer_hooks
-from tfweightmirror.training.constraints import GlorotClip, register
+from tfweightmirror.training.constraints import GlorotClip, refuse_averages, register
 
 
 @register
@@ -135,13 +134,13 @@ class Sparse(keras.layers.Layer):
 
     def __call__(self, w: Any) -> tf.Tensor:
         """W after an update, held."""
-        self._refuse_averages(w)
+        refuse_averages(self, w)
         held = self.mask_kernel(w)
         return held if self.constraint is None else self.mask_kernel(self.constraint(held))
 
     def of_feedback(self, b: Any) -> tf.Tensor:
         """B after an update, held: the constraint of feedback kernels."""
-        self._refuse_averages(b)
+        refuse_averages(self, b)
         held = self.mask_feedback(b)
         also = getattr(self.constraint, "of_feedback", None)
         return held if also is None else self.mask_feedback(also(held))
@@ -170,16 +169,6 @@ class Sparse(keras.layers.Layer):
         # Not a plain product, whose zeros have signs, and which keeps a NaN; `tf.where` is slower.
         exists = tf.cast(tf.convert_to_tensor(getattr(self, name)), tensor.dtype)
         return tf.math.multiply_no_nan(tensor, exists)
-
-    def _refuse_averages(self, tensor: Any) -> None:
-        """Averages of weights are taken and put in their place where no constraint is asked."""
-        optimizer = optimizer_hooks.that_constrains()
-        if optimizer is not None and optimizer.use_ema:
-            raise ValueError(
-                f"{type(optimizer).__name__} with use_ema=True overwrites weights by averages from "
-                f"before the masks, so that {getattr(tensor, 'path', 'a weight')} would not stay "
-                "sparse. Use use_ema=False, or leave Sparse out."
-            )
 
     def get_build_config(self) -> dict[str, Any] | None:
         """The shape of the masks."""

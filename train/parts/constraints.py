@@ -17,11 +17,12 @@ from train.config import Part
 from train.errors import UserError, did_you_mean
 from train.parts.named import classes_of, instance, refusals
 
+OURS = {"fixed_sign": FixedSign, "glorot_clip": GlorotClip, "sparse": Sparse}
+
 
 def known_constraints() -> dict[str, Any]:
     """Ours, and those of Keras in snake case."""
-    ours = {"fixed_sign": FixedSign, "glorot_clip": GlorotClip, "sparse": Sparse}
-    return ours | classes_of(keras.constraints, keras.constraints.Constraint, snake_case=True)
+    return OURS | classes_of(keras.constraints, keras.constraints.Constraint, snake_case=True)
 
 
 def add_constraints(model: Any, parts: Mapping[str, Part]) -> None:
@@ -46,12 +47,13 @@ def add_constraints(model: Any, parts: Mapping[str, Part]) -> None:
 
 
 def check_optimizer(model: Any, optimizer: Any) -> None:
-    """Refuse what would fill up masks; the library could say so in the first step alone."""
-    sparse = any(isinstance(v.constraint, Sparse) for v in kernels_by_path(model).values())
-    if sparse and optimizer.use_ema:
+    """Refuse what our constraints would not hold; the library says so in the first step alone."""
+    kinds = {type(kernel.constraint) for kernel in kernels_by_path(model).values()}
+    held = [name for name, kind in OURS.items() if kind in kinds]
+    if held and optimizer.use_ema:
         raise UserError(
-            "optimizer.options.use_ema=true overwrites weights by averages from before the masks "
-            "of constraints (sparse). Expected false."
+            "optimizer.options.use_ema=true overwrites weights by averages from before their "
+            f"constraints ({', '.join(held)}). Expected false."
         )
 
 

@@ -19,6 +19,7 @@ from train.parts import feedback, models
 from train.parts.constraints import add_constraints, check_optimizer, renew_constraints
 from train.parts.initial_weights import take_drawn, take_weights
 from train.parts.losses import build_loss, build_metrics
+from train.parts.models.tokens import check_tokens
 from train.parts.optimizers import build_optimizer
 from train.run.loop import Loop, Position
 from train.run.steps import RunBatches
@@ -49,6 +50,7 @@ class Phases:
         keras.config.set_dtype_policy(config.training.precision)
         with placement.strategy.scope():
             self.model = models.build(config.model, data.input_shape, data.output_shape)
+            check_tokens(self.model, data)
             add_constraints(self.model, config.constraints)
         self._feedback: FeedbackConfig | None = None
         self._frozen: list[Any] = []

@@ -1,11 +1,11 @@
 """What a noise is: a plan of firing for each pathway, and signals by the seed."""
 
 import dataclasses
-import math
 from typing import Any, ClassVar
 
 import tensorflow as tf
 
+from tfweightmirror._internals.arguments import is_finite
 from tfweightmirror.pathway import Pathway
 
 # Signals of one chunk are kept below this number of elements (64 MiB in float32).
@@ -46,7 +46,7 @@ class Noise:
     balanced: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.std) and self.std > 0):
+        if not (is_finite(self.std) and self.std > 0):
             raise ValueError(
                 f"The standard deviation of mirror noise must be a positive, finite number. "
                 f"Received: std={self.std!r}."

@@ -55,6 +55,8 @@ def rnn(
     inputs = keras.Input(input_shape, name="image")
     x = _steps(inputs, input_shape, tokens)
     own = cell == "added_input"
+    if not units:
+        raise UserError("model.options.units is []. Expected the cells of one layer or more.")
     if own and list(units) != [x.shape[-1]]:
         raise UserError(
             f"model.options.units is {list(units)} under cell=added_input, which has no input "
@@ -104,6 +106,8 @@ def transformer(
         raise UserError(
             f"model.options are width={width}, heads={heads}. Expected heads that divide the width."
         )
+    if blocks < 0:
+        raise UserError(f"model.options.blocks is {blocks}. Expected how many there are, or 0.")
     inputs = keras.Input(input_shape, name="image")
     x = _steps(inputs, input_shape, tokens)
     x = keras.layers.Dense(width, use_bias=False, name="embed")(x)
