@@ -27,7 +27,7 @@ from train.errors import UserError
 from train.parsing.config_file import config_of
 from train.parts.feedback import refusals_as_user_errors
 from train.parts.initial_weights import load_model
-from train.parts.losses import build_loss
+from train.parts.losses import build_loss, build_parts
 from train.parts.named import import_all
 from train.report.tables import to_text
 from train.run.checkpoint import Checkpoints, restore_model
@@ -48,9 +48,10 @@ def evaluate(model_or_run: str, config: FitConfig, *, as_json: bool = False) -> 
     with placement.strategy.scope():
         file, model = load_trained(model_or_run)
         _check_fits(file, model, data)
+        loss = build_loss(config.loss, data.target.kind, axes=len(data.output_shape))
         model.compile(
-            loss=build_loss(config.loss, data.target.kind, axes=len(data.output_shape)),
-            weighted_metrics=build_measures(config, data.target),
+            loss=loss,
+            weighted_metrics=[*build_parts(loss), *build_measures(config, data.target)],
             jit_compile=False,
         )
     own, remark = normalization_of(file) or data.normalization, ""

@@ -31,7 +31,7 @@ ANSWER_S = 5.0
 COPY = (
     "To use a copy: run the same command where there is a network, with --data.data_dir=FOLDER, "
     "and bring FOLDER here, in which the set is <name>/<version>/dataset_info.json and its files; "
-    "or name arrays (.npz) or a folder of images by data.name."
+    "or name arrays (.npz), a folder of images or one in COCO's layout by data.name."
 )
 
 
