@@ -20,7 +20,9 @@ from train.config import FitConfig
 from train.data import datasets
 from train.data.datasets import DataSet
 from train.data.normalization import LAYER, Normalization
-from train.data.splits import faults_named
+from train.data.splits import Share, faults_named
+from train.detection.losses import RetinaNetLoss
+from train.detection.precision import NEEDS_PYCOCOTOOLS, looked_at, mean_average_precision
 from train.devices.strategy import Placement, place
 from train.disk import to_json, whole_file
 from train.errors import UserError
@@ -64,6 +66,11 @@ def evaluate(model_or_run: str, config: FitConfig, *, as_json: bool = False) -> 
     loop = Loop(model, placement.strategy, RunBatches(data, config))
     with faults_named(data.train, data.test):
         results = loop.test_images()
+        if isinstance(loss, RetinaNetLoss):
+            looks = list(looked_at(model, loop.batches.evaluation(Share())))
+            precision = mean_average_precision((o for _, o, _ in looks), (f for *_, f in looks))
+            results |= precision
+            remark = remark if precision else NEEDS_PYCOCOTOOLS
     if remark:
         print(f"{file}: {remark}", file=sys.stderr if as_json else sys.stdout)
     if as_json:
