@@ -44,8 +44,8 @@ class DataConfig:
         pad: Pixels on each side, of `pad_crop_flip`.
         image_size: Height and width in pixels of what the model sees, for images of many sizes;
             null: as they are. Test images are resized so that their shorter side has 256/224 times
-            as many, and cropped in the middle (a single crop). Images with boxes are resized so that
-            their longer side has that many, and padded below or on the right.
+            as many, and cropped in the middle (a single crop). Images with boxes are resized so
+            that their longer side has that many, and padded below or on the right.
         storage: `memory` (read once), `disk` (read when it is needed) or `auto` (memory up to 4 GiB
             and if all images have one size; what is no array of a data function stays as it comes).
             On the disk, what is read by index (array_record files, images, .npy files) is as good

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,21 +35,23 @@ def folder_of_coco(config: DataConfig) -> Source:
     """
     root = Path(config.name).expanduser()
     files = annotation_files(root)
-    wanted = [split.partition("[")[0] for split in (config.train_split, config.test_split)]
-    wanted = [name for name in dict.fromkeys(wanted) if name in files]
-    used = {name: _Annotations(files[name], root / name) for name in wanted}
-    if not used:
-        raise UserError(
-            f"data.name={root} has annotations of {', '.join(files)}, but data.train_split is "
-            f"{config.train_split}. Expected one of these, or a part, such as "
-            f"'{next(iter(files))}[:90%]'."
-        )
-    names = next(iter(used.values())).categories
-    for one in used.values():
-        if one.categories != names:
+    names: list[str] = []
+    for key in ("train_split", "test_split"):
+        wanted = re.sub(r"\[.*?\]", "", getattr(config, key)).split("+")
+        if not set(wanted) <= files.keys():
             raise UserError(
-                f"{one.file} has other categories than {next(iter(used.values())).file}. Expected "
-                f"the same ids and names in both."
+                f"data.{key} is {getattr(config, key)!r}, but data.name={root} has annotations of "
+                f"{', '.join(files)}. Expected one of these, or a part, such as "
+                f"'{next(iter(files))}[:90%]'."
+            )
+        names += wanted
+    used = {name: _Annotations(files[name], root / name) for name in dict.fromkeys(names)}
+    first, *others = used.values()
+    for one in others:
+        if one.categories != first.categories:
+            raise UserError(
+                f"{one.file} has other categories than {first.file}. Expected the same ids and "
+                f"names in both."
             )
     most = max(max(map(len, one.objects)) for one in used.values())
     sizes_of_all = [size for one in used.values() for size in one.sizes]
@@ -81,10 +84,12 @@ def folder_of_coco(config: DataConfig) -> Source:
             fault=lambda _: next(filter(None, map(damage, paths)), None),
         )
 
-    target = target_of(spec[1], config, num_classes=len(names), names=tuple(names.values()))
+    kinds = tuple(first.categories.values())
+    target = target_of(spec[1], config, num_classes=len(kinds), names=kinds)
     splits = splits_of({name: len(one.paths) for name, one in used.items()})
     left_out = [f"{name}: {said}" for name, one in used.items() if (said := one.left_out)]
-    return Source(spec, target, splits, part, remark=f"{root}: " * bool(left_out) + "; ".join(left_out))
+    remark = f"{root}: {'; '.join(left_out)}" if left_out else ""
+    return Source(spec, target, splits, part, remark=remark)
 
 
 class _Annotations:
@@ -176,8 +181,8 @@ class _Annotations:
         inside = np.clip(corners, 0, size)
         if not np.abs(corners - inside).max() <= ROUNDING_PX:  # nor NaN
             raise UserError(
-                f"{self.file}: annotation {one['id']} has the bbox {one['bbox']} outside its image "
-                f"{image['file_name']} of {image['width']}x{image['height']} pixels. Expected x, y, "
-                f"width and height in pixels of that image."
+                f"{self.file}: annotation {one['id']} has the bbox {one['bbox']} outside its "
+                f"image, {image['file_name']} of {image['width']}x{image['height']} pixels. "
+                f"Expected x, y, width and height in pixels of that image."
             )
         return list(inside / size)

@@ -97,8 +97,8 @@ def _opener(config: DataConfig) -> Callable[[DataConfig], Source]:
         there = "is no .npz file" if path.is_file() else "does not exist"
         raise UserError(
             f"data.name={config.name} {there}. Expected a .npz file, a folder of images by class, "
-            f"in COCO's layout, of .npy files or of a prepared TensorFlow Datasets set, a name such "
-            f"as mnist, or the import path of a function."
+            f"in COCO's layout, of .npy files or of a prepared TensorFlow Datasets set, a name "
+            f"such as mnist, or the import path of a function."
         )
     return tfds_sets.tfds_set
 

@@ -63,7 +63,7 @@ def are_flipped(place: Any, key: Any, batch_size: int) -> Any:
 
 
 def flipped_boxes(boxes: Any, flipped: Any) -> Any:
-    """Boxes (rows, n, 4), y, x, y, x as shares of the image, as flipped images (rows,) show them."""
+    """Boxes (rows, n, 4), y, x, y, x as shares, as images show them, some of which are flipped."""
     top, left, bottom, right = tf.unstack(boxes, axis=-1)
     mirrored = tf.stack([top, 1 - right, bottom, 1 - left], axis=-1)
     return tf.where(flipped[:, None, None], mirrored, boxes)

@@ -62,8 +62,8 @@ class RetinaNetLoss(keras.losses.Loss):
 
     Each is summed over an image's anchors and divided by the number of those that stand for an
     object, at least 1. Outputs are (batch, anchors, 4 + classes): offsets of centre, height and
-    width from the anchor's, and logits; targets (batch, n, 5): boxes in pixels and classes, -1 where
-    there is none.
+    width from the anchor's, and logits; targets (batch, n, 5): boxes in pixels and classes, -1
+    where there is none.
 
     Args:
         anchor_size: Side of the smallest square anchor over its level's stride: 4 is published,

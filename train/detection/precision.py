@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from train.detection.anchors import side_of
 from train.detection.losses import BOX, RetinaNetLoss
 
 # Lin et al. 2018, section 4.1: what is looked at, and when two boxes are of one object.
@@ -28,8 +29,9 @@ def found_in(loss: RetinaNetLoss, outputs: Any) -> list[npt.NDArray[Any]]:
     than half are one object (non-maximum suppression), of which the best is kept.
     """
     outputs = tf.cast(outputs, tf.float32)
+    boxes = tf.clip_by_value(loss.boxes_of(outputs), 0.0, side_of(outputs.shape[1]))
     kept = tf.image.combined_non_max_suppression(
-        tf.convert_to_tensor(loss.boxes_of(outputs))[:, :, None],
+        boxes[:, :, None],
         tf.sigmoid(outputs[..., BOX:]),
         max_output_size_per_class=MOST_OBJECTS,
         max_total_size=MOST_OBJECTS,
@@ -45,7 +47,7 @@ def found_in(loss: RetinaNetLoss, outputs: Any) -> list[npt.NDArray[Any]]:
 def looked_at(
     model: Any, batches: Iterable[Any]
 ) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]]:
-    """(image, objects (n, 5), found (m, 6)) of every image of batches (inputs, targets, weights)."""
+    """(image, objects (n, 5), found (m, 6)) of every image of (inputs, targets, weights)."""
     for inputs, targets, weights in batches:
         found = found_in(model.loss, model(inputs, training=False))
         for image, true, weight, objects in zip(
@@ -64,6 +66,7 @@ def mean_average_precision(
     them counts as wrong, and the numbers are a little lower than those of COCO's own files.
     """
     try:
+        # Here, so that all else works without it.
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
     except ImportError:

@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 from train.data.splits import Share
 from train.detection.losses import RetinaNetLoss
 from train.detection.precision import NEEDS_PYCOCOTOOLS, looked_at, mean_average_precision
-from train.disk import GO_ON, disk_errors, whole_file
+from train.disk import GO_ON, whole_file
 
 TIMES_A_RUN, IMAGES, MOST_DRAWN = 5, 4, 8
 FILE = "boxes.png"
@@ -48,7 +48,8 @@ class Detections(keras.callbacks.Callback):
         if logs is None or not is_due or not isinstance(self.model.loss, RetinaNetLoss):
             return
         data = self.batches.data
-        shown, true, found = [], [], []
+        shown: list[Any] = []
+        true, found = [], []
         for image, objects, guesses in looked_at(self.model, self.batches.evaluation(Share())):
             if len(shown) < IMAGES:
                 shown.append((data.normalization.undone(image), objects, guesses))

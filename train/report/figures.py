@@ -203,9 +203,7 @@ def _draw(axis: Any, group: Group, measure: str, numbers: pd.DataFrame, **style:
 
 
 @contextlib.contextmanager
-def _picture(
-    panels: Mapping[str, str], stem: Path, along: str = "epoch"
-) -> Iterator[list[Any]]:
+def _picture(panels: Mapping[str, str], stem: Path, along: str = "epoch") -> Iterator[list[Any]]:
     """Panels, each with a title and a unit, to draw in; then what they share, and it is saved."""
     columns = 3 if len(panels) in (5, 6, 9) else min(4, len(panels))
     rows = -(-len(panels) // columns)

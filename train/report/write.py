@@ -34,8 +34,8 @@ BALANCED = (
     "nothing about learning with imperfect feedback."
 )
 BOXES = (
-    "Test images at the last epoch: dashed the objects that are there, orange the best of those that "
-    "are found, with class and score. Of the first seed."
+    "Test images at the last epoch: dashed the objects that are there, orange the best of those "
+    "that are found, with class and score. Of the first seed."
 )
 PAGE = """<!DOCTYPE html>
 <html lang="en">

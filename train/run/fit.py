@@ -16,8 +16,8 @@ from train.config.part import short_rule
 from train.data import datasets
 from train.data.datasets import DataSet
 from train.data.splits import faults_named
-from train.devices.cluster import anybody, lost_workers_end_the_run
 from train.detection.watch import Detections
+from train.devices.cluster import anybody, lost_workers_end_the_run
 from train.devices.strategy import Placement, place, strategy_name
 from train.errors import UserError
 from train.parts import feedback, models

@@ -186,9 +186,7 @@ class StepLines(keras.callbacks.Callback, Guest):
         told = (now[1:] - before[1:]) / (now[0] - before[0])
         return dict(zip(self._losses, told.tolist(), strict=True))
 
-    def _look(
-        self, epoch: int, *, evaluates: bool, losses: dict[str, float] | None = None
-    ) -> None:
+    def _look(self, epoch: int, *, evaluates: bool, losses: dict[str, float] | None = None) -> None:
         results = self.loop.test_images.in_between() if evaluates else {}
         readings = self._monitor.readings() if self._monitor else {}
         results = {f"val_{name}": value for name, value in results.items()}

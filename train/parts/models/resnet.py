@@ -1,4 +1,4 @@
-"""ResNet-18 and ResNet-50 (He et al. 2016), and what is below their heads, as ordinary Keras functional models."""
+"""ResNet-18 and ResNet-50 (He et al. 2016) as ordinary Keras functional models."""
 
 from __future__ import annotations
 

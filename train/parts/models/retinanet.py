@@ -44,14 +44,14 @@ def retinanet(
         batch_norm_momentum: Of BatchNorm's moving averages, in the stages: nothing else has one.
         initializer: Keras name of the initializer of the stages' weights, or a paper's code's, as
             in `resnet18`.
-        new_initializer: The same of pyramid and subnets; `lin2018`: normal, standard deviation 0.01,
-            too small for few filters. The last layers always start so.
+        new_initializer: The same of pyramid and subnets; `lin2018`: normal, standard deviation
+            0.01, too small for few filters. The last layers always start so.
     """
     side = input_shape[0]
     if len(input_shape) != 3 or input_shape[1] != side or side % 32:
         raise UserError(
-            f"model=retinanet gets inputs of shape {input_shape}. Expected square images whose side "
-            f"is a multiple of 32 pixels: set data.image_size, such as 512."
+            f"model=retinanet gets inputs of shape {input_shape}. Expected square images whose "
+            f"side is a multiple of 32 pixels: set data.image_size, such as 512."
         )
     if len(output_shape) != 2 or output_shape[0] != anchors.count(side) or output_shape[1] <= 4:
         raise UserError(
@@ -74,7 +74,8 @@ def retinanet(
     images = keras.Input(input_shape, name="image")
     parts = Builder("before_relu", True, batch_norm_momentum, initializer)
     stages = backbone(images, parts, basic_block, (2, 2, 2, 2), width=width, large=True)
-    levels, above = [], None
+    levels: list[Any] = []
+    above = None
     for number, stage in zip((5, 4, 3), stages[:0:-1], strict=True):
         x = conv(filters, 1, f"pyramid_{number}_lateral")(stage)
         if above is not None:
