@@ -186,16 +186,16 @@ def test_what_boxes_do_not_go_with_is_refused(folder: Path, tmp_path: Path) -> N
         with pytest.raises(UserError, match=sentence):
             datasets.load(config_of(folder, **options))
     odd = datasets.load(config_of(folder, image_size=50))
-    with pytest.raises(UserError, match="whose side is a multiple of 32 pixels: set data.image"):
+    with pytest.raises(UserError, match=r"whose side is a multiple of 32 pixels: set data.image"):
         _ = odd.output_shape
     config = parse(["fit", "--loss=softmax"])[0]
-    with pytest.raises(UserError, match="the targets of data.name are boxes. Expected retinanet"):
+    with pytest.raises(UserError, match=r"the targets of data.name are boxes. Expected retinanet"):
         build_loss(config.loss, "boxes")
     config = parse(["fit", "--loss=retinanet"])[0]
-    with pytest.raises(UserError, match="is of boxes, but data.target is classes. Expected data"):
+    with pytest.raises(UserError, match=r"is of boxes, but data.target is classes. Expected data"):
         build_loss(config.loss, "classes")
     (tmp_path / "instances_a.json").write_text("{")
-    with pytest.raises(UserError, match="is no annotation file of COCO .JSONDecodeError"):
+    with pytest.raises(UserError, match=r"is no annotation file of COCO .JSONDecodeError"):
         datasets.load(config_of(tmp_path, train_split="a", test_split="a"))
 
 
