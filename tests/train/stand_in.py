@@ -16,6 +16,22 @@ def images(shape: tuple[int, ...] = (32, 32, 3), classes: int = 10, count: int =
     return pair(count), pair(4)
 
 
+def boxes(side: int = 64, classes: int = 80, count: int = 8) -> Any:
+    """(train, test) of square images with up to three objects each."""
+    random = np.random.default_rng(0)
+
+    def pair(count: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        corners = random.uniform(0, 0.4, (count, 3, 2))
+        sizes = random.uniform(0.3, 0.6, (count, 3, 2))
+        kinds = random.integers(-1, classes, (count, 3), dtype=np.int32)
+        kinds[0] = [classes - 1, 0, -1]
+        pixels = random.integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+        found = np.concatenate([corners, corners + sizes], axis=-1).astype(np.float32)
+        return pixels, {"boxes": found, "classes": kinds}
+
+    return pair(count), pair(4)
+
+
 def tokens(length: int = 32, kinds: int = 62, count: int = 8) -> Any:
     """(train, test) of whole numbers and the number behind them."""
     (train, labels), (test, more) = images((length,), kinds, count)

@@ -152,10 +152,12 @@ def source_of_pairs(pairs: Mapping[str, tuple[Any, Any]], config: DataConfig, se
     low = min((int(one.min(initial=0)) for one in whole), default=0)
     high = max((int(one.max(initial=0)) for one in whole), default=-1)
     target = target_of(spec[1], config, sets.target, sets.num_classes or high + 1)
-    if target.kind == "classes" and (low < 0 or high >= target.num_classes):
+    least = -1 if target.kind == "boxes" else 0  # padding
+    has_classes = target.kind in ("classes", "boxes")
+    if has_classes and (low < least or high >= target.num_classes):
         raise UserError(
-            f"{who} has classes from {low} to {high}. Expected 0 to {target.num_classes - 1}, or "
-            f"data.target=values."
+            f"{who} has classes from {low} to {high}. Expected {least} to "
+            f"{target.num_classes - 1}, or data.target=values."
         )
 
     def part(pieces: Pieces) -> Split:
