@@ -2,7 +2,10 @@
 
 from typing import Any
 
+import keras
 import numpy as np
+
+from train.detection import anchors
 
 
 def images(shape: tuple[int, ...] = (32, 32, 3), classes: int = 10, count: int = 8) -> Any:
@@ -30,6 +33,19 @@ def boxes(side: int = 64, classes: int = 80, count: int = 8) -> Any:
         return pixels, {"boxes": found, "classes": kinds}
 
     return pair(count), pair(4)
+
+
+def detector(input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> keras.Model:
+    """A model for boxes that is traced in no time: one convolution below the outputs of a level."""
+    image = keras.Input(input_shape, name="image")
+    x = keras.layers.Conv2D(4, 3, strides=2, padding="same", activation="relu", name="stem")(image)
+    levels = []
+    for stride in anchors.STRIDES:
+        y = keras.layers.AveragePooling2D(stride // 2, padding="same")(x)
+        outputs = anchors.AT_A_PLACE * output_shape[1]
+        y = keras.layers.Conv2D(outputs, 1, name=f"level_{stride}")(y)
+        levels.append(keras.layers.Reshape((-1, output_shape[1]))(y))
+    return keras.Model(image, keras.layers.Concatenate(axis=1)(levels), name="detector")
 
 
 def tokens(length: int = 32, kinds: int = 62, count: int = 8) -> Any:
