@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +153,7 @@ class StepLines(keras.callbacks.Callback, Guest):
         evaluates = self.every is not None and done % self.every == 0
         loses = self.losses_every is not None and done % self.losses_every == 0
         if here < self.batches.steps_in(epoch):
-            losses = self._means(here) if loses else {}
+            losses = self._means(here, self._logs) if loses else {}
             if measures or evaluates:
                 self._look(epoch + 1, evaluates=evaluates, losses=losses)
             elif losses:
@@ -164,7 +164,8 @@ class StepLines(keras.callbacks.Callback, Guest):
         is_last = bool(self._last) and self._is_last(epoch)
         if logs is None or not (self.every or self.losses_every or self.at_start or is_last):
             return
-        losses = self._means(self.batches.steps_in(epoch)) if self.losses_every else {}
+        steps = self.loop.position.step_in_epoch
+        losses = self._means(steps, logs) if self.losses_every else {}
         self._told.assign(tf.zeros_like(self._told))
         shown = {name: v for name, v in logs.items() if name.startswith("val_") or "/" in name}
         self._write(epoch + 1, losses | shown)
@@ -176,12 +177,12 @@ class StepLines(keras.callbacks.Callback, Guest):
     def _is_last(self, epoch: int) -> bool:
         return epoch + 1 == self.batches.epochs
 
-    def _means(self, steps: int) -> dict[str, float]:
+    def _means(self, steps: int, logs: Mapping[str, Any]) -> dict[str, float]:
         """Losses over the steps since they were told, of the running means of an epoch."""
-        means = [float(self._logs[name]) for name in self._losses] if self._logs else []
-        before, now = self._told.numpy(), np.array([steps, *(steps * mean for mean in means)])
-        if len(now) < len(before) or now[0] <= before[0]:
-            return {}  # the model stopped, or no step was trained since
+        sums = [steps * float(logs[name]) for name in self._losses]
+        before, now = self._told.numpy(), np.array([steps, *sums])
+        if now[0] <= before[0]:
+            return {}  # nothing was trained since
         self._told.assign(now)
         told = (now[1:] - before[1:]) / (now[0] - before[0])
         return dict(zip(self._losses, told.tolist(), strict=True))
