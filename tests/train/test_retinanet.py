@@ -226,6 +226,18 @@ def test_backbone_of_a_trained_classifier_is_taken_by_name(tmp_path: Path) -> No
         take_weights(other, tmp_path / "model.keras", ["stem*", "stage*"])
 
 
+def test_size_is_that_of_the_published_parts() -> None:
+    model = models.build(Part("retinanet"), (128, 128, 3), (anchors.count(128), 4 + 80))
+    convolution = 9 * 256 * 256 + 256
+    pyramid = (128 + 256 + 512 + 3) * 256 + 3 * convolution + (9 * 512 * 256 + 256) + convolution
+    subnets = 2 * 4 * convolution + (9 * 256 + 1) * 9 * (4 + 80)
+    trained = sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
+    assert trained == 11_176_512 + pyramid + subnets  # torchvision's ResNet-18 without its head
+    outputs = model(np.zeros((1, 128, 128, 3), "float32"))
+    probabilities = 1 / (1 + np.exp(-np.asarray(outputs[..., 4:])))
+    np.testing.assert_allclose(probabilities, 0.01, rtol=0.1)  # of each class, at the begin
+
+
 def test_what_it_cannot_be_built_for_is_refused() -> None:
     for shapes, options, sentence in (
         (((60, 60, 3), (10, 9)), {}, r"a multiple of 32 pixels: set data.image_size"),
