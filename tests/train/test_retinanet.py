@@ -8,6 +8,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
 
 import tfweightmirror as tfwm
 from tests.train import killing, stand_in
@@ -52,7 +54,6 @@ RUN = [
     "--training.test_batch_size=6",  # of 4 images
     "--training.losses_every=2",
     "--training.progress=none",
-    "--training.deterministic=true",
     "--monitor.measures=[weight_angle]",
     "--checkpoint.every_steps=3",
     "--checkpoint.keep=99",
@@ -99,6 +100,11 @@ def test_losses_are_logged_apart_over_epochs_and_steps(run: Path) -> None:
         np.testing.assert_allclose(means, [line[name] for line in epochs], rtol=1e-5)
     picture = keras.utils.load_img(run / "boxes.png")
     assert min(picture.size) > 100
+    events = EventAccumulator(str(run / "events"), size_guidance={"tensors": 0})
+    events.Reload()
+    shown = make_ndarray(events.Tensors("boxes")[-1].tensor_proto)
+    assert tuple(map(int, shown[:2])) == picture.size
+    assert [event.step for event in events.Tensors("by_step/box_loss")] == [2, 4, 5, 6, 8]
     if "val_map_percent" in epochs[0]:  # pycocotools is there
         assert 0 <= epochs[1]["val_map_percent"] <= epochs[1]["val_map_50_percent"] <= 100
 
