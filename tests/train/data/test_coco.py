@@ -1,6 +1,7 @@
 """Images with boxes: folders in COCO's layout, sets of TensorFlow Datasets, functions."""
 
 import json
+import urllib.error
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,19 @@ def test_small_twin_without_its_folder_says_what_to_give() -> None:
     files = ("coco_retinanet_ss", "small_retinanet")
     config = parse(["fit", *(f"--config=configs/xiao2018/{file}.yaml" for file in files)])[0]
     with pytest.raises(UserError, match=r"data.name=./coco does not exist. .* in COCO's layout"):
+        datasets.load(config.data)
+
+
+def test_cell_without_its_data_says_how_to_get_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def urlopen(*_: Any, **__: Any) -> None:
+        raise urllib.error.URLError("Name or service not known")
+
+    monkeypatch.setattr("urllib.request.urlopen", urlopen)
+    file = "--config=configs/xiao2018/coco_retinanet_ss.yaml"
+    config = parse(["fit", file, f"--data.data_dir={tmp_path}"])[0]
+    with pytest.raises(UserError, match=r"coco/2017 could not be fetched .* run the same command"):
         datasets.load(config.data)
 
 
