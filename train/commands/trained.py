@@ -67,8 +67,9 @@ def evaluate(model_or_run: str, config: FitConfig, *, as_json: bool = False) -> 
     with faults_named(data.train, data.test):
         results = loop.test_images()
         if isinstance(loss, RetinaNetLoss):
-            looks = list(looked_at(model, loop.batches.evaluation(Share())))
-            precision = mean_average_precision((o for _, o, _ in looks), (f for *_, f in looks))
+            looks = looked_at(model, loop.batches.evaluation(Share()))
+            true, found = zip(*((objects, guesses) for _, objects, guesses in looks), strict=True)
+            precision = mean_average_precision(true, found)
             results |= precision
             remark = remark if precision else NEEDS_PYCOCOTOOLS
     if remark:
