@@ -33,6 +33,7 @@ PAPER = {
 }
 CASES: dict[str, tuple[str, Callbacks]] = {
     **{rule: (rule, list) for rule in RULES if rule not in ("wm", "kp")},
+    "dfa": ("dfa", list),
     "kp": ("kp", lambda: [KolenPollack()]),
     "wm balanced": ("wm", lambda: [WeightMirror(), FeedbackMonitor()]),
     "wm impulse": ("wm", lambda: [WeightMirror("impulse"), FeedbackMonitor()]),
@@ -50,7 +51,7 @@ def network(rule: str) -> keras.Model:
     x = k.Conv2D(4, 3, strides=2, padding="same", use_bias=False, name="conv")(inputs)
     x = k.ReLU()(k.BatchNormalization(name="norm")(x))
     model = keras.Model(inputs, k.Dense(4, name="head")(k.Flatten()(x)))
-    return tfwm.convert_model(model, RULES[rule])
+    return tfwm.convert_model(model, RULES.get(rule, rule))
 
 
 def trained(rule: str, callbacks: Callbacks, *, jit_compile: bool) -> dict[str, np.ndarray]:

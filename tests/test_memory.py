@@ -61,6 +61,8 @@ def refit(rule: str, callback: Callable[[], Any]) -> Cycle:
 CYCLES: dict[str, Cycle] = {
     "fa": cycle_of("fa"),
     "kp": cycle_of("kp"),
+    "dfa": cycle_of("dfa"),
+    "ia": cycle_of("ia"),
     "mirror": refit("wm", lambda: WeightMirror("impulse")),
     "gaussian_mirror": refit("wm", lambda: WeightMirror("gaussian")),
     "kolen_pollack": refit("kp", KolenPollack),
@@ -73,7 +75,9 @@ def traces() -> int:
     return sum(isinstance(thing, FuncGraph) for thing in gc.get_objects())
 
 
-@pytest.mark.parametrize("name", slow_but(["kolen_pollack"], ["fa", "mirror", "kolen_pollack"]))
+@pytest.mark.parametrize(
+    "name", slow_but(["kolen_pollack"], ["fa", "dfa", "ia", "mirror", "kolen_pollack"])
+)
 def test_the_traces_of_a_cycle_are_gone_after_the_next(name: str) -> None:
     model = mlp()
     alive = []

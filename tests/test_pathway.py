@@ -24,14 +24,13 @@ from tests.layers.kinds import (
 )
 from tests.layers.numpy_reference import effective
 from tfweightmirror import layers
-from tfweightmirror.pathway import (
-    KernelView,
-    Pathway,
+from tfweightmirror.layers.kernel_views import (
     conv_transpose_view,
     conv_view,
     dense_view,
     depthwise_view,
 )
+from tfweightmirror.pathway import KernelView, Pathway
 
 Array = np.ndarray
 SAMPLES = 4

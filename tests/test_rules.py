@@ -17,11 +17,16 @@ from tests.slow import slow_but
 from tfweightmirror import layers, rules
 from tfweightmirror._internals.attendance import mirror_attends
 from tfweightmirror.rules import (
+    ActivationAlignment,
     Backprop,
+    DirectFeedbackAlignment,
     FeedbackAlignment,
     FeedbackRule,
+    InformationAlignment,
     KolenPollack,
+    ProductFeedbackAlignment,
     SignSymmetry,
+    SymmetricAlignment,
     UpdatedRandomFeedback,
     WeightMirror,
 )
@@ -45,6 +50,16 @@ NAMES = {
     "kp": KolenPollack(),
     "updated_random_feedback": UpdatedRandomFeedback(),
     "urfb": UpdatedRandomFeedback(),
+    "direct_feedback_alignment": DirectFeedbackAlignment(),
+    "dfa": DirectFeedbackAlignment(),
+    "information_alignment": InformationAlignment(),
+    "ia": InformationAlignment(),
+    "activation_alignment": ActivationAlignment(),
+    "aa": ActivationAlignment(),
+    "symmetric_alignment": SymmetricAlignment(),
+    "sa": SymmetricAlignment(),
+    "product_feedback_alignment": ProductFeedbackAlignment(),
+    "pfa": ProductFeedbackAlignment(),
 }
 
 
@@ -70,6 +85,9 @@ OPTIONS = [
     SignSymmetry(magnitude="batch", scale=0.25),
     SignSymmetry(scale="glorot"),
     UpdatedRandomFeedback(epsilon=0.5),
+    DirectFeedbackAlignment(error_cells=10, is_output=True),
+    InformationAlignment(amplify=0.5, decay=0.25, null=2.0, centered=True),
+    ProductFeedbackAlignment(expansion=3, factor="orthogonal"),
 ]
 
 
@@ -124,6 +142,18 @@ def test_what_is_no_rule_is_refused_without_a_guess(wrong: Any) -> None:
         (UpdatedRandomFeedback, {"epsilon": -0.1}, "number >= 0.*-0.1"),
         (UpdatedRandomFeedback, {"epsilon": math.inf}, "number >= 0.*inf"),
         (UpdatedRandomFeedback, {"epsilon": "half"}, "number >= 0.*'half'"),
+        (DirectFeedbackAlignment, {"error_cells": 0}, "1 or more, or None.*0"),
+        (DirectFeedbackAlignment, {"error_cells": 2.5}, "1 or more, or None.*2.5"),
+        (DirectFeedbackAlignment, {"error_cells": True}, "1 or more, or None.*True"),
+        (InformationAlignment, {"amplify": 0}, "amplify of information_alignment.*> 0.*0"),
+        (InformationAlignment, {"null": -1.0}, "null of information_alignment.*>= 0.*-1.0"),
+        (InformationAlignment, {"decay": math.nan}, "decay of information_alignment.*>= 0.*nan"),
+        (InformationAlignment, {"centered": 1}, "centered of information_alignment.*bool.*1"),
+        (ActivationAlignment, {"sparse": 0.0}, "sparse of activation_alignment.*> 0.*0.0"),
+        (SymmetricAlignment, {"decay": True}, "decay of symmetric_alignment.*> 0.*True"),
+        (ProductFeedbackAlignment, {"expansion": 1.5}, "whole number of at least 1.*1.5"),
+        (ProductFeedbackAlignment, {"expansion": 0}, "whole number of at least 1.*0"),
+        (ProductFeedbackAlignment, {"factor": "id"}, "one of random, orthogonal.*'id'"),
     ],
 )
 def test_bad_options_are_refused_with_what_was_received(

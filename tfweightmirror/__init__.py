@@ -24,6 +24,7 @@ from tfweightmirror import (
     training,
 )
 from tfweightmirror._internals.keras_hooks import tell_training_from_defaults
+from tfweightmirror._internals.optimizer_hooks import scale_gradients_of_local_losses
 from tfweightmirror._internals.saving_hooks import keep_kernels_apart_in_legacy_files
 from tfweightmirror._internals.walk import pathways
 from tfweightmirror.asymmetric_gradient import asymmetric
@@ -33,6 +34,7 @@ from tfweightmirror.mirror import mirror_model
 from tfweightmirror.pathway import Pathway
 
 keep_kernels_apart_in_legacy_files()
+scale_gradients_of_local_losses()
 tell_training_from_defaults()
 
 __version__ = "0.1.0"

@@ -1,4 +1,7 @@
-"""The one custom gradient of this library: the error travels back on a tensor of its own."""
+"""The custom gradient of this library: the error travels back on a tensor of its own.
+
+A rule with a local loss has a second one behind it, which gives B the gradient of that loss.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
@@ -7,13 +10,13 @@ import tensorflow as tf
 
 from tfweightmirror._internals.probe import errors_travel_on_w
 from tfweightmirror._internals.tensorflow_hooks import custom_gradient, tape_records
-from tfweightmirror.rules import FeedbackRule
+from tfweightmirror.rules import FeedbackRule, Signals
 
 LinearMap: TypeAlias = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 def asymmetric(
-    op: LinearMap, rule: FeedbackRule, *, jit_compile: bool = False
+    op: LinearMap, rule: FeedbackRule, *, jit_compile: bool = False, batch_axis: int = 0
 ) -> Callable[..., tf.Tensor]:
     """Give `op` a backward pass that does not use the forward kernel to carry the error.
 
@@ -22,8 +25,10 @@ def asymmetric(
         dx = (d op / d x at carrier)^T dy,   carrier = rule.backward_kernel(kernel, feedback, seed)
         dW = (d op / d kernel at x)^T dy     (exactly backprop's)
         dB = rule.feedback_gradient(dW)
+           + d rule.local_loss(x, y, feedback) / d feedback     (a gradient of its own, not of dy)
 
     Source: Lillicrap et al. 2016 for `dx` through a matrix other than the transposed weights.
+    Where the rule's carrier is None there is no `dx`: the error below comes another way.
 
     In higher derivatives (gradient penalties, Jacobian regularization, learning to learn) the
     carrier counts as W: what they owe to the carrier goes to `kernel`, and to `feedback` nothing
@@ -38,6 +43,7 @@ def asymmetric(
         jit_compile: Take both products in one XLA-compiled function. Needed where `op` itself is
             compiled by Keras (grouped convolutions, channels-first Conv3D): graph pruning cannot
             see the unused forward passes inside a compiled function, XLA can.
+        batch_axis: The axis of x along which examples stand (in y: the first), for a local loss.
 
     Returns:
         `f(x, kernel, feedback=None, seed=None, carrier=None) -> y`. All arguments are tensors and
@@ -47,15 +53,19 @@ def asymmetric(
         makes of the three, if it is known: one for all steps of a loop.
     """
 
+    taught = _taught_by_signals(op, rule, jit_compile, batch_axis) if rule.has_local_loss else None
+
     def products(
-        x: tf.Tensor, kernel: tf.Tensor, carrier: tf.Tensor, dy: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+        x: tf.Tensor, kernel: tf.Tensor, carrier: tf.Tensor | None, dy: tf.Tensor
+    ) -> tuple[tf.Tensor | None, tf.Tensor]:
         # Neither product depends on the output of `op`: the two forward passes below are dead code,
         # which graph optimisation or XLA removes. (Eager code does run them.)
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = op(x, carrier)
-        dx = tape.gradient(y, x, dy, unconnected_gradients="zero")
+        dx = None
+        if carrier is not None:
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = op(x, carrier)
+            dx = tape.gradient(y, x, dy, unconnected_gradients="zero")
         with tf.GradientTape() as tape:
             tape.watch(kernel)
             y = op(x, kernel)
@@ -81,16 +91,61 @@ def asymmetric(
                 carrier = kernel
             elif carrier is None:
                 carrier = rule.backward_kernel(kernel, feedback, more.get("seed"))
-            factors = [_counting_as(k, kernel, feedback, rule) for k in (kernel, carrier)]
+            factors = [
+                None if k is None else _counting_as(k, kernel, feedback, rule)
+                for k in (kernel, carrier)
+            ]
             take = tf.function(products, jit_compile=True) if jit_compile else products
             dx, kernel_gradient = take(x, factors[0], factors[1], dy)
-            taught = None if feedback is None else rule.feedback_gradient(kernel_gradient)
-            return [dx, kernel_gradient, *(taught if n == "feedback" else None for n in given)]
+            to_b = None if feedback is None else rule.feedback_gradient(kernel_gradient)
+            return [dx, kernel_gradient, *(to_b if n == "feedback" else None for n in given)]
 
         function = custom_gradient(lambda x, kernel, *_: op(x, kernel), backward)
-        return function(x, kernel, *(optional[name] for name in given))
+        y = function(x, kernel, *(optional[name] for name in given))
+        return y if taught is None else taught(y, x, feedback, kernel)
 
     return f
+
+
+def _taught_by_signals(
+    op: LinearMap, rule: FeedbackRule, jit_compile: bool, batch_axis: int
+) -> Callable[..., tf.Tensor]:
+    """`f(y, x, feedback, kernel) -> y`, on whose way back B gets the gradient of the local loss.
+
+    The signals are what went forward, and W is no input of it unless the rule says so: no update
+    of B can read W (contract 5), whatever a rule computes.
+    """
+    if rule.learns_by != "optimizer" or not rule.uses_feedback_kernel:
+        raise ValueError(
+            f"Rule {type(rule).__name__} has a local_loss, learns_by={rule.learns_by!r} and "
+            f"uses_feedback_kernel={rule.uses_feedback_kernel}, so that nothing would move B by "
+            "it. Expected learns_by = 'optimizer' and uses_feedback_kernel = True."
+        )
+
+    def gradient(
+        y: tf.Tensor, x: tf.Tensor, feedback: tf.Tensor, kernel: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            tape.watch(feedback)
+            loss = rule.local_loss(Signals(x, y, feedback, op, batch_axis, kernel))
+        found = None if loss is None else tape.gradient(loss, feedback)
+        if found is None:
+            raise ValueError(
+                f"The local_loss of rule {type(rule).__name__} does not depend on B: it should be "
+                "made of signals.feedback, signals.forward(x) or signals.backward(y)."
+            )
+        # Optimizers sum gradients over replicas, since losses are divided among them.
+        return found / tf.cast(tf.distribute.get_strategy().num_replicas_in_sync, found.dtype)
+
+    def backward(tensors: Sequence[tf.Tensor], dy: tf.Tensor) -> list[tf.Tensor | None]:
+        tensors = [tf.identity(tensor) for tensor in tensors]  # as in `asymmetric`
+        take = tf.function(gradient, jit_compile=True) if jit_compile else gradient
+        return [dy, None, take(*tensors), *[None] * len(tensors[3:])]
+
+    function = custom_gradient(lambda y, *_: tf.identity(y), backward)
+    return lambda y, x, feedback, kernel: function(
+        y, x, feedback, *((kernel,) if rule.reads_kernel else ())
+    )
 
 
 def _counting_as(

@@ -6,14 +6,13 @@ the cells of one field, `y = x @ W` (groups, samples, fan_out) the cells they re
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfweightmirror.rules import Fans, FeedbackRule
+from tfweightmirror.rules import DirectFeedbackAlignment, Fans, FeedbackRule
 
 
 def on_synapses(tensor: tf.Tensor, synapses: Any) -> tf.Tensor:
@@ -59,75 +58,21 @@ class KernelView:
         inverse = [self.order.index(axis) for axis in range(len(self.order))]
         return self.on_synapses(tf.reshape(tf.transpose(permuted, inverse), shape))
 
+    def feedback_of(self, learned: tf.Tensor, fixed: Any, shape: tuple[int, ...]) -> tf.Tensor:
+        """B, of the kernel's `shape`, from its variable and, if it is a product, its fixed factor.
+
+        Args:
+            learned: What the variable B holds: B itself, or (groups, fan_in, between).
+            fixed: (groups, between, fan_out), or None.
+            shape: The kernel's.
+        """
+        if fixed is None:
+            return learned
+        return self.from_matrices(tf.matmul(learned, tf.convert_to_tensor(fixed)), shape)
+
     def on_synapses(self, tensor: tf.Tensor) -> tf.Tensor:
         """The kernel-shaped `tensor`, 0 where no synapse is."""
         return on_synapses(tensor, self.synapses)
-
-
-def dense_view(n_in: int, n_out: int) -> KernelView:
-    """Kernel (n_in, n_out)."""
-    return KernelView(
-        split=(n_in, n_out),
-        order=(0, 1),
-        matrices=(1, n_in, n_out),
-        fans=Fans(n_in, n_out, convolutional=False),
-        bias_to_matrix=lambda bias: tf.reshape(bias, (1, 1, n_out)),
-    )
-
-
-def conv_view(kernel_shape: tuple[int, ...], groups: int = 1) -> KernelView:
-    """Kernel (..taps, c_in / groups, c_out): channel blocks of a group are contiguous."""
-    *taps, c_in, c_out = kernel_shape
-    n_taps, per_group = math.prod(taps), c_out // groups
-    return KernelView(
-        split=(n_taps, c_in, groups, per_group),
-        order=(2, 0, 1, 3),
-        matrices=(groups, n_taps * c_in, per_group),
-        fans=Fans(n_taps * c_in, n_taps * per_group, convolutional=True),
-        bias_to_matrix=lambda bias: tf.reshape(bias, (groups, 1, per_group)),
-    )
-
-
-def depthwise_view(kernel_shape: tuple[int, ...]) -> KernelView:
-    """Kernel (..taps, c_in, multiplier): each input channel is a group of its own."""
-    *taps, c_in, multiplier = kernel_shape
-    n_taps = math.prod(taps)
-    return KernelView(
-        split=(n_taps, c_in, multiplier),
-        order=(1, 0, 2),
-        matrices=(c_in, n_taps, multiplier),
-        fans=Fans(n_taps, n_taps * multiplier, convolutional=True),
-        bias_to_matrix=lambda bias: tf.reshape(bias, (c_in, 1, multiplier)),
-    )
-
-
-def conv_transpose_view(kernel_shape: tuple[int, ...]) -> KernelView:
-    """Kernel (..taps, c_out, c_in): x is one input position, y its uncropped projective field."""
-    *taps, c_out, c_in = kernel_shape
-    n_taps = math.prod(taps)
-    return KernelView(
-        split=(n_taps, c_out, c_in),
-        order=(2, 0, 1),
-        matrices=(1, c_in, n_taps * c_out),
-        fans=Fans(n_taps * c_in, n_taps * c_out, convolutional=True),
-        bias_to_matrix=lambda bias: tf.tile(tf.reshape(bias, (1, 1, c_out)), (1, 1, n_taps)),
-    )
-
-
-def local_view(kernel_shape: tuple[int, ...], synapses: Any = None) -> KernelView:
-    """Kernel (..positions, ..taps, c_in, c_out): each position is a group of its own."""
-    rank = (len(kernel_shape) - 2) // 2
-    positions, taps = math.prod(kernel_shape[:rank]), math.prod(kernel_shape[rank:-2])
-    c_in, c_out = kernel_shape[-2:]
-    matrices = (positions, taps * c_in, c_out)
-    return KernelView(
-        split=matrices,
-        order=(0, 1, 2),
-        matrices=matrices,
-        fans=Fans(taps * c_in, taps * c_out, convolutional=True),
-        bias_to_matrix=lambda bias: tf.reshape(bias, (positions, 1, c_out)),
-        synapses=synapses,
-    )
 
 
 def products(signals: tf.Tensor, others: tf.Tensor, *, transpose: bool = False) -> tf.Tensor:
@@ -147,7 +92,9 @@ class Pathway:
     Attributes:
         name: Unique in its model: the owning layers' names, joined by slashes.
         kernel: W, a Keras variable.
-        feedback_kernel: B, a Keras variable of the same shape; None where the rule keeps none.
+        feedback_kernel: B, a Keras variable of the same shape; where B is a product its factor that
+            learns, (groups, fan_in, between); under `direct_feedback_alignment` of (input cells,
+            error cells). None where the rule keeps none.
         rule: The rule, with its scale as a number.
         view: The kernel as matrices.
         compute_dtype: The dtype in which the layer computes, so also that of mirror signals.
@@ -159,6 +106,7 @@ class Pathway:
             counts up in a process), no freezing, and no choice of which layers are converted
             changes it. In a layer by itself: counted within the layer.
         state: What the rule draws from: a Keras variable of two int32, or None.
+        feedback_factor: Where B is a product, its fixed factor, (groups, between, fan_out).
         initial_feedback: Gives the Keras initializer that B started from.
         sends_error_back: Whether the layer's input needs a gradient (the first layer's does not);
             None if not known.
@@ -180,6 +128,7 @@ class Pathway:
     layer: keras.layers.Layer | None = None
     place: int = 0
     state: keras.Variable | None = None
+    feedback_factor: keras.Variable | None = None
     initial_feedback: Callable[[], keras.initializers.Initializer] = (
         keras.initializers.GlorotUniform
     )
@@ -198,6 +147,11 @@ class Pathway:
             f"<Pathway {self.name!r}: {self.rule.name}, kernel {tuple(self.kernel.shape)} as "
             f"{matrices} (groups x fan-in x fan-out)>"
         )
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether B leads here from the output layer, and nothing stands in W's place."""
+        return isinstance(self.rule, DirectFeedbackAlignment)
 
     @property
     def groups(self) -> int:
@@ -228,13 +182,32 @@ class Pathway:
         """The inverse of `as_matrices`."""
         return self.view.from_matrices(matrices, tuple(self.kernel.shape))
 
+    def feedback(self) -> tf.Tensor | None:
+        """B now, of the kernel's shape and dtype; None where the rule keeps none of that shape."""
+        if self.feedback_kernel is None or self.is_direct:
+            return None
+        learned = tf.convert_to_tensor(self.feedback_kernel)
+        return self.view.feedback_of(learned, self.feedback_factor, tuple(self.kernel.shape))
+
     def backward_kernel(self) -> tf.Tensor:
-        """The tensor that carries the error now, of the kernel's shape and dtype."""
-        return self.rule.backward_kernel(
+        """The tensor that carries the error now, of the kernel's shape and dtype.
+
+        Raises:
+            ValueError: There is none: the rule is `direct_feedback_alignment`.
+        """
+        carrier = self.rule.backward_kernel(
             tf.convert_to_tensor(self.kernel),
-            None if self.feedback_kernel is None else tf.convert_to_tensor(self.feedback_kernel),
+            self.feedback(),
             None if self.state is None else tf.convert_to_tensor(self.state),
         )
+        if carrier is None:
+            raise ValueError(
+                f"Pathway '{self.name}' has no tensor in W's place, and so no weight angle or norm "
+                f"ratio: under {self.rule.name} the error below comes from the output layer, "
+                "through a B of another shape (feedback_kernel). delta_angles tells how that error "
+                "stands to backprop's."
+            )
+        return carrier
 
     def bias_matrix(self) -> tf.Tensor | None:
         """The bias as (groups, 1, fan_out); None if there is none.

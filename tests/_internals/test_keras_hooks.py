@@ -123,7 +123,9 @@ def test_calls_are_recorded_in_order_and_nothing_stays_behind() -> None:
     watched = [model.get_layer("head"), model.get_layer("conv")]
     with hooks.recording_calls_of(watched) as calls:
         model(np.ones((1, 6, 6, 2)))
-    assert [layer.name for layer in calls] == ["conv", "head"]
+    assert [call.layer.name for call in calls] == ["conv", "head"]
+    assert [tuple(call.inputs.shape[1:]) for call in calls] == [(6, 6, 2), (5,)]
+    assert [call.outputs.shape[-1] for call in calls] == [3, 3]
     assert not any("call" in vars(layer) for layer in watched)
 
 

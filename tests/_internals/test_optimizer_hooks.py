@@ -222,3 +222,29 @@ def test_a_constraint_finds_the_optimizer_that_asks_it(scaled: bool, compiled: b
     assert found
     assert all(each is inner for each in found)
     assert that_constrains() is None
+
+
+# --- gradients of local losses ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "scale"),
+    [
+        (lambda: O.SGD(1.0), 1.0),
+        (lambda: O.SGD(1.0, loss_scale_factor=64.0), 64.0),
+        (lambda: O.LossScaleOptimizer(O.SGD(1.0), initial_scale=1024.0), 1024.0),
+        (lambda: O.LossScaleOptimizer(O.Adam(1.0, loss_scale_factor=8.0), initial_scale=16.0), 16),
+    ],
+)
+@pytest.mark.parametrize("named", [True, False])
+def test_a_gradient_that_no_loss_has_scaled_is_not_unscaled(
+    optimizer: Any, scale: float, named: bool
+) -> None:
+    scaled, own = (keras.Variable(np.zeros(3, "f4")) for _ in range(2))
+    own.learns_from_signals = True
+    by = optimizer()
+    by.build([scaled, own])
+    gradient = tf.constant([0.5, 1.0, 2.0])
+    by.apply([scale * gradient, gradient], [scaled, own] if named else None)
+    assert np.abs(own).max() > 0.1
+    np.testing.assert_array_equal(own, scaled)

@@ -14,7 +14,7 @@ import keras
 import pytest
 
 from tests.keras_suite.differences import WITHOUT_LAYERS, refusal_of
-from tests.layers.kinds import RULES, forward_weights
+from tests.layers.kinds import FURTHER_RULES, RULES, forward_weights
 from tfweightmirror.conversion.twins import TWINS
 from tfweightmirror.layers.cells import FeedbackCell
 from tfweightmirror.layers.feedback_layer import FeedbackLayer
@@ -23,13 +23,14 @@ from tfweightmirror.rules import FeedbackRule
 
 keras_src = importlib.import_module("keras.src")
 KerasTestCase = importlib.import_module("keras.src.testing").TestCase
+ALL_RULES = RULES | FURTHER_RULES
 
 
 class Exchange:
     """The namespace `keras.src.layers`, each layer with a twin replaced by the twin of one rule.
 
     Attributes:
-        rule: The rule, by its name in `tests.layers.kinds.RULES`.
+        rule: The rule, by its name in `tests.layers.kinds`.
         layers: What a test module is to import as `layers`.
         made: How many twins were made so far.
     """
@@ -48,7 +49,9 @@ class Exchange:
         exchange = self
 
         class Twin(twin):
-            def __init__(self, *args: Any, rule: Any = RULES[exchange.rule], **kwargs: Any) -> None:
+            def __init__(
+                self, *args: Any, rule: Any = ALL_RULES[exchange.rule], **kwargs: Any
+            ) -> None:
                 exchange.made += 1
                 super().__init__(*args, rule=rule, **kwargs)
 
@@ -88,7 +91,7 @@ class Exchange:
             name: self._checked(f"{case.__name__}.{name}", getattr(case, name))
             for name in unittest.TestLoader().getTestCaseNames(case)
         }
-        members = {"rule": RULES[self.rule], "__module__": case.__module__, **tests}
+        members = {"rule": ALL_RULES[self.rule], "__module__": case.__module__, **tests}
         return type(case)(f"{case.__name__}_{self.rule}", (CountsFeedback, case), members)
 
     def _checked(self, name: str, test: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -119,10 +122,12 @@ class CountsFeedback(KerasTestCase):
         """Keras' test of a layer, which must have its feedback kernels and states."""
         count = _kernels(layer_cls, init_kwargs)
         trained = self.rule.learns_by == "optimizer"
+        still = self.rule.uses_feedback_kernel - trained + self.rule.draws
+        still += self.rule.factors((1, 1, 1)) is not None
         for of, more in (
             ("trainable_weights", trained),
-            ("non_trainable_weights", self.rule.uses_feedback_kernel - trained + self.rule.draws),
-            ("non_trainable_variables", self.rule.uses_feedback_kernel - trained + self.rule.draws),
+            ("non_trainable_weights", still),
+            ("non_trainable_variables", still),
         ):
             plain = options.get(f"expected_num_{of}")
             if plain is not None:

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.keras_suite.exchange import Exchange
+from tests.keras_suite.exchange import ALL_RULES, Exchange
 from tests.keras_suite.source import test_modules as modules_of
-from tests.layers.kinds import RULES
 
 if not os.environ.get("KERAS_SOURCE"):
     pytest.skip("needs the source of Keras: run `make keras-suite`", allow_module_level=True)
@@ -27,6 +26,6 @@ pytestmark = [
 ]
 
 paths = modules_of(Path(os.environ["KERAS_SOURCE"]))
-for exchange in map(Exchange, RULES):
+for exchange in map(Exchange, ALL_RULES):
     for path in paths:
         globals().update(exchange.cases(path))

@@ -27,6 +27,13 @@ RULES = {
     "kp": tfwm.rules.KolenPollack(),
     "urfb": tfwm.rules.UpdatedRandomFeedback(epsilon=0.5),
 }
+# B learns from its layer's signals, or is a product: tests of their own, and Keras' layer tests.
+FURTHER_RULES = {
+    "ia": tfwm.rules.InformationAlignment(),
+    "aa": tfwm.rules.ActivationAlignment(),
+    "sa": tfwm.rules.SymmetricAlignment(),
+    "pfa": tfwm.rules.ProductFeedbackAlignment(expansion=2),
+}
 CARRIED_BY_B = ("fa", "wm", "kp", "urfb")  # B alone carries the error, whatever W is
 
 

@@ -50,7 +50,7 @@ def trainable(
     keras.config.set_dtype_policy(dtype)
     model = make()
     if rule is not None:
-        tfwm.convert_model(model, RULES[rule])
+        tfwm.convert_model(model, RULES.get(rule, rule))
     model.compile(
         keras.optimizers.SGD(0.1, momentum=0.9, weight_decay=1e-4),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),

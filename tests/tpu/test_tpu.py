@@ -124,6 +124,33 @@ def test_a_train_step_is_backprop_s_and_the_memory_of_b(
     assert_computed_in(dtype, found)
 
 
+@with_dtypes("rule", ["dfa"], in_both=())
+def test_a_step_of_direct_feedback_alignment_sends_every_error_by_one_product(
+    rule: str, dtype: str, compiled: Compile, plain: Any
+) -> None:
+    model = trainable(small, rule, dtype)
+    found, expected = compiled(f"small {rule} {dtype}", train_step(model)), plain(small, dtype)
+    assert found.host_operations == []
+    # Four forward, four for the kernels, and e B^T to three layers.
+    assert found.convolutions == expected.convolutions == 11
+    assert found.flops < expected.flops  # no convolution sends an error
+    assert_computed_in(dtype, found)
+
+
+@pytest.mark.parametrize("rule", ["ia", "aa", "sa", "pfa"])
+def test_a_train_step_whose_b_learns_from_signals_or_is_a_product(
+    rule: str, compiled: Compile, plain: Any
+) -> None:
+    model = trainable(small, rule)
+    found, expected = compiled(f"small {rule}", train_step(model)), plain(small, "float32")
+    assert found.host_operations == []
+    # A pathway: Hebb's product and two for `B y`; Hebb's and two for `x^T B`; none; B, and dR.
+    most = {"ia": 3, "aa": 3, "sa": 0, "pfa": 2}[rule] * len(tfwm.pathways(model))
+    assert expected.convolutions <= found.convolutions <= expected.convolutions + most
+    assert (found.convolutions > expected.convolutions) == (rule != "sa")
+    assert_computed_in("float32", found)
+
+
 @with_dtypes("mirror", MIRRORS, in_both=("balanced",))
 def test_a_train_step_with_mirror_mode_inside(
     mirror: str, dtype: str, compiled: Compile, plain: Any

@@ -27,8 +27,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "rnn": {"units": [4]},
     "transformer": {"width": 8, "blocks": 1},
     "brain_like": {},
+    "mobilenet": {},
+    "densenet": {"blocks": [1, 1, 1, 1]},
 }
-SIDE = {"alexnet": 32}  # pixels; others 8
+SIDE = {"alexnet": 32, "mobilenet": 32, "densenet": 32}  # pixels; others 8
 
 
 NAMES = models.MODELS.keys() - {"retinanet"}  # test_retinanet.py: it gives no logits alone

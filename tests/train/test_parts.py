@@ -17,7 +17,7 @@ import yaml
 import tfweightmirror as tfwm
 from tfweightmirror.mirror.noise import NOISES
 from train.commands.listing import KINDS, print_all
-from train.config import FitConfig, MirrorConfig, Part
+from train.config import FeedbackConfig, FitConfig, MirrorConfig, Part
 from train.config.part import RULES, canonical_rule
 from train.errors import UserError
 from train.parsing.command_line import parse
@@ -29,6 +29,7 @@ from train.parts.named import options_of
 VALUES: dict[str, Any] = {
     "magnitude": "fixed",
     "scale": "glorot",
+    "factor": "orthogonal",
     "norm": "scaling",
     "activations": {"head": "tanh"},
     "response_bits": 4,
@@ -36,6 +37,7 @@ VALUES: dict[str, Any] = {
     "block": 8,
     "eta": 0.5,
     "dead_cells": 0.5,
+    "error_cells": 10,
 }
 # What an option needs beside it.
 WITH = {"activations": {"through_activation": True}, "centre": {}}
@@ -170,6 +172,20 @@ def test_a_rule_a_noise_and_an_initializer_of_a_users_own() -> None:
     mirror = feedback.build_mirror(config.mirror, seed=0)
     assert type(mirror.mode.noise) is Loud
     assert mirror.mode.noise.samples == 3
+
+
+def test_a_layer_that_keeps_its_rule_keeps_both_matrices_of_a_product() -> None:
+    dense = keras.layers.Dense
+    model = keras.Sequential([keras.Input((3,)), dense(4, name="hidden"), dense(2, name="head")])
+    feedback.convert(model, FeedbackConfig(rule=Part("pfa")), seed=0)
+    hidden, head = ((p.feedback_kernel, p.feedback_factor) for p in tfwm.pathways(model))
+    before = [value.numpy() for value in (*hidden, *head)]
+    feedback.convert(model, FeedbackConfig(rule=Part("pfa"), layers={"head": Part("fa")}), seed=1)
+    hidden_now, head_now = tfwm.pathways(model)
+    np.testing.assert_array_equal(hidden_now.feedback_kernel, before[0])
+    np.testing.assert_array_equal(hidden_now.feedback_factor, before[1])
+    assert head_now.feedback_kernel.shape == (4, 2)
+    assert head_now.feedback_factor is None
 
 
 @pytest.mark.parametrize(

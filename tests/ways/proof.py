@@ -127,7 +127,11 @@ class _Proof:
         self.top = set(names[-1:] if top is None else top)
         self.first = set(names[:1] if first is None else first)
         self.other_ways, self.callbacks = other_ways or {}, callbacks
-        own = [v for p in self.pathways.values() for v in (p.feedback_kernel, p.state)]
+        own = [
+            variable
+            for p in self.pathways.values()
+            for variable in (p.feedback_kernel, p.feedback_factor, p.state)
+        ]
         feedback = {id(variable) for variable in own}
         self.feedback = [v for v in model.variables if id(v) in feedback]
         self.forward = [v for v in model.variables if id(v) not in feedback]
@@ -140,6 +144,7 @@ class _Proof:
             assert np.abs(change).max() > 0, f"'{name}' does not learn at all"
         if self.feedback:
             self._each_b_carries(start)
+            self._each_b_learns()
         self._dw_is_backprop_s(start)
 
     def _start_as_backprop(self) -> None:
@@ -155,7 +160,7 @@ class _Proof:
 
     def _each_b_carries(self, start: dict[str, np.ndarray]) -> None:
         """Take each B away: what is below it must change, and stop where that is the only way."""
-        moves: dict[str, set[str]] = {}
+        self.moves = moves = dict[str, set[str]]()
         for name, pathway in self.pathways.items():
             with _put_back(self.feedback):
                 _take_away(pathway)
@@ -173,8 +178,27 @@ class _Proof:
         assert free <= self.top, f"no B carries the error to {sorted(free - self.top)}"
         assert free == self.top, f"dW of {sorted(self.top - free)} depends on B"
 
+    def _each_b_learns(self) -> None:
+        """B moves if an optimizer is to move it; by the very gradient that the rule says, if known.
+
+        Symmetric alignment knows it of any data, whatever scales or weights the loss.
+        """
+        taught = [p for p in self.pathways.values() if p.feedback_kernel is not None]
+        taught = [p for p in taught if p.feedback_kernel.trainable]
+        changes = _step([p.feedback_kernel for p in taught], self._all(), self.step)
+        optimizer = getattr(self.optimizers[0], "inner_optimizer", self.optimizers[0])
+        plain = type(optimizer) is keras.optimizers.SGD and not optimizer.weight_decay
+        for pathway, change in zip(taught, changes, strict=True):
+            assert np.abs(change).max() > 0, f"nothing teaches B of '{pathway.name}'"
+            if plain and pathway.rule.name == "symmetric_alignment" and not optimizer.momentum:
+                b, w = (np.asarray(v, "f8") for v in (pathway.feedback_kernel, pathway.kernel))
+                gradient = pathway.rule.decay * b - pathway.rule.alike * w
+                times = -(change * gradient).sum() / (gradient * gradient).sum()
+                times /= float(optimizer.learning_rate)
+                assert abs(times - 1.0) < 1e-3, f"B of '{pathway.name}' learns {times} times"
+
     def _dw_is_backprop_s(self, start: dict[str, np.ndarray]) -> None:
-        """With any B at the top alone; with `B := W` everywhere."""
+        """With any B at the top alone; with `B := W` everywhere that B can be W."""
         expected = dict(zip(map(id, self.forward), self.backprop.changes, strict=True))
         for name, pathway in self.pathways.items():
             if name in self.top:
@@ -182,15 +206,27 @@ class _Proof:
             else:
                 gap = np.abs(start[name] - expected[id(pathway.kernel)]).max()
                 assert gap > 1e-6, f"'{name}' learns by backprop"
+        if any(pathway.is_direct for pathway in self.pathways.values()):
+            self._dw_below_the_output_is_backprop_s(expected)
+            return
         if any(pathway.rule.name == "sign_symmetry" for pathway in self.pathways.values()):
             return  # what carries the error cannot be W
         with _put_back(self.feedback):
             for pathway in self.pathways.values():
-                pathway.feedback_kernel.assign(pathway.kernel)
+                carry_w(pathway)
             changes = _step(self.forward, self._all(), self.step)
         for variable, change in zip(self.forward, changes, strict=True):
             if variable.trainable:
                 self._assert_equal(change, expected[id(variable)], variable.path)
+
+    def _dw_below_the_output_is_backprop_s(self, expected: dict[int, np.ndarray]) -> None:
+        """Of the matrices that lead past layers only the output layer's can be W."""
+        (output,) = (name for name, p in self.pathways.items() if p.rule.is_output)
+        with _put_back(self.feedback):
+            self.pathways[output].feedback_kernel.assign(self.pathways[output].kernel)
+            changes = self._changes()
+        for below in self.moves[output]:
+            self._assert_equal(changes[below], expected[id(self.pathways[below].kernel)], below)
 
     def _assert_equal(self, change: np.ndarray, expected: np.ndarray, name: str) -> None:
         gap, size = np.abs(change - expected).max(), np.abs(expected).max()
@@ -216,6 +252,15 @@ class _Proof:
     def _all(self) -> list[keras.Variable]:
         told = [v for callback in self.callbacks for v in callback.state().values()]
         return [*self.forward, *self.feedback, *_states(self.optimizers), *told]
+
+
+def carry_w(pathway: Any) -> None:
+    """Make what carries the error W, as far as rounding goes where B is a product."""
+    if pathway.feedback_factor is None:
+        pathway.feedback_kernel.assign(pathway.kernel)
+    else:
+        inverse = np.linalg.pinv(np.asarray(pathway.feedback_factor, "f8"))
+        pathway.feedback_kernel.assign(pathway.as_matrices(pathway.kernel) @ inverse)
 
 
 def _take_away(pathway: Any) -> None:

@@ -6,11 +6,11 @@ import pytest
 import tensorflow as tf
 
 import tfweightmirror as tfwm
-from tests.ways import building, keeping, training  # noqa: F401  # they fill the table
+from tests.ways import building, direct, keeping, training  # noqa: F401  # they fill the table
 from tests.ways.entry import WAYS, compiled, fit, mlp
 from tests.ways.proof import Convert, Prove, prove
 from tfweightmirror.layers import feedback_layer
-from tfweightmirror.rules import FeedbackAlignment
+from tfweightmirror.rules import FeedbackAlignment, SymmetricAlignment
 
 
 def _marked(name: str) -> Any:
@@ -21,6 +21,35 @@ def _marked(name: str) -> Any:
 def test_b_carries_the_error_and_dw_is_backprop_s(name: str) -> None:
     entry = WAYS[name]
     prove(entry.way, entry.rule, **entry.options)
+
+
+# Rules whose B learns from signals, or is a product, by ways on which a gradient can be lost. Of
+# symmetric alignment the proof knows B's step to the number, whatever scales the loss.
+FURTHER = {
+    "aa": ["run_eagerly", "jit_compile", "mirrored_strategy", "lstm_in_a_loop"],
+    "ia": ["fit_then_convert_then_fit", "remat_of_listed_layers", "composite_cloned"],
+    "sa": [
+        "loss_scaling",
+        "mirrored_strategy",
+        "gradients_accumulate",
+        "weights_of_samples_and_classes",
+    ],
+    "pfa": ["saved_as_h5", "checkpoint_restored", "mixed_bfloat16", "jit_compile", "siamese"],
+}
+QUICK = ("run_eagerly", "fit_then_convert_then_fit", "loss_scaling", "saved_as_h5")
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        pytest.param(name, rule, marks=[] if name in QUICK else [pytest.mark.slow])
+        for rule, names in FURTHER.items()
+        for name in names
+    ],
+)
+def test_b_carries_the_error_and_learns_from_signals_or_as_a_product(name: str, rule: str) -> None:
+    entry = WAYS[name]
+    prove(entry.way, rule, **entry.options)
 
 
 # --- the proof itself: each kind of fault, planted ----------------------------------------------
@@ -94,6 +123,20 @@ def test_the_proof_sees_an_error_that_travels_on_something_else(
     )
     with pytest.raises(AssertionError, match=said):
         prove(eagerly, "fa")
+
+
+@pytest.mark.parametrize(
+    ("share", "said"), [(0.0, "nothing teaches B of 'low'"), (2.0, r"learns (2\.0|1\.99).* times")]
+)
+def test_the_proof_sees_a_b_that_nobody_teaches_or_twice(
+    monkeypatch: pytest.MonkeyPatch, share: float, said: str
+) -> None:
+    lose = lambda self, signals, loss=SymmetricAlignment.local_loss: (  # noqa: E731
+        share * loss(self, signals)
+    )
+    monkeypatch.setattr(SymmetricAlignment, "local_loss", lose)
+    with pytest.raises(AssertionError, match=said):
+        prove(eagerly, "sa")
 
 
 def test_the_proof_sees_a_dw_that_is_not_backprop_s(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,11 +63,14 @@ def warn_if_not_decayed(layer: keras.layers.Layer, kernel: keras.Variable) -> No
     if any(any_decay_of(optimizer, kernel) > 0 for optimizer in living):
         return
     _warned.add(model)
+    rule = layer.rule.name
+    checked = ", and pass tfweightmirror.callbacks.KolenPollack() to fit, which checks it"
+    stays = ", which is 'updated_random_feedback'"
     warnings.warn(
-        f"'{model.name}' trains with the rule 'kolen_pollack', but no optimizer that it is known "
+        f"'{model.name}' trains with the rule '{rule}', but no optimizer that it is known "
         f"to have decays the weights of layer '{layer.name}': the gap between W and B stays what "
-        "it is, which is 'updated_random_feedback'. Give the optimizer weight_decay, and pass "
-        "tfweightmirror.callbacks.KolenPollack() to fit, which checks it. In a training loop of "
+        f"it is{stays if rule == 'kolen_pollack' else ''}. Give the optimizer weight_decay"
+        f"{checked if rule == 'kolen_pollack' else ''}. In a training loop of "
         "your own, the optimizer is known if it is an attribute of the model (as after compile), "
         "or built with the model's variables before the first step.",
         UserWarning,

@@ -8,7 +8,7 @@ import functools
 import gc
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -64,6 +64,16 @@ def present_call() -> Any:
     return _call_context()
 
 
+def kept_in_call(name: str, make: Callable[[], Any]) -> Any:
+    """What `make` has made for the present call of the outermost layer; None outside a call."""
+    context = _call_context()
+    if context is None:
+        return None
+    if context.get_value(name) is None:
+        context.set_value(name, make())
+    return context.get_value(name)
+
+
 def without_autocast() -> Any:
     """A context in which variables are read in their own dtype."""
     return AutocastScope(None)
@@ -75,20 +85,27 @@ def _call_context() -> Any:
     return global_state.get_global_attribute("current_call_ctx")
 
 
+class LayerCall(NamedTuple):
+    """One call of a layer."""
+
+    layer: keras.layers.Layer
+    inputs: Any
+    outputs: Any
+
+
 @contextlib.contextmanager
-def recording_calls_of(
-    layers: Iterable[keras.layers.Layer],
-) -> Iterator[list[keras.layers.Layer]]:
-    """A context that lists which of `layers` are called, in order."""
-    layers, calls = list(layers), []
+def recording_calls_of(layers: Iterable[keras.layers.Layer]) -> Iterator[list[LayerCall]]:
+    """A context that lists the calls of `layers`, as they end."""
+    layers, calls = list(layers), list[LayerCall]()
 
     def recorder(layer: keras.layers.Layer) -> Callable[..., Any]:
         call = layer.call
 
         @functools.wraps(call)
         def record_and_call(*args: Any, **kwargs: Any) -> Any:
-            calls.append(layer)
-            return call(*args, **kwargs)
+            outputs = call(*args, **kwargs)
+            calls.append(LayerCall(layer, args[0] if args else None, outputs))
+            return outputs
 
         return record_and_call
 

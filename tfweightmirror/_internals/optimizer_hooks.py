@@ -4,10 +4,12 @@ With `twin_hooks.py` every private hook of optimizers that it uses.
 `tests/_internals/test_optimizer_hooks.py` is their canary; pyproject.toml pins the range of Keras.
 """
 
+import functools
 from collections.abc import Iterable
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from tfweightmirror._internals import keras_hooks
 from tfweightmirror._internals.callers import selves_calling
@@ -86,6 +88,44 @@ def same_update(
     if isinstance(optimizer, keras.optimizers.Muon):
         return bool(optimizer._should_use_adamw(one) == optimizer._should_use_adamw(other))
     return True
+
+
+def scale_gradients_of_local_losses() -> None:
+    """Make optimizers that unscale gradients first scale those that no loss has scaled.
+
+    A feedback kernel that learns from its layer's signals (`learns_from_signals`) has a gradient of
+    its own, on which the scale of the loss has no effect; optimizers divide every gradient by it.
+    """
+    for cls in (keras.optimizers.Optimizer, keras.optimizers.LossScaleOptimizer):
+        cls.apply = _scaling_first(cls.apply)
+
+
+def _scaling_first(apply: Any) -> Any:
+    @functools.wraps(apply)
+    def scaled(optimizer: Any, grads: Any, trainable_variables: Any = None) -> Any:
+        dynamic = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        scale = optimizer.initial_scale if dynamic else optimizer.loss_scale_factor
+        if scale is None:
+            return apply(optimizer, grads, trainable_variables)
+        grads = list(grads)
+        given = (
+            optimizer._trainable_variables
+            if trainable_variables is None
+            else list(trainable_variables)
+        )
+        if dynamic and optimizer.built:
+            scale = tf.convert_to_tensor(optimizer.dynamic_scale)
+        own = [getattr(variable, "learns_from_signals", False) for variable in given]
+        if len(own) == len(grads):  # else Keras says what is wrong
+            grads = [
+                gradient * tf.cast(scale, gradient.dtype)
+                if by_itself and gradient is not None
+                else gradient
+                for gradient, by_itself in zip(grads, own, strict=True)
+            ]
+        return apply(optimizer, grads, None if trainable_variables is None else given)
+
+    return scaled
 
 
 # --- state that is carried over to other variables ----------------------------------------------

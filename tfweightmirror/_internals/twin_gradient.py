@@ -35,7 +35,8 @@ def hiding_gradients(kernels: Iterable[keras.Variable]) -> Iterator[None]:
 def is_kernels(rule: Any) -> bool:
     """Whether `rule` makes the very gradient of W that of B."""
     probe = tf.zeros(())
-    return rule.feedback_gradient(probe) is probe
+    alone = not rule.has_local_loss and rule.factors((1, 1, 1)) is None
+    return alone and rule.feedback_gradient(probe) is probe
 
 
 def is_hidden(kernel: keras.Variable) -> bool:

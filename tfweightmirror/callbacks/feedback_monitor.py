@@ -1,5 +1,6 @@
 """Callback that measures how well feedback follows forward weights."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from tfweightmirror._internals.walk import pathways
 from tfweightmirror.callbacks.train_step import TrainStep
 from tfweightmirror.diagnostics import WEIGHT_MEASURES
 from tfweightmirror.diagnostics.deltas import Probe
+from tfweightmirror.diagnostics.measures import OF_CARRIER
 from tfweightmirror.pathway import Pathway
 
 Measure = Callable[[Pathway], tf.Tensor]
@@ -24,7 +26,8 @@ class FeedbackMonitor(keras.callbacks.Callback):
     next error will flow; `norm_ratio/<pathway>` is `|carrier| / |W|`. Under `WeightMirror` there is
     a second reading, `weight_angle_before_mirror/<pathway>`: just before the last mirror step.
     History has them, and so have CSVLogger and TensorBoard if they stand behind this callback, and
-    `WeightMirror` (if it mirrors at epoch ends) before it.
+    `WeightMirror` (if it mirrors at epoch ends) before it. Layers under `direct_feedback_alignment`
+    have neither, since nothing stands in W's place: measure delta angles there.
 
     Args:
         log_dir: Folder for event files with these scalars under their own names; None: no files
@@ -96,11 +99,22 @@ class FeedbackMonitor(keras.callbacks.Callback):
         if self.log_dir is not None:
             self._writer = tf.summary.create_file_writer(str(self.log_dir))
 
+        self._of_measure = {name: self._pathways_for(name) for name in self.measures}
+        if self.measures and self._probe is None and not any(self._of_measure.values()):
+            warnings.warn(
+                f"FeedbackMonitor has nothing to measure in '{self.model.name}': under "
+                "direct_feedback_alignment nothing stands in W's place, so that "
+                f"{', '.join(self.measures)} do not exist. Pass probe=(x, y) for delta angles.",
+                UserWarning,
+                stacklevel=2,
+            )
+
         @tf.function(autograph=False)
         def measure() -> dict[str, tf.Tensor]:
             return {
-                name: tf.stack([measure(pathway) for pathway in self._measured])
-                for name, measure in self.measures.items()
+                name: tf.stack([self.measures[name](pathway) for pathway in of_measure])
+                for name, of_measure in self._of_measure.items()
+                if of_measure
             }
 
         self._measure = measure
@@ -110,11 +124,10 @@ class FeedbackMonitor(keras.callbacks.Callback):
 
         There while the model trains, from `on_train_begin` on.
         """
-        names = [pathway.name for pathway in self._measured]
         readings = {
-            f"{measure}/{name}": float(value)
+            f"{measure}/{pathway.name}": float(value)
             for measure, values in self._measure().items()
-            for name, value in zip(names, values.numpy(), strict=True)
+            for pathway, value in zip(self._of_measure[measure], values.numpy(), strict=True)
         }
         step = TrainStep.of(self.model)
         if step.angles_before_mirror is not None:
@@ -144,6 +157,12 @@ class FeedbackMonitor(keras.callbacks.Callback):
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+    def _pathways_for(self, measure: str) -> list[Pathway]:
+        """Those that have this measure, which may be one of the user's own, of any name."""
+        if self.measures[measure] is not WEIGHT_MEASURES.get(measure):
+            return self._measured
+        return [p for p in self._measured if not (p.is_direct and measure in OF_CARRIER)]
 
     def _angles_on_probe(self) -> dict[str, float]:
         if self._probe is None:

@@ -53,7 +53,7 @@ def _check_pair(pathway: Pathway) -> None:
     if not twin_gradient.is_kernels(pathway.rule):
         raise ValueError(
             f"Kolen-Pollack needs equal changes of W and B, but in {where} the rule "
-            f"{type(pathway.rule).__name__} gives B a gradient of its own (feedback_gradient). "
+            f"{type(pathway.rule).__name__} gives B a gradient of its own. "
             "Leave the KolenPollack callback out, which would give B the increments of W."
         )
     if pathway.sparse is not None:

@@ -9,6 +9,7 @@ from tfweightmirror import rules
 from tfweightmirror._internals import keras_hooks
 from tfweightmirror._internals.walk import walk
 from tfweightmirror.conversion import compiled, composite, twins
+from tfweightmirror.conversion.output_layer import with_output_layer
 from tfweightmirror.conversion.selection import (
     Choice,
     Member,
@@ -50,12 +51,13 @@ def convert_model(
             with a layer's name and with the names of its owners and itself joined by slashes; the
             first that matches counts, and a layer that none matches is left alone. The rule
             `"backprop"` in a dict leaves layers alone, too; given for all layers, it makes twins
-            that carry the error on W, bit-equal to the plain layers: a control.
+            that carry the error on W, bit-equal to the plain layers: a control. The rule
+            `"direct_feedback_alignment"` wants a built model with one output layer, of that rule.
         last_layer: A rule for the last layer that can be converted, in execution order (tracking
             order if the model is not built): the classifier. `"backprop"` leaves it a plain layer.
             A model with several heads wants patterns instead.
         feedback_initializer: What feedback kernels start from, a Keras initializer or its name,
-            with a seed of its own for each. Default: that of each layer's kernel.
+            with a seed of its own for each. Default: that of each layer's kernel, or the rule's.
         seed: Makes the feedback kernels a function of (seed, position of the layer). Default: of
             the seeds of the layers' own initializers.
 
@@ -66,7 +68,9 @@ def convert_model(
         ValueError: Nothing is changed, and the sentence names what is in the way: no model, no
             layer to convert, an unknown rule, a pattern that matches nothing or only layers that
             no rule supports, a layer that is a feedback layer already, that is quantized or has
-            LoRA, that is a subclass of a supported layer, or whose equation has no matrix.
+            LoRA, that is a subclass of a supported layer, or whose equation has no matrix; under
+            `direct_feedback_alignment` a model without one output layer, or with layers that its
+            error cannot be sent to.
 
     Warns:
         UserWarning: ConvLSTM layers, or others with matrices of their own, stay on backprop; or
@@ -79,10 +83,11 @@ def convert_model(
     targets = choice.targets(members)
     if last_layer is not None:
         targets = with_last_layer(model, members, targets, rules.get(last_layer))
-    for path, layer, _ in targets:
-        twins.refuse(layer, path)
+    for path, layer, target_rule in targets:
+        twins.refuse(layer, path, target_rule)
     if not targets:
         raise ValueError(nothing_to_convert(model, members))
+    targets = with_output_layer(model, members, targets)
     joins = any(target_rule.learns_by == "optimizer" for *_, target_rule in targets)
     holders = compiled.holders_of(model, [layer for _, layer, _ in targets], carry_over=joins)
     choice.warn_of_unsupported(members)
@@ -187,8 +192,8 @@ def _watch_unbuilt(
                 if id(newcomer) not in seen and not isinstance(newcomer, CarriesRule)
             ]
             targets = choice.targets(members, inside)
-            for path, newcomer, _ in targets:
-                twins.refuse(newcomer, inside + path)
+            for path, newcomer, own_rule in targets:
+                twins.refuse(newcomer, inside + path, own_rule)
             own_seed = None if seed is None else f"{seed} {position}"
             _convert(targets, own_seed, initializer)
             _watch_unbuilt(layer, inside, choice, known + members, own_seed, initializer)

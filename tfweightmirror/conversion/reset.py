@@ -18,13 +18,14 @@ def reset_feedback(
 ) -> None:
     """Set every feedback kernel B of a built model anew. W and the optimizer do not move.
 
-    Entries that a `tfweightmirror.training.Sparse` has taken from B stay 0.
+    Of a B that is a product, the factor that learns is set; the fixed one stays. Entries that a
+    `tfweightmirror.training.Sparse` has taken from B stay 0.
 
     Args:
         model: A built model with feedback layers.
         initializer: None: each layer's own way to start B. A Keras initializer or its name: that
             one, with a seed of its own for every pathway. A mapping `{pathway name: array}`:
-            these B, of their kernels' shapes, and the others stay.
+            these B, of the shapes of the variables that hold them, and the others stay.
         seed: Makes random starts reproducible; None: each layer's own seed, as at birth.
 
     Raises:
@@ -49,10 +50,11 @@ def reset_feedback(
             start = pathway.initial_feedback()
         feedback = pathway.feedback_kernel
         own = _seeded(keras.initializers.get(start), pathway, seed, fresh=initializer is not None)
-        if isinstance(pathway.layer, LocallyConnected):
+        shaped_as_w = pathway.feedback_factor is None and not pathway.is_direct
+        if isinstance(pathway.layer, LocallyConnected) and shaped_as_w:
             own = of_one_field(own, pathway.layer.rank)
-        drawn = own(feedback.shape, feedback.dtype)
-        _assign(pathway, pathway.view.on_synapses(tf.convert_to_tensor(drawn)))
+        drawn = tf.convert_to_tensor(own(feedback.shape, feedback.dtype))
+        _assign(pathway, pathway.view.on_synapses(drawn) if shaped_as_w else drawn)
 
 
 def _assign(pathway: Pathway, value: Any) -> None:
@@ -68,10 +70,11 @@ def _check(name: str, array: np.ndarray[Any, Any], found: Mapping[str, Pathway])
             f"reset_feedback received an array for '{name}', which has no feedback kernel. Those "
             f"that have: {', '.join(found)}."
         )
-    expected = tuple(found[name].kernel.shape)
+    expected = tuple(found[name].feedback_kernel.shape)
     if array.shape != expected:
+        whose = "feedback kernel" if found[name].feedback_factor is None else "factor that learns"
         raise ValueError(
-            f"reset_feedback received an array of shape {array.shape} for '{name}', whose kernel "
+            f"reset_feedback received an array of shape {array.shape} for '{name}', whose {whose} "
             f"has the shape {expected}."
         )
 

@@ -182,7 +182,8 @@ def with_last_layer(
 def _call_order(model: keras.Model, layers: list[keras.layers.Layer]) -> list[keras.layers.Layer]:
     """The calls of `layers` in one symbolic call of the model; empty if that is not possible."""
     with keras_hooks.recording_calls_of(layers) as calls:
-        return calls if model.built and symbolic_call(model) is not None else []
+        called = model.built and symbolic_call(model) is not None
+    return [call.layer for call in calls] if called else []
 
 
 def nothing_to_convert(model: keras.Model, members: list[Member]) -> str:

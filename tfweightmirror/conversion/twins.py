@@ -8,7 +8,7 @@ import tensorflow as tf
 from tfweightmirror import layers
 from tfweightmirror._internals import keras_hooks, twin_gradient
 from tfweightmirror.conversion.compiled import Companion
-from tfweightmirror.layers.carries_rule import CarriesRule, refuse_unsupported
+from tfweightmirror.layers.carries_rule import CarriesRule, refuse_bound_product, refuse_unsupported
 from tfweightmirror.layers.einsum_dense import kernel_labels
 from tfweightmirror.layers.feedback_layer import FeedbackLayer
 from tfweightmirror.pathway import on_synapses
@@ -65,7 +65,7 @@ def parts_of(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     return [part for part in children if isinstance(part, keras.layers.EinsumDense)]
 
 
-def refuse(layer: keras.layers.Layer, path: str) -> None:
+def refuse(layer: keras.layers.Layer, path: str, rule: FeedbackRule) -> None:
     """Raise a ValueError if `layer` cannot become its feedback twin; `path` names it."""
     cls = type(layer)
     if isinstance(layer, CarriesRule):
@@ -100,6 +100,9 @@ def refuse(layer: keras.layers.Layer, path: str) -> None:
         _refuse_cell(layer, path)
     for part in (layer, *parts_of(layer)):
         refuse_unsupported(part)
+        for name in vars(part):
+            if name.endswith("_constraint"):
+                refuse_bound_product(part, rule, getattr(part, name))
         if isinstance(part, keras.layers.EinsumDense):
             kernel_labels(part)
 
@@ -166,7 +169,7 @@ def to_plain(layer: Any) -> list[keras.Variable]:
     forgotten = [variable for part in parts for variable in to_plain(part)]
     names = ["rule", "feedback_initializer", "_feedback_seed", "_birth_seed"]
     for site in getattr(layer, "sites", ()):
-        names += [site.feedback, site.state]
+        names += [site.feedback, site.factor, site.state]
     for weight in keras_hooks.own_weights(layer):
         if weight.name in names:
             keras_hooks.untrack(layer, weight)

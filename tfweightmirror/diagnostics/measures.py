@@ -158,11 +158,16 @@ WEIGHT_MEASURES: dict[str, Callable[[Pathway], tf.Tensor]] = {
 }
 """Name in logs to the measure of one pathway."""
 
+OF_CARRIER = ("weight_angle", "norm_ratio", "sign_agreement", "correlation", "shared_angle")
+"""Those that compare W with what stands in its place: none under `direct_feedback_alignment`."""
+
 
 def weight_angles(model: keras.layers.Layer) -> dict[str, float]:
     """The angle between W and what carries the error, per pathway, in degrees.
 
     For sign-symmetry that is the angle between W and the signed magnitudes; 0 under backprop.
+    Layers under `direct_feedback_alignment` have none and are left out: nothing stands in W's place
+    there. `delta_angles` has them.
 
     Args:
         model: A built model with feedback layers.
@@ -173,11 +178,13 @@ def weight_angles(model: keras.layers.Layer) -> dict[str, float]:
     Raises:
         ValueError: A feedback layer is not built.
     """
-    return {pathway.name: float(weight_angle_deg(pathway)) for pathway in pathways(model)}
+    return {p.name: float(weight_angle_deg(p)) for p in pathways(model) if not p.is_direct}
 
 
 def norm_ratios(model: keras.layers.Layer) -> dict[str, float]:
     """`|carrier| / |W|` per pathway, from input to output; 1 under backprop.
+
+    Layers under `direct_feedback_alignment` have none and are left out.
 
     Args:
         model: A built model with feedback layers.
@@ -185,4 +192,4 @@ def norm_ratios(model: keras.layers.Layer) -> dict[str, float]:
     Raises:
         ValueError: A feedback layer is not built.
     """
-    return {pathway.name: float(norm_ratio(pathway)) for pathway in pathways(model)}
+    return {p.name: float(norm_ratio(p)) for p in pathways(model) if not p.is_direct}

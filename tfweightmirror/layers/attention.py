@@ -22,6 +22,8 @@ Shape: TypeAlias = tuple[int | None, ...]
 class FeedbackAttention(CarriesRule):
     """What both kinds of attention share."""
 
+    hears_output_error = False
+
     def build(self, query_shape: Shape, value_shape: Shape, key_shape: Shape | None = None) -> None:
         """Build the projections, then their feedback kernels."""
         super().build(query_shape, value_shape, key_shape)

@@ -1,6 +1,6 @@
 """What every layer with a feedback rule shares: the rule among its arguments, refusals."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 
@@ -14,9 +14,11 @@ class CarriesRule(keras.layers.Layer):
         rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
         feedback_initializer: What B starts from. Default: the kernel's own initializer with a
             seed of its own (Glorot-uniform where that initializer draws nothing, so that B is
-            never W).
+            never W; under `direct_feedback_alignment` Glorot-uniform, too).
         *args, **kwargs: The parent layer's. `lora_rank` and quantization are refused.
     """
+
+    hears_output_error: ClassVar[bool] = True  # whether `DirectFeedbackAlignment` can be its rule
 
     def __init__(
         self,
@@ -34,6 +36,8 @@ class CarriesRule(keras.layers.Layer):
     ) -> None:
         """Set the rule of a layer that has no feedback kernels yet."""
         self.rule = rules.get(rule)
+        if isinstance(self.rule, rules.DirectFeedbackAlignment) and not self.hears_output_error:
+            raise ValueError(no_direct_error(self, self.name))
         self.feedback_initializer = (
             None if feedback_initializer is None else keras.initializers.get(feedback_initializer)
         )
@@ -77,6 +81,17 @@ class CarriesRule(keras.layers.Layer):
         raise ValueError(_refusal(self, "quantization"))
 
 
+def no_direct_error(layer: keras.layers.Layer, path: str) -> str:
+    """What is said of a layer that cannot have the rule `DirectFeedbackAlignment`."""
+    return (
+        f"Layer '{path}' ({type(layer).__name__}) cannot train by direct_feedback_alignment: its "
+        "matrices are read at every step in time, or their products meet in attention scores, so "
+        "that there is no one input to send the output error to. Leave it to backprop with a "
+        "pattern: "
+        f"{{'{path}': 'backprop', '*': ...}}."
+    )
+
+
 def refuse_unsupported(layer: keras.layers.Layer) -> None:
     """Raise a ValueError for a layer with LoRA or quantization: its kernel is not one tensor."""
     if getattr(layer, "lora_rank", None) or getattr(layer, "lora_enabled", False):
@@ -86,6 +101,19 @@ def refuse_unsupported(layer: keras.layers.Layer) -> None:
         or getattr(layer, "quantization_config", None) is not None
     ):
         raise ValueError(_refusal(layer, "quantization"))
+
+
+def refuse_bound_product(
+    layer: keras.layers.Layer, rule: rules.FeedbackRule, constraint: Any
+) -> None:
+    """Raise a ValueError for a constraint that binds B entry by entry, where B is a product."""
+    if hasattr(constraint, "of_feedback") and rule.factors((1, 1, 1)) is not None:
+        raise ValueError(
+            f"Layer '{layer.name}' ({type(layer).__name__}) has the constraint "
+            f"{type(constraint).__name__}, which binds every entry of B, and under the rule "
+            f"'{rule.name}' B is a product of two matrices. Use another rule, or leave "
+            "the constraint out."
+        )
 
 
 def _refusal(layer: keras.layers.Layer, feature: str) -> str:

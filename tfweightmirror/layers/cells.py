@@ -14,7 +14,8 @@ from keras import ops
 from tfweightmirror._internals import keras_hooks
 from tfweightmirror.asymmetric_gradient import LinearMap
 from tfweightmirror.layers.feedback_layer import FeedbackLayer, Reading, Site, register
-from tfweightmirror.pathway import KernelView, dense_view
+from tfweightmirror.layers.kernel_views import dense_view
+from tfweightmirror.pathway import KernelView
 
 INPUT = Site(name="input")
 RECURRENT = Site("recurrent_kernel", "recurrent_initializer", "recurrent")
@@ -49,6 +50,7 @@ class FeedbackCell(FeedbackLayer):
     """
 
     sites: ClassVar[tuple[Site, ...]] = (INPUT, RECURRENT)
+    hears_output_error = False
 
     def kernel_view(self, site: Site) -> KernelView:
         return dense_view(*getattr(self, site.kernel).shape)
@@ -91,14 +93,16 @@ class FeedbackCell(FeedbackLayer):
         self, site: Site, inputs: tf.Tensor, masks: Any = None, op: LinearMap = ops.matmul
     ) -> tf.Tensor:
         """`op(inputs, kernel)` of one step; `masks`: one, or one for each gate."""
+        batch_axis = 1 if isinstance(masks, list) else 0
         if isinstance(masks, list):
             inputs = ops.stack([inputs * mask for mask in masks])
         elif masks is not None:
             inputs = inputs * masks
         sequence = (_sequences.get() or {}).get(id(self))
         if sequence is None or sequence.call is not keras_hooks.present_call():
-            return self.carry(op, inputs, site=site)
-        return self.carry(op, inputs, site=site, reading=self._cast(sequence.readings[site]))
+            return self.carry(op, inputs, site=site, batch_axis=batch_axis)
+        reading = self._cast(sequence.readings[site])
+        return self.carry(op, inputs, site=site, reading=reading, batch_axis=batch_axis)
 
 
 @register

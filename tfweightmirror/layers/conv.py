@@ -1,10 +1,26 @@
 """Convolutions with a feedback kernel."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
-from tfweightmirror.layers.feedback_layer import FeedbackLayer, Site, add_channel_bias, register
-from tfweightmirror.pathway import KernelView, conv_view
+from tfweightmirror.layers.feedback_layer import FeedbackLayer, Site, register
+from tfweightmirror.layers.kernel_views import conv_view
+from tfweightmirror.pathway import KernelView
+
+
+def add_channel_bias(layer: Any, outputs: tf.Tensor, channels: int) -> tf.Tensor:
+    """Bias and activation as Keras' convolutions apply them.
+
+    The bias is added by Keras' own operation: `y + bias` sums its gradient in another order, and
+    training would no longer be bit-equal to the plain layer's.
+    """
+    if layer.use_bias:
+        shape = [1] * (layer.rank + 2)
+        shape[-1 if layer.data_format == "channels_last" else 1] = channels
+        outputs = keras.ops.add(outputs, keras.ops.reshape(layer.bias, shape))
+    return outputs if layer.activation is None else layer.activation(outputs)
 
 
 class FeedbackConv(FeedbackLayer):

@@ -4,7 +4,8 @@ import keras
 import tensorflow as tf
 
 from tfweightmirror.layers.feedback_layer import FeedbackLayer, Site, register
-from tfweightmirror.pathway import KernelView, dense_view
+from tfweightmirror.layers.kernel_views import dense_view
+from tfweightmirror.pathway import KernelView
 
 
 @register

@@ -3,8 +3,10 @@
 import keras
 import tensorflow as tf
 
-from tfweightmirror.layers.feedback_layer import FeedbackLayer, Site, add_channel_bias, register
-from tfweightmirror.pathway import KernelView, depthwise_view
+from tfweightmirror.layers.conv import add_channel_bias
+from tfweightmirror.layers.feedback_layer import FeedbackLayer, Site, register
+from tfweightmirror.layers.kernel_views import depthwise_view
+from tfweightmirror.pathway import KernelView
 
 
 def depthwise_map(layer: keras.layers.Layer, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:

@@ -6,6 +6,7 @@ import re
 import keras
 import tensorflow as tf
 
+from tfweightmirror.layers.direct import is_direct
 from tfweightmirror.layers.feedback_layer import FeedbackLayer, Site, register
 from tfweightmirror.pathway import KernelView
 from tfweightmirror.rules import Fans
@@ -27,17 +28,17 @@ class FeedbackEinsumDense(FeedbackLayer, keras.layers.EinsumDense):
             its own, and the fans of the equation.
     """
 
-    def build_feedback(self) -> None:
+    def build_feedback(self, input_shape: tuple[int | None, ...] | None = None) -> None:
         """Add the feedback kernel."""
         kernel_labels(self)
-        super().build_feedback()
+        super().build_feedback(input_shape)
 
     def initial_feedback(self, site: Site) -> keras.initializers.Initializer:
         """As for every layer; variance scaling counts the fans along the equation's axes."""
         initializer = super().initial_feedback(site)
-        if self.feedback_initializer is None and isinstance(
-            initializer, keras.initializers.VarianceScaling
-        ):
+        if is_direct(self) or self.feedback_initializer is not None:
+            return initializer
+        if isinstance(initializer, keras.initializers.VarianceScaling):
             kernel, group, fan_in, fan_out = kernel_labels(self)
             config = initializer.get_config()
             if config.get("input_axes") is None:

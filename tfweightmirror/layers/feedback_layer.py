@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import keras
@@ -14,11 +14,16 @@ from tfweightmirror._internals import attendance, draws, keras_hooks, twin_gradi
 from tfweightmirror._internals.probe import Call, is_looked_at, record_call
 from tfweightmirror._internals.tensorflow_hooks import tape_records, weakly_bound
 from tfweightmirror.asymmetric_gradient import LinearMap, asymmetric
-from tfweightmirror.layers.carries_rule import CarriesRule
+from tfweightmirror.layers import direct
+from tfweightmirror.layers.carries_rule import CarriesRule, refuse_bound_product
+from tfweightmirror.layers.initializers import born_on, first_seed, seeded, with_seed
 from tfweightmirror.pathway import KernelView, Pathway
 from tfweightmirror.rules import FeedbackRule
 
 register = keras.saving.register_keras_serializable(package="tfweightmirror")
+
+# Without decay of W and B the gap that B starts with stays.
+_NEEDING_DECAY = (rules.KolenPollack, rules.ProductFeedbackAlignment)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +46,11 @@ class Site:
     def feedback(self) -> str:
         """The attribute that holds B."""
         return f"feedback_{self.kernel}"
+
+    @property
+    def factor(self) -> str:
+        """The attribute that holds the fixed factor of a B that is a product."""
+        return self.feedback.replace("kernel", "factor")
 
     @property
     def constraint(self) -> str:
@@ -72,29 +82,50 @@ class FeedbackLayer(CarriesRule):
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Build the parent's weights, then the feedback kernels."""
         super().build(input_shape)
-        self.build_feedback()
+        self.build_feedback(input_shape)
 
-    def build_feedback(self) -> None:
-        """Add the feedback kernels to a layer that has its kernels."""
+    def build_feedback(self, input_shape: tuple[int | None, ...] | None = None) -> None:
+        """Add the feedback kernels to a layer that has its kernels.
+
+        `input_shape`: None, if the layer knows what it was built for.
+        """
         if self._birth_seed is None:
             seed = self.initializer_seed()
             self._birth_seed = draws.unused_seed() if seed is None else seed
         for site in self.sites:
             rule, kernel, view = self.rule, getattr(self, site.kernel), self.kernel_view(site)
-            feedback = state = None
+            feedback = factor = state = None
+            factors = rule.factors(view.matrices)
             constraint: Any = getattr(self, site.constraint, None)
+            refuse_bound_product(self, rule, constraint)
             if rule.uses_feedback_kernel:
+                initial = self.initial_feedback(site)
+                if direct.is_direct(self):
+                    own = direct.kernel_options(self, site, input_shape)
+                else:
+                    own = {
+                        "shape": kernel.shape if factors is None else factors.learned,
+                        "initializer": initial if factors else born_on(view, initial),
+                        "constraint": getattr(constraint, "of_feedback", None),
+                    }
                 feedback = self.add_weight(
                     name=site.feedback,
-                    shape=kernel.shape,
-                    initializer=_born_on(view, self.initial_feedback(site)),
                     dtype=self.variable_dtype,
                     trainable=rule.learns_by == "optimizer",
-                    constraint=getattr(constraint, "of_feedback", None),
                     aggregation="mean",
+                    **own,
                 )
+                feedback.learns_from_signals = rule.has_local_loss  # for its optimizers
                 if hasattr(constraint, "mask_feedback") and constraint.known:  # a Sparse
                     feedback.assign(constraint.mask_feedback(feedback))
+            if factors is not None:
+                factor = self.add_weight(
+                    name=site.factor,
+                    shape=factors.fixed,
+                    initializer=with_seed(factors.fixed_initializer, self._seed_of(site) + 1),
+                    dtype=self.variable_dtype,
+                    trainable=False,
+                )
             if rule.draws:
                 seed = self._seed_of(site)
                 state = self.add_weight(
@@ -106,19 +137,20 @@ class FeedbackLayer(CarriesRule):
                     autocast=False,
                 )
             setattr(self, site.feedback, feedback)
+            setattr(self, site.factor, factor)
             setattr(self, site.state, state)
 
     def initial_feedback(self, site: Site) -> keras.initializers.Initializer:
         """What the feedback kernel of `site` starts from."""
         if self.feedback_initializer is not None:
-            return _seeded(self.feedback_initializer, self._seed_of(site))
+            return seeded(self.feedback_initializer, self._seed_of(site))
         default = self.rule.default_initializer(self.kernel_view(site).fans)
         initializer = default or getattr(self, site.initializer)
         config: dict[str, Any] = getattr(initializer, "get_config", dict)()
         if "seed" not in config:
             initializer, config = keras.initializers.GlorotUniform(seed=0), {}
         # Keras initializers are stateless: without a seed of its own, B would be W.
-        return type(initializer).from_config({**config, "seed": self._seed_of(site)})
+        return with_seed(initializer, self._seed_of(site))
 
     def initializer_seed(self) -> int | None:
         """The seed of the (first) kernel's initializer, or None."""
@@ -138,10 +170,11 @@ class FeedbackLayer(CarriesRule):
         site: Site | None = None,
         jit_compile: bool = False,
         reading: Reading | None = None,
+        batch_axis: int = 0,
     ) -> tf.Tensor:
         """`op(inputs, kernel)`, with the error carried back as the rule says.
 
-        `reading`: what `read` gave before, where several calls share it.
+        `reading`: what `read` gave before, where several calls share it; `batch_axis`: of `inputs`.
         """
         site = site or self.sites[0]
         if isinstance(inputs, tf.SparseTensor):
@@ -149,8 +182,13 @@ class FeedbackLayer(CarriesRule):
                 f"Layer '{self.name}' ({type(self).__name__}) received a sparse tensor. Feedback "
                 "layers take dense inputs: use tf.sparse.to_dense first, or the plain Keras layer."
             )
-        f = asymmetric(weakly_bound(op), self._rule_at(site), jit_compile=jit_compile)
-        outputs = f(inputs, **(reading or self.read(site))._asdict())
+        op, reading = weakly_bound(op), reading or self.read(site)
+        if direct.is_direct(self):
+            kernel, feedback = reading[:2]
+            outputs = direct.carry(self, op, inputs, kernel, feedback, jit_compile=jit_compile)
+        else:
+            f = asymmetric(op, self._rule_at(site), jit_compile=jit_compile, batch_axis=batch_axis)
+            outputs = f(inputs, **reading._asdict())
         record_call(Call(self, site.kernel, inputs, outputs))
         return outputs
 
@@ -164,12 +202,15 @@ class FeedbackLayer(CarriesRule):
             state.assign(tf.convert_to_tensor(state) + tf.constant([0, 1]))
         # A variable must not enter a custom gradient, and this is also where Keras autocasts.
         drawn = None if state is None else tf.convert_to_tensor(state)
-        carrier = None if feedback is None else twin_gradient.read(feedback)
+        learned = None if feedback is None else twin_gradient.read(feedback)
         # B is needed only on the way back, and graph optimization can lose the edge that makes an
         # update of B wait for this read (a race, seen under Kolen-Pollack): so W's read waits.
-        with tf.control_dependencies([tensor for tensor in (carrier, drawn) if tensor is not None]):
+        with tf.control_dependencies([tensor for tensor in (learned, drawn) if tensor is not None]):
             kernel = tf.convert_to_tensor(getattr(self, site.kernel))
-        return Reading(kernel, carrier, drawn)
+        factor = getattr(self, site.factor)
+        if factor is not None:
+            learned = self.kernel_view(site).feedback_of(learned, factor, tuple(kernel.shape))
+        return Reading(kernel, learned, drawn)
 
     def _in_training(self) -> bool:
         """Whether errors will be sent back through this call.
@@ -185,7 +226,7 @@ class FeedbackLayer(CarriesRule):
             return  # Keras tries out the shapes of an unbuilt model.
         if self.rule.learns_by == "mirror":
             attendance.warn_if_unattended(self)
-        elif isinstance(self.rule, rules.KolenPollack) and tape_records():
+        elif isinstance(self.rule, _NEEDING_DECAY) and tape_records():
             feedback = getattr(self, site.feedback)
             if feedback.trainable and not twin_gradient.is_hidden(feedback):
                 attendance.warn_if_not_decayed(self, getattr(self, site.kernel))
@@ -198,6 +239,10 @@ class FeedbackLayer(CarriesRule):
     def kernel_view(self, site: Site) -> KernelView:
         """The kernel of `site` as matrices."""
         raise NotImplementedError(f"{type(self).__name__} must say how its kernel is a matrix.")
+
+    def site_shape(self, site: Site, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The shape of what passes `site`, for inputs of `input_shape`."""
+        return input_shape
 
     @property
     def pathways(self) -> list[Pathway]:
@@ -220,6 +265,7 @@ class FeedbackLayer(CarriesRule):
                 layer=self,
                 place=place,
                 state=getattr(self, site.state),
+                feedback_factor=getattr(self, site.factor),
                 initial_feedback=functools.partial(self.initial_feedback, site),
             )
             for place, site in enumerate(self.sites)
@@ -237,48 +283,5 @@ class FeedbackLayer(CarriesRule):
         keras.layers.Layer.load_own_variables(self, store)
 
 
-def first_seed(layer: Any, sites: Iterable[Site]) -> int | None:
-    """The seed of the first initializer of `layer`'s kernels that has one, or None."""
-    for site in sites:
-        seed = getattr(getattr(layer, site.initializer), "seed", None)
-        if isinstance(seed, keras.random.SeedGenerator):
-            seed = seed.get_config()["seed"]
-        if seed is not None:
-            return int(seed)
-    return None
-
-
-def _seeded(
-    initializer: keras.initializers.Initializer, seed: int
-) -> keras.initializers.Initializer:
-    """`initializer` with `seed`, if it draws and was given no seed: or layers would share its."""
-    config: dict[str, Any] = getattr(initializer, "get_config", dict)()
-    if "seed" not in config or config["seed"] is not None:
-        return initializer
-    return type(initializer).from_config({**config, "seed": seed})
-
-
-def _born_on(view: KernelView, initializer: keras.initializers.Initializer) -> Any:
-    """`initializer`, that draws synapses where the view has some and nowhere else."""
-    if view.synapses is None:
-        return initializer
-    return lambda shape, dtype=None: view.on_synapses(
-        tf.convert_to_tensor(initializer(shape, dtype))
-    )
-
-
 def _or_none(activation: Callable[..., Any] | None) -> Callable[..., Any] | None:
     return None if activation is keras.activations.linear else activation
-
-
-def add_channel_bias(layer: Any, outputs: tf.Tensor, channels: int) -> tf.Tensor:
-    """Bias and activation as Keras' convolutions apply them.
-
-    The bias is added by Keras' own operation: `y + bias` sums its gradient in another order, and
-    training would no longer be bit-equal to the plain layer's.
-    """
-    if layer.use_bias:
-        shape = [1] * (layer.rank + 2)
-        shape[-1 if layer.data_format == "channels_last" else 1] = channels
-        outputs = keras.ops.add(outputs, keras.ops.reshape(layer.bias, shape))
-    return outputs if layer.activation is None else layer.activation(outputs)

@@ -5,13 +5,15 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfweightmirror.layers.direct import is_direct
 from tfweightmirror.layers.feedback_layer import FeedbackLayer, Site, register
+from tfweightmirror.layers.kernel_views import local_view
 from tfweightmirror.layers.locally_connected import (
     LocallyConnected1D,
     LocallyConnected2D,
     of_one_field,
 )
-from tfweightmirror.pathway import KernelView, local_view
+from tfweightmirror.pathway import KernelView
 
 
 class FeedbackLocallyConnected(FeedbackLayer):
@@ -22,7 +24,10 @@ class FeedbackLocallyConnected(FeedbackLayer):
 
     def initial_feedback(self, site: Site) -> keras.initializers.Initializer:
         """As for every layer, with the fans of one receptive field."""
-        return of_one_field(super().initial_feedback(site), self.rank)
+        initializer = super().initial_feedback(site)
+        if is_direct(self) or self.rule.factors((1, 1, 1)) is not None:
+            return initializer
+        return of_one_field(initializer, self.rank)
 
     def call(self, inputs: tf.Tensor) -> Any:
         """Apply the layer."""

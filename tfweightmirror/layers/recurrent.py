@@ -13,8 +13,9 @@ import keras
 from tfweightmirror._internals import keras_hooks
 from tfweightmirror.layers.carries_rule import CarriesRule
 from tfweightmirror.layers.cells import FeedbackCell, FeedbackSimpleRNNCell
-from tfweightmirror.layers.feedback_layer import first_seed, register
+from tfweightmirror.layers.feedback_layer import register
 from tfweightmirror.layers.gated_cells import FeedbackGRUCell, FeedbackLSTMCell
+from tfweightmirror.layers.initializers import first_seed
 from tfweightmirror.pathway import Pathway
 
 Shape: TypeAlias = tuple[int | None, ...]
@@ -24,6 +25,7 @@ class FeedbackRNN(CarriesRule):
     """What the three layers share: they give their rule to their cell."""
 
     cell_class: ClassVar[type[FeedbackCell]]
+    hears_output_error = False
 
     def set_rule(
         self, rule: Any, feedback_initializer: Any = None, *, feedback_seed: int | None = None

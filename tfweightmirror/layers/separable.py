@@ -1,11 +1,15 @@
 """Separable convolutions: two kernels, two feedback kernels, two pathways."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
+from tfweightmirror.layers.conv import add_channel_bias
 from tfweightmirror.layers.depthwise import depthwise_map
-from tfweightmirror.layers.feedback_layer import FeedbackLayer, Site, add_channel_bias, register
-from tfweightmirror.pathway import KernelView, conv_view, depthwise_view
+from tfweightmirror.layers.feedback_layer import FeedbackLayer, Site, register
+from tfweightmirror.layers.kernel_views import conv_view, depthwise_view
+from tfweightmirror.pathway import KernelView
 
 DEPTHWISE = Site("depthwise_kernel", "depthwise_initializer", "depthwise", responds=False)
 POINTWISE = Site("pointwise_kernel", "pointwise_initializer", "pointwise")
@@ -19,6 +23,13 @@ class FeedbackSeparableConv(FeedbackLayer):
     def kernel_view(self, site: Site) -> KernelView:
         shape = tuple(getattr(self, site.kernel).shape)
         return depthwise_view(shape) if site is DEPTHWISE else conv_view(shape)
+
+    def site_shape(self, site: Site, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
+        if site is DEPTHWISE:
+            return input_shape
+        middle = list(self.compute_output_shape(input_shape))
+        middle[-1 if self.data_format == "channels_last" else 1] = self.pointwise_kernel.shape[-2]
+        return tuple(middle)
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Apply the layer."""

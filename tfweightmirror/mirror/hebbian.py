@@ -29,6 +29,18 @@ def hebbian_product(x: tf.Tensor, y: tf.Tensor, fan_in: int) -> tf.Tensor:
     return tf.reshape(product, (groups, turns * cells, fan_out))[:, :fan_in]
 
 
+def sent_back(feedback: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    """`(B Y^T) Y`: the Hebbian product of answers and what B makes of them on its way back.
+
+    The term `null` of Kunin et al. 2020, summed over samples.
+
+    Args:
+        feedback: B as matrices, (groups, fan_in, fan_out).
+        y: Answers, (groups, samples, fan_out).
+    """
+    return tf.matmul(tf.matmul(feedback, y, transpose_b=True), y)
+
+
 def learn(
     feedback: tf.Tensor,
     product: tf.Tensor,

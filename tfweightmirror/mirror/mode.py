@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfweightmirror._internals import draws
 from tfweightmirror.mirror import noise as noises
-from tfweightmirror.mirror.hebbian import hebbian_product, learn
+from tfweightmirror.mirror.hebbian import hebbian_product, learn, sent_back
 from tfweightmirror.pathway import Pathway
 
 Activation = Callable[[tf.Tensor], tf.Tensor]
@@ -31,6 +31,9 @@ class MirrorMode:
         sign_pairs: Fire every sample with its negative: cancels what is even in the response.
         centre: Take the mean over samples from signals before the product (independent noise).
         norm: What bounds |B|: `"decay"`, `"scaling"` or None.
+        null: Of a term that silences what comes back of the answers, `-eta null B Y^T Y`, as in
+            `information_alignment` (Kunin et al. 2020). With the default step size B settles where
+            `B (1 + null W^T W) = W`. Independent noise and `norm="decay"` only.
         eta: Step size; None: `decay / (m std^2)`, which settles at B = W.
         response_noise_std: Standard deviation of noise on every answer.
         response_bits: Answers are rounded to 2^bits levels over their range; None: not rounded.
@@ -55,6 +58,7 @@ class MirrorMode:
     sign_pairs: bool = False
     centre: bool = False
     norm: Literal["decay", "scaling"] | None = "decay"
+    null: float = 0.0
     eta: float | None = None
     response_noise_std: float = 0.0
     response_bits: int | None = None
@@ -85,6 +89,13 @@ class MirrorMode:
                 f"centre=True takes the constant direction out of a balanced sweep, and with it "
                 f"exactness. Use sign_pairs=True with {self.noise.name} noise, or independent "
                 "noise."
+            )
+        if not (math.isfinite(self.null) and self.null >= 0):
+            raise ValueError(f"null must be a finite number >= 0. Received: {self.null!r}.")
+        if self.null and (self.noise.balanced or self.norm != "decay"):
+            raise ValueError(
+                f"null={self.null!r} needs independent noise and norm='decay'. Received: "
+                f"{self.noise.name} noise and norm={self.norm!r}."
             )
         if not (math.isfinite(self.response_noise_std) and self.response_noise_std >= 0):
             raise ValueError(
@@ -121,6 +132,7 @@ class MirrorMode:
         lawful = not (
             self.through_activation
             or self.centre
+            or self.null
             or self.response_noise_std
             or self.response_bits is not None
             or self.dead_cells
@@ -176,7 +188,10 @@ class MirrorMode:
             if self.centre:
                 x = x - tf.reduce_mean(x, axis=-2, keepdims=True)
                 y = y - tf.reduce_mean(y, axis=-2, keepdims=True)
-            return hebbian_product(x, y, pathway.fan_in)
+            product = hebbian_product(x, y, pathway.fan_in)
+            if self.null:
+                product -= self.null * sent_back(pathway.as_matrices(feedback), y)
+            return product
 
         if firing.chunks == 1:
             product = chunk_product(tf.constant(0))

@@ -5,7 +5,8 @@ A rule of your own subclasses `FeedbackRule`, is registered as any Keras object,
 layers, `convert_model`, saving and callbacks (README, "A rule of your own").
 """
 
-from tfweightmirror.rules.feedback_rule import Fans, FeedbackRule
+from tfweightmirror.rules.direct import DirectFeedbackAlignment
+from tfweightmirror.rules.feedback_rule import Factors, Fans, FeedbackRule, Signals
 from tfweightmirror.rules.known import (
     RULES,
     Backprop,
@@ -16,15 +17,28 @@ from tfweightmirror.rules.known import (
     WeightMirror,
     get,
 )
+from tfweightmirror.rules.local_losses import (
+    ActivationAlignment,
+    InformationAlignment,
+    SymmetricAlignment,
+)
+from tfweightmirror.rules.product import ProductFeedbackAlignment
 
 __all__ = [
     "RULES",
+    "ActivationAlignment",
     "Backprop",
+    "DirectFeedbackAlignment",
+    "Factors",
     "Fans",
     "FeedbackAlignment",
     "FeedbackRule",
+    "InformationAlignment",
     "KolenPollack",
+    "ProductFeedbackAlignment",
     "SignSymmetry",
+    "Signals",
+    "SymmetricAlignment",
     "UpdatedRandomFeedback",
     "WeightMirror",
     "get",

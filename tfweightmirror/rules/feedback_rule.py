@@ -1,7 +1,8 @@
 """What a feedback rule is, and what it may know of a layer's shape."""
 
 import dataclasses
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -22,12 +23,69 @@ class Fans:
     convolutional: bool
 
 
+class Factors(NamedTuple):
+    """The two matrices of a B that is a product, `B = learned fixed`, group by group.
+
+    Attributes:
+        learned: Shape (groups, fan_in, between): the layer's `feedback_kernel`.
+        fixed: Shape (groups, between, fan_out): a weight that nothing moves.
+        fixed_initializer: Of the fixed one; the layer gives it a seed of its own.
+    """
+
+    learned: tuple[int, int, int]
+    fixed: tuple[int, int, int]
+    fixed_initializer: keras.initializers.Initializer
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Signals:
+    """What the cells on both sides of a layer know in a training call: all that a local loss reads.
+
+    Attributes:
+        x: What the layer got, as its linear map `op` takes it.
+        y: What it answered, `op(x, W)`: before bias and activation. A constant, as is x.
+        feedback: B.
+        op: The linear map `(x, kernel) -> y`.
+        batch_axis: The axis of x along which examples stand; in y it is the first.
+        kernel: W, for a rule that says `reads_kernel`; None for every other.
+    """
+
+    x: tf.Tensor
+    y: tf.Tensor
+    feedback: tf.Tensor
+    op: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    batch_axis: int = 0
+    kernel: tf.Tensor | None = None
+
+    def forward(self, x: tf.Tensor) -> tf.Tensor:
+        """`x^T B`: x sent up through B, of the shape of y."""
+        return self.op(x, self.feedback)
+
+    def backward(self, y: tf.Tensor) -> tf.Tensor:
+        """`B y`: y sent down through B as an error is, of the shape of x."""
+        x = tf.zeros_like(self.x)  # op is linear in x: its product with y is the same at any x
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            above = self.op(x, self.feedback)
+        return tape.gradient(above, x, y)
+
+    def mean(self, tensor: tf.Tensor) -> tf.Tensor:
+        """The sum over all entries, as a mean over the examples: a scalar."""
+        return tf.reduce_sum(tensor) / tf.cast(tf.shape(self.y)[0], tensor.dtype)
+
+    def centered(self) -> "Signals":
+        """x and y without their means over the examples."""
+        x = self.x - tf.reduce_mean(self.x, self.batch_axis, keepdims=True)
+        return dataclasses.replace(self, x=x, y=self.y - tf.reduce_mean(self.y, 0, keepdims=True))
+
+
 @dataclasses.dataclass(frozen=True)
 class FeedbackRule:
     """A way to send errors back. Subclass it for a rule of your own.
 
-    Override `backward_kernel`, and, where B learns from the forward weights' gradient,
-    `feedback_gradient`. `B` is the feedback kernel, `W` the forward kernel.
+    Override `backward_kernel`, and what B learns from: `feedback_gradient` where that is the
+    forward weights' gradient, `local_loss` where it is the layer's own signals. `B` is the feedback
+    kernel, `W` the forward kernel.
 
     Class attributes:
         name: The name in configs, logs and errors.
@@ -35,7 +93,9 @@ class FeedbackRule:
         uses_feedback_kernel: Whether the layer keeps a variable B of the kernel's shape.
         draws: Whether `backward_kernel` needs a `seed` that changes once per training call.
         learns_by: What moves B: `"nothing"`, `"optimizer"` (B becomes a trainable weight with the
-            gradient `feedback_gradient(dW)`) or `"mirror"` (mirror mode).
+            gradient `feedback_gradient(dW)`, to which that of `local_loss` is added) or
+            `"mirror"` (mirror mode).
+        reads_kernel: Whether `local_loss` is shown W itself, which is weight transport.
     """
 
     name: ClassVar[str] = "feedback_rule"
@@ -43,11 +103,15 @@ class FeedbackRule:
     uses_feedback_kernel: ClassVar[bool] = True
     draws: ClassVar[bool] = False
     learns_by: ClassVar[Literal["nothing", "optimizer", "mirror"]] = "nothing"
+    reads_kernel: ClassVar[bool] = False
 
     def backward_kernel(
         self, kernel: tf.Tensor, feedback: tf.Tensor | None, seed: tf.Tensor | None
-    ) -> tf.Tensor:
+    ) -> tf.Tensor | None:
         """The tensor that carries the error: same shape and dtype as `kernel`.
+
+        None: the layer sends no error down. Only `DirectFeedbackAlignment` says so, where the error
+        below comes from the output layer, and B has a shape of its own.
 
         Args:
             kernel: W, in the layer's compute dtype.
@@ -60,6 +124,33 @@ class FeedbackRule:
     def feedback_gradient(self, kernel_gradient: tf.Tensor) -> tf.Tensor | None:
         """The gradient of B, from the gradient dW of the forward kernel. None: no gradient."""
         del kernel_gradient
+        return None
+
+    def local_loss(self, signals: Signals) -> tf.Tensor | None:
+        """A scalar of the layer's signals and B, down whose gradient in B the optimizer goes.
+
+        It is taken once a training call and no part of the loss that is reported. Its gradient does
+        not depend on the error: neither on the size of the loss nor on how examples are weighted.
+        Half the squared error of `B y` as a guess of x, and a decay:
+
+            guess = signals.backward(signals.y) - signals.x
+            return signals.mean(guess**2) / 2 + 0.01 * tf.reduce_sum(signals.feedback**2)
+        """
+        del signals
+        return None
+
+    @property
+    def has_local_loss(self) -> bool:
+        """Whether B learns from `local_loss`."""
+        return type(self).local_loss is not FeedbackRule.local_loss
+
+    def factors(self, matrices: tuple[int, int, int]) -> Factors | None:
+        """The two matrices whose product is B; None: B is one variable of the kernel's shape.
+
+        Args:
+            matrices: (groups, fan_in, fan_out) of the kernel (`KernelView`).
+        """
+        del matrices
         return None
 
     def for_fans(self, fans: Fans) -> "FeedbackRule":

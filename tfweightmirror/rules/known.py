@@ -1,4 +1,4 @@
-"""The six rules of this library, and how a name finds one."""
+"""The rules whose B learns from errors, mirror mode or not at all, and how a name finds a rule."""
 
 import dataclasses
 import difflib
@@ -10,7 +10,14 @@ import keras
 import tensorflow as tf
 
 from tfweightmirror._internals import draws
+from tfweightmirror.rules.direct import DirectFeedbackAlignment
 from tfweightmirror.rules.feedback_rule import Fans, FeedbackRule
+from tfweightmirror.rules.local_losses import (
+    ActivationAlignment,
+    InformationAlignment,
+    SymmetricAlignment,
+)
+from tfweightmirror.rules.product import ProductFeedbackAlignment
 
 register = keras.saving.register_keras_serializable(package="tfweightmirror")
 
@@ -199,6 +206,11 @@ RULES: tuple[type[FeedbackRule], ...] = (
     WeightMirror,
     KolenPollack,
     UpdatedRandomFeedback,
+    DirectFeedbackAlignment,
+    InformationAlignment,
+    ActivationAlignment,
+    SymmetricAlignment,
+    ProductFeedbackAlignment,
 )
 _BY_NAME: dict[str, FeedbackRule] = {
     name: rule() for rule in RULES for name in (rule.name, *rule.aliases)

@@ -11,6 +11,8 @@ from tfweightmirror._internals import keras_hooks
 from tfweightmirror._internals.saving_hooks import layers_in_config
 from tfweightmirror._internals.walk import walk
 from tfweightmirror.conversion import compiled
+from tfweightmirror.layers.carries_rule import refuse_bound_product
+from tfweightmirror.layers.direct import is_direct, masked
 from tfweightmirror.layers.locally_connected import refuse_counting_fans
 from tfweightmirror.training.constraints import FixedSign
 from tfweightmirror.training.sparse import Sparse
@@ -55,7 +57,7 @@ def constrain(
             constraint already; a layer inside another one whose config would not restore the
             constraint (attention, wrappers, layers of your own: give it `kernel_constraint` where
             it is made); `per="neuron"` where input cells are not one axis of the kernel; a share
-            of connections that leaves a kernel none.
+            of connections that leaves a kernel none, or any under `direct_feedback_alignment`.
     """
     sites = _sites(model, layers, constraint)
     changed = [layer for layer, *_ in sites.values()]
@@ -64,7 +66,7 @@ def constrain(
     with model.distribute_strategy.scope():
         for path, (layer, kernel, attribute) in sites.items():
             own = _copy(config, constraint, f"{layer.name}_{attribute}", path)
-            feedback = getattr(layer, f"feedback_{kernel}", None)
+            feedback = None if is_direct(layer) else getattr(layer, f"feedback_{kernel}", None)
             if isinstance(own, FixedSign):
                 axis = -1 if isinstance(layer, _TRANSPOSED) else -2
                 own.remember(getattr(layer, kernel), cells_axis=axis)
@@ -163,7 +165,11 @@ def _refuse(
             f"constraint of a saved model. Give it {attribute} where it is made, or leave it out "
             "by patterns."
         )
+    if isinstance(constraint, Sparse) and is_direct(layer):
+        raise ValueError(masked(layer, path))
     refuse_counting_fans(layer, constraint)
+    if (rule := getattr(layer, "rule", None)) is not None:
+        refuse_bound_product(layer, rule, constraint)
     grouped = getattr(layer, "groups", 1) > 1 or isinstance(layer, keras.layers.EinsumDense)
     if isinstance(constraint, FixedSign) and constraint.per == "neuron" and grouped:
         raise ValueError(

@@ -88,7 +88,8 @@ def export(model_or_run: str, out: str, feedback: str | None = None) -> None:
     It takes inputs as they are in the data: a layer in front normalises them as the run did.
 
     `feedback` is a .npz file, for a chip: of every pathway, in its kernel's shape, `<pathway>/W`
-    and, as `<pathway>/B`, what carries the error in W's place.
+    and, as `<pathway>/B`, what carries the error in W's place; under direct_feedback_alignment
+    (cells of the layer's input, cells of the output layer).
     """
     path = _free("out", out, ".keras", "Keras' own format")
     arrays_path = _free("feedback", feedback, ".npz", "arrays of NumPy") if feedback else None
@@ -99,7 +100,10 @@ def export(model_or_run: str, out: str, feedback: str | None = None) -> None:
         if not pathways:
             raise UserError(f"{file} has no feedback weights: W itself carries every error.")
         arrays: dict[str, Any] = {f"{p.name}/W": np.asarray(p.kernel) for p in pathways}
-        arrays |= {f"{p.name}/B": np.asarray(p.backward_kernel()) for p in pathways}
+        arrays |= {
+            f"{p.name}/B": np.asarray(p.feedback_kernel if p.is_direct else p.backward_kernel())
+            for p in pathways
+        }
         with whole_file(arrays_path, f"feedback={arrays_path} cannot be written") as aside:
             np.savez(aside, **arrays)
         print(f"{arrays_path}: {len(pathways)} pathways, W and B of each")
@@ -122,7 +126,8 @@ def angles(model_or_run: str, *, as_json: bool = False) -> None:
     angle, ratio = tfwm.weight_angles(model), tfwm.norm_ratios(model)
     names = ["layer", "rule", "weight_angle", "norm_ratio", "sends"]
     rows = [
-        [p.name, p.rule.name, angle[p.name], ratio[p.name], p.sends_error_back] for p in pathways
+        [p.name, p.rule.name, angle.get(p.name), ratio.get(p.name), p.sends_error_back]
+        for p in pathways
     ]
     if as_json:
         print(pd.DataFrame(rows, columns=names).to_json(orient="records"))
@@ -131,10 +136,12 @@ def angles(model_or_run: str, *, as_json: bool = False) -> None:
     else:
         print(f"{file}: angle between W and what carries the error back, norm of B over norm of W")
         names = ["layer", "rule", "weight angle, degrees", "norm ratio", "sends error back"]
-        shown = [
-            [*row[:2], *map("{:.4f}".format, row[2:4]), "yes" if row[4] else "no"] for row in rows
-        ]
+        shown = [[*row[:2], *map(_number, row[2:4]), "yes" if row[4] else "no"] for row in rows]
         print(to_text(pd.DataFrame(shown, columns=names)))
+
+
+def _number(value: Any) -> str:
+    return "none" if value is None else f"{value:.4f}"
 
 
 def load_trained(model_or_run: str) -> tuple[Path, Any]:

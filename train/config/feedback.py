@@ -14,12 +14,14 @@ class FeedbackConfig:
 
     Args:
         rule: Of every layer: backprop (bp), feedback_alignment (fa), sign_symmetry (ss; usf, frsf,
-            brsf), weight_mirror (wm), kolen_pollack (kp), updated_random_feedback (urfb), or the
-            import path of a rule of your own.
+            brsf), weight_mirror (wm), kolen_pollack (kp), updated_random_feedback (urfb),
+            direct_feedback_alignment (dfa), information_alignment (ia), activation_alignment (aa),
+            product_feedback_alignment (pfa), symmetric_alignment (sa, which reads W), or the import
+            path of a rule of your own.
         layers: Layer-name pattern to rule, for layers that differ from `rule`.
         last_layer: Rule of the classifier; null: as the others.
         initializer: Keras initializer of all feedback weights; null: that of the layer's forward
-            weights, with a seed of its own.
+            weights, with a seed of its own (direct_feedback_alignment: Glorot-uniform).
         only_last_layer_learns: Freezes all weights below the classifier (BatchNorm's statistics
             still follow the data): the baseline that a rule must beat, since angles can flatter.
     """
@@ -46,7 +48,8 @@ class MonitorConfig:
             mirror's or Kolen-Pollack's law, where one holds), sign_angle (of W to its signs,
             degrees), sign_agreement, correlation, kurtosis, magnitude, sparsity (share of small
             entries), zeros (of 0, or held there by a constraint) and shared_angle (degrees, over
-            the entries that W and B both have under the constraint sparse).
+            the entries that W and B both have under the constraint sparse). Layers under
+            direct_feedback_alignment have none that compares W with B.
         delta_angles: Whether to measure the angle between the error that each layer receives and
             backprop's, in degrees, on the first training batch, at a training step's cost.
         gradient_angles: Whether to measure the same of every variable's gradient.

@@ -18,6 +18,11 @@ RULES: dict[str, tuple[str, ...]] = {
     "weight_mirror": ("wm",),
     "kolen_pollack": ("kp",),
     "updated_random_feedback": ("urfb",),
+    "direct_feedback_alignment": ("dfa",),
+    "information_alignment": ("ia",),
+    "activation_alignment": ("aa",),
+    "symmetric_alignment": ("sa",),
+    "product_feedback_alignment": ("pfa",),
 }
 _MAGNITUDES = {"usf": "uniform", "frsf": "fixed", "brsf": "batch"}
 

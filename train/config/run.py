@@ -150,9 +150,9 @@ class FitConfig:
         import_from: Folders in which import paths are looked for, beside that of a `--config` file.
         model: The network, whose last layer gives logits or values: `small_conv`, `mlp`,
             `brain_like`, `resnet18`, `resnet50`, `retinanet`, `alexnet`, `simpnet`, `deepernet`,
-            `deepernet_s`, `rnn`, `transformer`, `autoencoder`, or the import path of a callable
-            `(input_shape, output_shape, **options) -> keras.Model`. `python -m train list models`
-            shows their options.
+            `deepernet_s`, `mobilenet`, `densenet`, `rnn`, `transformer`, `autoencoder`, or the
+            import path of a callable `(input_shape, output_shape, **options) -> keras.Model`.
+            `python -m train list models` shows their options.
         constraints: Layer-name pattern to what keeps the weights of such layers, not their biases:
             `fixed_sign` (on their side of 0), `sparse` (a share `connectivity` of them, and of
             feedback weights, exists), `glorot_clip`, or a Keras constraint. The first pattern that

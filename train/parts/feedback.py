@@ -83,10 +83,7 @@ def convert(
             keras.initializers.Initializer,
             "a Keras initializer",
         )
-    before = {
-        p.name: (p.rule, None if p.feedback_kernel is None else p.feedback_kernel.numpy())
-        for p in tfwm.pathways(model)
-    }
+    before = {p.name: (p.rule, [v.numpy() for v in _kept(p)]) for p in tfwm.pathways(model)}
     if before:
         tfwm.strip_feedback(model)
     if layers or last or measures_backprop or not isinstance(rule, tfwm.rules.Backprop):
@@ -98,9 +95,16 @@ def convert(
             seed=seed,
         )
     for pathway in tfwm.pathways(model) if before else ():
-        old_rule, kernel = before.get(pathway.name, (None, None))
-        if kernel is not None and pathway.rule == old_rule:
-            pathway.feedback_kernel.assign(kernel)
+        old_rule, values = before.get(pathway.name, (None, []))
+        if pathway.rule == old_rule:
+            for variable, value in zip(_kept(pathway), values, strict=True):
+                variable.assign(value)
+
+
+def _kept(pathway: tfwm.Pathway) -> list[Any]:
+    """What holds B: one variable, two where it is a product, or none."""
+    both = (pathway.feedback_kernel, pathway.feedback_factor)
+    return [variable for variable in both if variable is not None]
 
 
 def untie(model: Any, patterns: Sequence[str]) -> None:

@@ -23,6 +23,7 @@ TEXT = (
     "side (Amit 2018, figure 6). Of the first seed."
 )
 ROWS, COLUMNS = 4, 6
+SMALLEST = 5  # pixels a side, from which a filter shows something
 
 
 def draw_first_weights(groups: Sequence[Group], stem: Path) -> bool:
@@ -74,7 +75,7 @@ def _as_images(kernel: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
     count = ROWS * COLUMNS
     if kernel.ndim == 2 and kernel.shape[0] == np.prod(shape):
         return kernel[:, :count].T.reshape(-1, *shape)
-    if kernel.ndim == 4 and kernel.shape[2] == shape[-1] and kernel.shape[0] > 1:
+    if kernel.ndim == 4 and kernel.shape[2] == shape[-1] and kernel.shape[0] >= SMALLEST:
         return np.moveaxis(kernel[..., :count], -1, 0)
     if kernel.ndim == 6:  # (.. positions, .. taps, channels, filters)
         places = np.linspace(0.2, 0.8, ROWS)

@@ -61,17 +61,19 @@ class Dashboards(keras.callbacks.Callback):
         self.config = config
         self.epochs = epochs
         self._pathways: list[tfwm.Pathway] = []
+        self._paired: list[tfwm.Pathway] = []  # those whose B has the shape of W
         self._charted: dict[str, list[str]] = {}
         self._writer: Any = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._pathways = tfwm.pathways(self.model)
+        self._paired = [pathway for pathway in self._pathways if not pathway.is_direct]
         self._charted = {}
         values = hyperparameters(self.config)
         with self._at(step=0):
             tf.summary.text("config", f"```yaml\n{to_yaml(self.config)}```")
             if self._pathways:  # else TensorBoard takes another run's columns, or all scalars
-                _write(_experiment(values, [pathway.name for pathway in self._pathways]))
+                _write(_experiment(values, [pathway.name for pathway in self._paired]))
             _write(hparams_pb(values, trial_id=str(self.folder.parent)))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -86,8 +88,9 @@ class Dashboards(keras.callbacks.Callback):
             if self._is_due(done, HISTOGRAMS_A_RUN):
                 for name, entries in self._entries(HISTOGRAM_ENTRIES).items():
                     tf.summary.histogram(name, entries)
-            if self._pathways and self._is_due(done, IMAGES_A_RUN):
-                picture = scatter_image(self._entries(IMAGE_ENTRIES))
+            if self._paired and self._is_due(done, IMAGES_A_RUN):
+                entries, paired = self._entries(IMAGE_ENTRIES), {p.name for p in self._paired}
+                picture = scatter_image({k: v for k, v in entries.items() if k[2:] in paired})
                 tf.summary.image("B against W", picture[np.newaxis])
             if done == self.epochs:
                 _write(hparams.session_end_pb(api_pb2.STATUS_SUCCESS))
@@ -129,7 +132,10 @@ class Dashboards(keras.callbacks.Callback):
     def _entries(self, most: int) -> dict[str, tf.Tensor]:
         """At most so many of each kernel, evenly spread, in float32."""
         found = {f"W/{pathway.name}": pathway.kernel for pathway in self._pathways}
-        found |= {f"B/{pathway.name}": pathway.backward_kernel() for pathway in self._pathways}
+        found |= {
+            f"B/{p.name}": p.feedback_kernel if p.is_direct else p.backward_kernel()
+            for p in self._pathways
+        }
         if not found:  # backprop: there is no B
             kernels = [v for v in self.model.trainable_variables if v.path.endswith("/kernel")]
             found = {f"W/{kernel.path.removesuffix('/kernel')}": kernel for kernel in kernels}

@@ -17,6 +17,7 @@ from train.errors import UserError
 from train.parsing.yaml_file import plain
 from train.parts.models.alexnet import alexnet
 from train.parts.models.amit import deepernet, deepernet_s, simpnet
+from train.parts.models.applications import densenet, mobilenet
 from train.parts.models.autoencoder import autoencoder
 from train.parts.models.brain_like import brain_like
 from train.parts.models.mlp import mlp
@@ -37,6 +38,8 @@ MODELS: dict[str, Callable[..., Any]] = {
     "deepernet": deepernet,
     "deepernet_s": deepernet_s,
     "retinanet": retinanet,
+    "mobilenet": mobilenet,
+    "densenet": densenet,
     "autoencoder": autoencoder,
     "rnn": rnn,
     "transformer": transformer,
