@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from train.config import FitConfig
+from train.detection import anchors
 from train.parsing.command_line import parse
 from train.parsing.phases import phase_configs
 from train.parts import models
@@ -27,6 +28,8 @@ SETS: dict[str, tuple[str, dict[str, Any]]] = {
     "cifar100": ("images", {"classes": 100, "count": 100}),
     "imagenet2012": ("images", {"shape": [224, 224, 3], "classes": 1000, "count": 1000}),
     "train.data.characters:next_character": ("tokens", {}),
+    "coco/2017": ("boxes", {"side": 512}),
+    "./coco": ("boxes", {"side": 160}),
 }
 FIRST = {"amit2018/cifar10_simpnet_urfb_untied", "characters/characters_transformer_kp"}
 
@@ -86,8 +89,11 @@ def test_twin_changes_no_rule_rate_or_loss(cell: Path) -> None:
     full, small = phase_configs(resolved(cell)), phase_configs(resolved(cell, twin))
     assert len(full) == len(small)
     for one, other in zip(full, small, strict=True):
-        for key in ("feedback", "mirror", "loss", "constraints", "untie", "draw_anew", "freeze"):
+        for key in ("feedback", "mirror", "constraints", "untie", "draw_anew", "freeze"):
             assert getattr(one, key) == getattr(other, key)
+        assert one.loss.name == other.loss.name
+        smaller = {"anchor_size": 2.0}  # for smaller images
+        assert other.loss.options in (one.loss.options, one.loss.options | smaller)
         assert one.optimizer.learning_rate == other.optimizer.learning_rate
         assert one.model.name == other.model.name
 
@@ -109,6 +115,9 @@ def test_cell_builds_at_full_size_and_its_twin_takes_two_steps(cell: Path, tmp_p
     shape = (32,) if function == "tokens" else tuple(options.get("shape", (32, 32, 3)))
     classes = options.get("classes", 62 if function == "tokens" else 10)
     output = shape if full.data.target == "inputs" else (classes,)
+    if function == "boxes":
+        side = options["side"]
+        shape, output = (side, side, 3), (anchors.count(side), 4 + 80)
     if full.model.name != "resnet50":  # its twin is as deep
         assert models.build(full.model, shape, output).count_params() > 1000
     files = (cell,) if twin is None else (cell, twin)
@@ -127,6 +136,7 @@ def test_cell_builds_at_full_size_and_its_twin_takes_two_steps(cell: Path, tmp_p
         "--training.epochs=null",
         "--training.steps=2",
         "--training.batch_size=4",
+        "--training.test_batch_size=4",
         "--training.steps_per_call=1",
         "--training.progress=none",
         "--optimizer.schedule.name=constant",
@@ -137,5 +147,6 @@ def test_cell_builds_at_full_size_and_its_twin_takes_two_steps(cell: Path, tmp_p
     finished = fit(resolved(*files, keys=keys))
     steps = 2 * max(1, len(small.phases))
     assert len(finished.history["loss"]) >= 1
+    assert (function == "boxes") == ("box_loss" in finished.history)
     assert all(np.isfinite(finished.history["loss"]))
     assert finished.images_trained == 4 * steps

@@ -20,14 +20,16 @@ from train.config import FitConfig
 from train.data import datasets
 from train.data.datasets import DataSet
 from train.data.normalization import LAYER, Normalization
-from train.data.splits import faults_named
+from train.data.splits import Share, faults_named
+from train.detection.losses import RetinaNetLoss
+from train.detection.precision import NEEDS_PYCOCOTOOLS, looked_at, mean_average_precision
 from train.devices.strategy import Placement, place
 from train.disk import to_json, whole_file
 from train.errors import UserError
 from train.parsing.config_file import config_of
 from train.parts.feedback import refusals_as_user_errors
 from train.parts.initial_weights import load_model
-from train.parts.losses import build_loss
+from train.parts.losses import build_loss, build_parts
 from train.parts.named import import_all
 from train.report.tables import to_text
 from train.run.checkpoint import Checkpoints, restore_model
@@ -48,9 +50,10 @@ def evaluate(model_or_run: str, config: FitConfig, *, as_json: bool = False) -> 
     with placement.strategy.scope():
         file, model = load_trained(model_or_run)
         _check_fits(file, model, data)
+        loss = build_loss(config.loss, data.target.kind, axes=len(data.output_shape))
         model.compile(
-            loss=build_loss(config.loss, data.target.kind, axes=len(data.output_shape)),
-            weighted_metrics=build_measures(config, data.target),
+            loss=loss,
+            weighted_metrics=[*build_parts(loss), *build_measures(config, data.target)],
             jit_compile=False,
         )
     own, remark = normalization_of(file) or data.normalization, ""
@@ -63,6 +66,12 @@ def evaluate(model_or_run: str, config: FitConfig, *, as_json: bool = False) -> 
     loop = Loop(model, placement.strategy, RunBatches(data, config))
     with faults_named(data.train, data.test):
         results = loop.test_images()
+        if isinstance(loss, RetinaNetLoss):
+            looks = looked_at(model, loop.batches.evaluation(Share()))
+            true, found = zip(*((objects, guesses) for _, objects, guesses in looks), strict=True)
+            precision = mean_average_precision(true, found)
+            results |= precision
+            remark = remark if precision else NEEDS_PYCOCOTOOLS
     if remark:
         print(f"{file}: {remark}", file=sys.stderr if as_json else sys.stdout)
     if as_json:

@@ -17,12 +17,14 @@ class DataConfig:
     Args:
         name: `digits` (embedded); a TensorFlow Datasets name such as `mnist`, with a version
             (`mnist:3.0.1`) if wanted; the path of a TFDS builder folder, of a folder of images
-            (`train/<class>/...` and `test/<class>/...`), of a .npz file with the arrays x_train,
-            y_train, x_test and y_test, or of a folder of .npy files of these names; or the import
-            path `package.module:function` of a function that returns (train, test).
+            (`train/<class>/...` and `test/<class>/...`), of a folder in COCO's layout
+            (`instances_<split>.json`, or that in `annotations/`, and `<split>/*.jpg`), of a .npz
+            file with the arrays x_train, y_train, x_test and y_test, or of a folder of .npy files
+            of these names; or the import path `package.module:function` of a function that returns
+            (train, test).
         options: Arguments of that function.
         target: What the model shall give: `classes`, `values` (regression), `inputs` (what it sees
-            itself, normalised: an autoencoder), or `auto`: what the data have.
+            itself, normalised: an autoencoder), or `auto`: what the data have, such as boxes.
         data_dir: Folder of prepared TFDS sets; null: the environment's TFDS_DATA_DIR, or TFDS' own
             folder, into which it downloads.
         train_split: Split, or part of one, such as `train[:90%]`, to train on. Those of a folder of
@@ -37,11 +39,13 @@ class DataConfig:
         augmentation: Of training images. `pad_crop_flip`: padded by `pad` zeros on each side,
             cropped back at a random place, flipped left to right half of the time (He et al. 2016).
             `random_resized_crop`: a random part of 8 to 100 % of the area and aspect ratio 3/4 to
-            4/3, resized to `image_size`, flipped half of the time (Szegedy et al. 2015).
+            4/3, resized to `image_size`, flipped half of the time (Szegedy et al. 2015). `flip`:
+            flipped half of the time, with its boxes if it has some.
         pad: Pixels on each side, of `pad_crop_flip`.
         image_size: Height and width in pixels of what the model sees, for images of many sizes;
             null: as they are. Test images are resized so that their shorter side has 256/224 times
-            as many, and cropped in the middle (a single crop).
+            as many, and cropped in the middle (a single crop). Images with boxes are resized so
+            that their longer side has that many, and padded below or on the right.
         storage: `memory` (read once), `disk` (read when it is needed) or `auto` (memory up to 4 GiB
             and if all images have one size; what is no array of a data function stays as it comes).
             On the disk, what is read by index (array_record files, images, .npy files) is as good
@@ -58,7 +62,7 @@ class DataConfig:
     take: Count | None = None
     shuffle: bool = True
     normalization: Literal["standard", "unit", "none", "imagenet"] = "standard"
-    augmentation: Literal["none", "pad_crop_flip", "random_resized_crop"] = "none"
+    augmentation: Literal["none", "pad_crop_flip", "random_resized_crop", "flip"] = "none"
     pad: Count = 4
     image_size: Count | None = None
     storage: Literal["auto", "memory", "disk"] = "auto"

@@ -33,6 +33,8 @@ class TrainingConfig:
         test_batch_size: The same of the evaluation, which counts every test image once.
         evaluate_every: Steps after which the test images are evaluated and what `monitor` names is
             measured, beside the end of every epoch: a line a time in steps.jsonl; null: never.
+        losses_every: Steps after which the training loss, and what it is the sum of, goes into
+            steps.jsonl, the mean over the steps since the line before; null: never.
         evaluate_at_start: Whether that is done before the first step, too (step 0).
         train_error: Whether every epoch ends with a pass over the training images as they are
             tested: `train_loss`, `train_accuracy`. The running ones are of weights that changed.
@@ -48,6 +50,7 @@ class TrainingConfig:
     batch_size: Count = 64
     test_batch_size: Count = 512
     evaluate_every: Count | None = None
+    losses_every: Count | None = None
     evaluate_at_start: bool = False
     train_error: bool = False
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
@@ -146,17 +149,17 @@ class FitConfig:
             checkpoint with half the learning rate, at most three times.
         import_from: Folders in which import paths are looked for, beside that of a `--config` file.
         model: The network, whose last layer gives logits or values: `small_conv`, `mlp`,
-            `brain_like`, `resnet18`, `resnet50`, `alexnet`, `simpnet`, `deepernet`, `deepernet_s`,
-            `mobilenet`, `densenet`, `rnn`, `transformer`, `autoencoder`, or the import path of a
-            callable `(input_shape, output_shape, **options) -> keras.Model`. `python -m train list
-            models` shows their options.
+            `brain_like`, `resnet18`, `resnet50`, `retinanet`, `alexnet`, `simpnet`, `deepernet`,
+            `deepernet_s`, `mobilenet`, `densenet`, `rnn`, `transformer`, `autoencoder`, or the
+            import path of a callable `(input_shape, output_shape, **options) -> keras.Model`.
+            `python -m train list models` shows their options.
         constraints: Layer-name pattern to what keeps the weights of such layers, not their biases:
             `fixed_sign` (on their side of 0), `sparse` (a share `connectivity` of them, and of
             feedback weights, exists), `glorot_clip`, or a Keras constraint. The first pattern that
             matches a layer counts.
         loss: `softmax` (cross-entropy of the classes) or `sigmoid` (cross-entropy of each output on
-            its own, summed over the outputs), both on logits; a Keras loss, such as
-            mean_squared_error; or an import path.
+            its own, summed over the outputs), both on logits; `retinanet` (of boxes; what it is the
+            sum of is logged apart); a Keras loss, such as mean_squared_error; or an import path.
         metrics: Keras metrics or import paths, beside the accuracy of classes.
         callbacks: `SignFlips` (how many weights change their signs in an epoch), Keras callbacks,
             or import paths of your own. One with a method `state() -> {name: tf.Variable}`

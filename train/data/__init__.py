@@ -21,8 +21,10 @@ class Sets:
         test: The test set.
         target: `classes`: whole numbers, one each. `values`: numbers of any shape. `inputs`: the
             model shall give what it sees; other targets are not read. `boxes`: a dictionary of
-            boxes (n, 4) and classes (n,), padded. null: whole numbers, one each, are classes, and
-            floating-point numbers values.
+            boxes (n, 4) and classes (n,), each padded to the same n: a box is y, x of its top left
+            corner and y, x of its bottom right one, as shares of the image's height and width; the
+            class of padding is -1. null: whole numbers, one each, are classes, and floating-point
+            numbers values.
         num_classes: How many classes there are; null: counted, where the targets are arrays.
     """
 

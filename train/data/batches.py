@@ -15,7 +15,7 @@ import tensorflow as tf
 from train.config import DataConfig
 from train.data import images
 from train.data.datasets import DataSet
-from train.data.splits import Plan, Share, Split, mapped
+from train.data.splits import Plan, Share, Split, View, mapped
 from train.errors import UserError
 
 BATCHES_AHEAD = 2
@@ -53,25 +53,29 @@ def training_batches(
 
     Returns:
         A `tf.data.Dataset` of (inputs (batch_size / replicas_in_all, *input_shape) float32,
-        targets: classes (same,) int32, or values (same, *output_shape) float32): step after step,
-        and in a step replica after replica.
+        targets: classes (same,) int32, values (same, *output_shape) float32, or boxes (same, n, 5)
+        float32): step after step, and in a step replica after replica.
     """
     epoch_steps, order_seed = steps_per_epoch(data, batch_size), seed if config.shuffle else None
     plan = Plan(batch_size, epoch_steps, last_step, first_step, order_seed, share)
     is_resized = config.augmentation == "random_resized_crop"
 
-    def random_part(image: Any, position: Any) -> Any:
+    def random_part(image: Any, target: Any, position: Any) -> tuple[Any, Any]:
         size, _, channels = data.input_shape
         key = images.key_of(seed, position // batch_size, position % batch_size)
-        return images.random_resized_crop(image, key, size=size, channels=channels)
+        return images.random_resized_crop(image, key, size=size, channels=channels), target
 
     def inputs_and_targets(batch: Any, position: Any) -> tuple[Any, Any]:
-        inputs = data.normalization(batch[0])
+        inputs, targets = data.normalization(batch[0]), batch[1]
         if config.augmentation != "none":
             place, key = position % batch_size, images.key_of(seed, position[0] // batch_size)
-            pad = 0 if is_resized else config.pad
+            pad = config.pad if config.augmentation == "pad_crop_flip" else 0
             inputs = images.pad_crop_flip(inputs, place, key, batch_size=batch_size, pad=pad)
-        return inputs, data.target.prepared(batch[1], inputs)
+            if data.target.kind == "boxes":
+                flipped = images.are_flipped(place, key, batch_size)
+                boxes = images.flipped_boxes(tf.cast(targets["boxes"], tf.float32), flipped)
+                targets = targets | {"boxes": boxes}
+        return inputs, data.target.prepared(targets, inputs)
 
     view = random_part if is_resized else _whole_or_middle(data, data.train)
     return _made(data.train.batches(plan, view), inputs_and_targets, share)
@@ -96,14 +100,18 @@ def evaluation_batches(data: DataSet, batch_size: int, share: Share = Share()) -
     return _made(data.test.batches(plan, _whole_or_middle(data, data.test)), with_weights, share)
 
 
-def _whole_or_middle(data: DataSet, split: Split) -> Callable[[Any, Any], Any] | None:
+def _whole_or_middle(data: DataSet, split: Split) -> View | None:
     """What is seen of an image that is not cropped at random; null: it needs no look at each."""
 
-    def view(image: Any, _: Any) -> Any:
+    def view(image: Any, target: Any, _: Any) -> tuple[Any, Any]:
         pixels = images.decode(image, data.input_shape[-1])
         if data.image_size is None:
-            return tf.ensure_shape(pixels, data.input_shape)
-        return images.single_crop(pixels, data.image_size)
+            return tf.ensure_shape(pixels, data.input_shape), target
+        if data.target.kind == "boxes":
+            boxes, around = tf.cast(target["boxes"], tf.float32), data.normalization.offset
+            pixels, boxes = images.fitted(pixels, boxes, data.image_size, around=around)
+            return tf.ensure_shape(pixels, data.input_shape), target | {"boxes": boxes}
+        return images.single_crop(pixels, data.image_size), target
 
     return None if data.image_size is None and split.open is None else view
 

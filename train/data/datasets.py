@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from train.config import DataConfig
-from train.data import EMBEDDED, files, own_function, tfds_sets
+from train.data import EMBEDDED, coco, files, own_function, tfds_sets
 from train.data.normalization import Normalization, measured
 from train.data.source import Source, Target
 from train.data.splits import Split, faults_named, read_into_memory
@@ -28,7 +28,7 @@ class DataSet:
     Args:
         input_shape: Of what the model sees: (height, width, channels) of images.
         image_size: Pixels that images are cropped and resized to; null: they are as they come.
-        remark: What cannot be promised.
+        remark: What cannot be promised, or is left out.
     """
 
     name: str
@@ -53,7 +53,7 @@ class DataSet:
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """Of a model for these data: logits of classes, or values."""
+        """Of a model for these data: logits of classes, values, or both for every anchor."""
         return self.target.output_shape(self.input_shape)
 
 
@@ -76,7 +76,7 @@ def load(config: DataConfig) -> DataSet:
         normalization=measured(train, source.spec[0], config),
         image_size=size,
         version=source.version,
-        remark=own_function.remark(config, train),
+        remark=source.remark or own_function.remark(config, train),
     )
 
 
@@ -86,6 +86,8 @@ def _opener(config: DataConfig) -> Callable[[DataConfig], Source]:
         return own_function.function
     if config.name in EMBEDDED or (path / "dataset_info.json").is_file():
         return tfds_sets.tfds_set
+    if path.is_dir() and coco.annotation_files(path):
+        return coco.folder_of_coco
     if path.is_dir():
         return files.arrays if any(path.glob("[xy]_*.npy")) else files.folder_of_images
     if path.is_file() and path.suffix == ".npz":
@@ -95,8 +97,8 @@ def _opener(config: DataConfig) -> Callable[[DataConfig], Source]:
         there = "is no .npz file" if path.is_file() else "does not exist"
         raise UserError(
             f"data.name={config.name} {there}. Expected a .npz file, a folder of images by class, "
-            f"of .npy files or of a prepared TensorFlow Datasets set, a name such as mnist, or the "
-            f"import path of a function."
+            f"in COCO's layout, of .npy files or of a prepared TensorFlow Datasets set, a name "
+            f"such as mnist, or the import path of a function."
         )
     return tfds_sets.tfds_set
 
@@ -118,6 +120,12 @@ def _check_sizes(source: Source, config: DataConfig) -> None:
                 f"data.normalization is standard, which measures all training images, but {many} "
                 f"and stays on the disk. Expected imagenet, unit or none."
             )
+    crops = ("pad_crop_flip", "random_resized_crop")
+    if source.target.kind == "boxes" and config.augmentation in crops:
+        raise UserError(
+            f"data.augmentation is {config.augmentation}, but {who} has boxes for targets, which a "
+            f"crop would cut. Expected flip or none."
+        )
     if len(shape) != 3 and (config.image_size or config.augmentation != "none"):
         key = "image_size" if config.image_size else "augmentation"
         raise UserError(

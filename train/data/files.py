@@ -39,7 +39,7 @@ def folder_of_images(config: DataConfig) -> Source:
         )
     images = {name: _images(root / name, classes) for name in _subfolders(root)}
     used = {train.name, test.name} & images.keys()
-    heads = [_head(path) for name in sorted(used) for path, _ in images[name]]
+    heads = [head(path) for name in sorted(used) for path, _ in images[name]]
     if not heads:
         raise UserError(f"data.name={root} has no images in {train}. Expected {ENDINGS}.")
     heights, widths, channels = (set(sizes) for sizes in zip(*heads, strict=True))
@@ -52,7 +52,7 @@ def folder_of_images(config: DataConfig) -> Source:
         return in_memory(
             (np.array([str(path) for path in paths], object), np.array(labels, np.int32)),
             open=lambda record: (tf.io.read_file(record[0]), record[1]),
-            fault=lambda _: next(filter(None, map(_damage, paths)), None),
+            fault=lambda _: next(filter(None, map(damage, paths)), None),
         )
 
     splits = splits_of({name: len(found) for name, found in images.items()})
@@ -80,7 +80,7 @@ def _images(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
     return sorted(found, key=lambda one: hashlib.sha256(names[one[0]]).digest())
 
 
-def _head(path: Path) -> tuple[int, int, int]:
+def head(path: Path) -> tuple[int, int, int]:
     """Height, width and channels of an image, without decoding it."""
     try:
         with PIL.Image.open(path) as image:
@@ -93,7 +93,7 @@ def _head(path: Path) -> tuple[int, int, int]:
         ) from error
 
 
-def _damage(path: Path) -> UserError | None:
+def damage(path: Path) -> UserError | None:
     """Of a file whose head was right and whose pixels are not."""
     try:
         tf.io.decode_image(tf.io.read_file(str(path)), expand_animations=False)
@@ -147,14 +147,17 @@ def source_of_pairs(pairs: Mapping[str, tuple[Any, Any]], config: DataConfig, se
             f"{who} has examples of {specs}. Expected one shape and type of inputs, and one of "
             f"targets."
         )
-    whole = [y for _, y in ready.values() if isinstance(y, np.ndarray) and y.dtype.kind in "iu"]
-    low = min((int(labels.min(initial=0)) for labels in whole), default=0)
-    high = max((int(labels.max(initial=0)) for labels in whole), default=-1)
+    labels = [y["classes"] if isinstance(y, dict) else y for _, y in ready.values()]
+    whole = [one for one in labels if isinstance(one, np.ndarray) and one.dtype.kind in "iu"]
+    low = min((int(one.min(initial=0)) for one in whole), default=0)
+    high = max((int(one.max(initial=0)) for one in whole), default=-1)
     target = target_of(spec[1], config, sets.target, sets.num_classes or high + 1)
-    if target.kind == "classes" and (low < 0 or high >= target.num_classes):
+    least = -1 if target.kind == "boxes" else 0  # padding
+    has_classes = target.kind in ("classes", "boxes")
+    if has_classes and (low < least or high >= target.num_classes):
         raise UserError(
-            f"{who} has classes from {low} to {high}. Expected 0 to {target.num_classes - 1}, or "
-            f"data.target=values."
+            f"{who} has classes from {low} to {high}. Expected {least} to "
+            f"{target.num_classes - 1}, or data.target=values."
         )
 
     def part(pieces: Pieces) -> Split:

@@ -36,6 +36,10 @@ class Normalization:
         offset, scale = (np.broadcast_to(one, line) for one in numbers)
         return (tf.cast(inputs, tf.float32) - offset) / scale
 
+    def undone(self, inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """What normalised `inputs` (..., channels) were before."""
+        return inputs * np.array(self.scale) + np.array(self.offset)
+
     def layer(self) -> Any:
         """The same as a Keras layer, for the front of a model."""
         mean, std = np.array([self.offset, self.scale], np.float32)

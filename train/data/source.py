@@ -13,6 +13,7 @@ import tensorflow_datasets as tfds
 
 from train.config import DataConfig
 from train.data.splits import Split
+from train.detection import anchors
 from train.errors import UserError, did_you_mean
 
 # Rows of splits, by name, that one after the other are meant.
@@ -21,30 +22,44 @@ Pieces = list[tuple[str, range]]
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What a model shall give: the kinds are those of `Sets`, the shape that of one in the data."""
+    """What a model shall give: the kinds are those of `Sets`, the shape that of one in the data.
+
+    `names` are those of the classes, where they are known.
+    """
 
     kind: str
     shape: tuple[int, ...] = ()
     num_classes: int = 0
+    names: tuple[str, ...] = ()
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Of a model that gives it: logits of classes, or values."""
+        """Of a model that gives it: logits of classes, values, or both for every anchor."""
         if self.kind == "boxes":
-            raise UserError(
-                "data.name has boxes for targets, and no model and loss for them are here yet: "
-                "detection is to come. Expected classes or values."
-            )
+            if len(input_shape) != 3 or input_shape[0] != input_shape[1] or input_shape[0] % 32:
+                raise UserError(
+                    f"data.name has boxes for targets and inputs of shape {input_shape}. Expected "
+                    f"square images whose side is a multiple of 32 pixels: set data.image_size, "
+                    f"such as 512."
+                )
+            return anchors.count(input_shape[0]), 4 + self.num_classes
         by_kind = {"classes": (self.num_classes,), "inputs": input_shape}
         return by_kind.get(self.kind, self.shape or (1,))
 
     def prepared(self, targets: Any, inputs: Any) -> Any:
-        """A batch of targets as loss and metrics take them; `inputs` are normalised."""
+        """A batch of targets as loss and metrics take them; `inputs` are normalised.
+
+        Of boxes (rows, n, 5): y, x, y, x in pixels of the inputs, and the class.
+        """
         if self.kind == "classes":
             return tf.cast(tf.reshape(targets, (-1,)), tf.int32)
         if self.kind == "values":
             values = tf.cast(targets, tf.float32)
             return values if self.shape else values[:, None]
-        return inputs if self.kind == "inputs" else targets
+        if self.kind == "boxes":
+            sides = tf.cast(tf.stack([inputs.shape[1], inputs.shape[2]] * 2), tf.float32)
+            boxes = tf.cast(targets["boxes"], tf.float32) * sides
+            return tf.concat([boxes, tf.cast(targets["classes"], tf.float32)[..., None]], axis=-1)
+        return inputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +73,7 @@ class Source:
         splits: Gives the splits by name, which TensorFlow Datasets may have to fetch.
         part: Opens pieces of them.
         version: Of the data, if they have one.
+        remark: What the user shall know of them.
     """
 
     spec: tuple[Any, Any]
@@ -65,6 +81,7 @@ class Source:
     splits: Callable[[], Mapping[str, tfds.core.SplitInfo]]
     part: Callable[[Pieces], Split]
     version: str | None = None
+    remark: str = ""
 
     def open(self, key: str, split: str, take: int | None = None) -> Split:
         """The first `take` examples of what `split` means in TensorFlow Datasets' syntax."""
@@ -108,7 +125,11 @@ def splits_of(counts: Mapping[str, int]) -> Callable[[], Mapping[str, tfds.core.
 
 
 def target_of(
-    spec: Any, config: DataConfig, kind: str | None = None, num_classes: int | None = None
+    spec: Any,
+    config: DataConfig,
+    kind: str | None = None,
+    num_classes: int | None = None,
+    names: tuple[str, ...] = (),
 ) -> Target:
     """The target that a nest of `tf.TensorSpec` stands for; the data may say kind and classes."""
     kind = config.target if config.target != "auto" else kind
@@ -123,7 +144,9 @@ def target_of(
                 f"{who} has targets {shapes or spec}. Expected an array, or of boxes a dictionary "
                 f"of boxes (n, 4) and classes (n,), each padded to the same n."
             )
-        return Target("boxes", boxes, num_classes or 0)
+        if not num_classes:
+            raise _unknown_classes(who)
+        return Target("boxes", boxes, num_classes, names)
     shape, whole = tuple(spec.shape), spec.dtype.is_integer
     if kind == "values" or (kind is None and spec.dtype.is_floating):
         return Target("values", shape)
@@ -135,11 +158,15 @@ def target_of(
             f"{instead}whole numbers, one for each input."
         )
     if not num_classes:
-        raise UserError(
-            f"{who} does not say how many classes it has, and it is not read through to count "
-            f"them. Expected train.data.Sets(train, test, num_classes=...)."
-        )
+        raise _unknown_classes(who)
     return Target("classes", shape, num_classes)
+
+
+def _unknown_classes(who: str) -> UserError:
+    return UserError(
+        f"{who} does not say how many classes it has, and it is not read through to count them. "
+        f"Expected train.data.Sets(train, test, num_classes=...)."
+    )
 
 
 def spec_of(one: Any) -> Any:

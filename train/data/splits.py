@@ -69,6 +69,10 @@ class Plan:
         return tf.stack([tf.constant(self.order_seed, tf.int64), epoch])
 
 
+# Makes of an image, its target and its position in the training what is seen, and its target.
+View = Callable[[Any, Any, Any], tuple[Any, Any]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Split:
     """A split of a data set.
@@ -90,15 +94,15 @@ class Split:
     arrays: tuple[Any, Any] | None = None
     fault: Callable[[Exception], UserError | None] = lambda error: None
 
-    def batches(self, plan: Plan, view: Callable[[Any, Any], Any] | None) -> Any:
-        """As `read`, of ((inputs, targets), positions); `view` makes of an image what is seen."""
+    def batches(self, plan: Plan, view: View | None) -> Any:
+        """As `read`, of ((inputs, targets), positions)."""
         batches = self.read(plan)
         if view is None:
             return batches
 
         def seen(record: Any, position: Any) -> Any:
             image, target = self.open(record) if self.open else record
-            return (view(image, position), target), position
+            return view(image, target, position), position
 
         return mapped(batches.unbatch(), seen).batch(plan.rows, drop_remainder=True)
 
@@ -221,8 +225,8 @@ def read_into_memory(split: Split, spec: tuple[Any, Any]) -> Split:
     rows = min(split.count, 1024)
     steps = -(-split.count // rows)
 
-    def view(image: Any, _: Any) -> Any:
-        return tf.ensure_shape(decode(image, spec[0].shape[-1]), spec[0].shape)
+    def view(image: Any, target: Any, _: Any) -> tuple[Any, Any]:
+        return tf.ensure_shape(decode(image, spec[0].shape[-1]), spec[0].shape), target
 
     batches = split.batches(Plan(rows, steps, steps), view if split.open else None)
     arrays, _ = tf.nest.map_structure(

@@ -1,4 +1,4 @@
-"""Labelled images of TensorFlow Datasets: its names, prepared copies, and builder folders.
+"""Images with a label each, or with boxes, of TensorFlow Datasets: names, copies, builder folders.
 
 What can be promised depends on the files. `array_record` and `parquet` folders are read by index.
 `TFRecord` folders can only be read from the front: files in an order of the epoch's own, 16 at a
@@ -28,10 +28,11 @@ from train.errors import UserError, did_you_mean
 RANDOM_ACCESS = {tfds.core.FileFormat.ARRAY_RECORD, tfds.core.FileFormat.PARQUET}
 FILES_READ_TOGETHER = 16
 ANSWER_S = 5.0
+OBJECTS, MOST_OBJECTS = "objects", 128  # of an image
 COPY = (
     "To use a copy: run the same command where there is a network, with --data.data_dir=FOLDER, "
     "and bring FOLDER here, in which the set is <name>/<version>/dataset_info.json and its files; "
-    "or name arrays (.npz) or a folder of images by data.name."
+    "or name arrays (.npz), a folder of images or one in COCO's layout by data.name."
 )
 
 
@@ -43,18 +44,28 @@ def tfds_set(config: DataConfig) -> Source:
     builder = _builder(config)
     features = builder.info.features
     image, label = (builder.info.supervised_keys or ("image", "label"))[:2]
-    expected = {image: tfds.features.Image, label: tfds.features.ClassLabel}
-    if not all(key in features and isinstance(features[key], expected[key]) for key in expected):
+    has_objects = label not in features and _has_objects(features)
+    kinds = {image: tfds.features.Image}
+    kinds |= {} if has_objects else {label: tfds.features.ClassLabel}
+    if not all(key in features and isinstance(features[key], kinds[key]) for key in kinds):
         raise UserError(
             f"data.name={config.name} holds {', '.join(features)}. Expected an image and a class "
-            f"label."
+            f"label, or objects with a bbox and a label each."
         )
-    spec = (tf.TensorSpec(features[image].shape, tf.uint8), tf.TensorSpec([], tf.int32))
+    of_target = tf.TensorSpec([], tf.int32)
+    if has_objects:
+        of_target = {
+            "boxes": tf.TensorSpec((MOST_OBJECTS, 4), tf.float32),
+            "classes": tf.TensorSpec((MOST_OBJECTS,), tf.int32),
+        }
+    spec = (tf.TensorSpec(features[image].shape, tf.uint8), of_target)
     stays_on_disk = config.storage == "disk" or None in spec[0].shape
 
     def opened(record: Any) -> tuple[Any, Any]:
         undecoded = {image: tfds.decode.SkipDecoding()}
         fields = features.deserialize_example(record, decoders=undecoded)
+        if has_objects:
+            return fields[image], _padded(fields[OBJECTS])
         return fields[image], tf.cast(fields[label], tf.int32)
 
     def splits() -> Any:
@@ -88,8 +99,41 @@ def tfds_set(config: DataConfig) -> Source:
             )
         return streamed(count, _records_of_epoch(parts), open=opened)
 
-    target = target_of(spec[1], config, num_classes=features[label].num_classes)
-    return Source(spec, target, splits, part, version=builder.info.full_name)
+    labels = features[OBJECTS]["label"] if has_objects else features[label]
+    names = tuple(labels.names or ())
+    target = target_of(spec[1], config, num_classes=labels.num_classes, names=names)
+    remark = f"{config.name}: crowds and boxes without an area are left out" if has_objects else ""
+    return Source(spec, target, splits, part, version=builder.info.full_name, remark=remark)
+
+
+def _has_objects(features: Any) -> bool:
+    """Whether one feature is a list of boxes with a class each, as in `coco/2017`."""
+    inner = getattr(features[OBJECTS], "feature", None) if OBJECTS in features else None
+    if not isinstance(inner, tfds.features.FeaturesDict) or not {"bbox", "label"} <= set(inner):
+        return False
+    box, label = inner["bbox"], inner["label"]
+    return isinstance(box, tfds.features.BBoxFeature) and isinstance(
+        label, tfds.features.ClassLabel
+    )
+
+
+def _padded(objects: Any) -> dict[str, Any]:
+    """Boxes (n, 4), shares of the image, and classes (n,), -1 behind the last one."""
+    boxes, classes = objects["bbox"], tf.cast(objects["label"], tf.int32)
+    kept = tf.reduce_all(boxes[:, 2:] > boxes[:, :2], axis=1)
+    kept &= ~objects.get("is_crowd", tf.zeros_like(kept))
+    boxes, classes = tf.boolean_mask(boxes, kept), tf.boolean_mask(classes, kept)
+    many = f"An image has more than {MOST_OBJECTS} objects."
+    with tf.control_dependencies(
+        [tf.debugging.assert_less(tf.size(classes), MOST_OBJECTS + 1, many)]
+    ):
+        behind = MOST_OBJECTS - tf.shape(classes)[0]
+    return {
+        "boxes": tf.ensure_shape(tf.pad(boxes, [[0, behind], [0, 0]]), (MOST_OBJECTS, 4)),
+        "classes": tf.ensure_shape(
+            tf.pad(classes, [[0, behind]], constant_values=-1), (MOST_OBJECTS,)
+        ),
+    }
 
 
 def _builder(config: DataConfig) -> Any:

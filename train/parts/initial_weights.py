@@ -58,10 +58,15 @@ def take_weights(model: Any, path: Path, layers: Sequence[str] = ()) -> None:
     )
     if here != there:
         name = next(n for n in [*here, *there] if here.get(n) != there.get(n))
+        expected = "a model of the same layers"
+        if layers:
+            expected = (
+                f"patterns in init_from.layers ({', '.join(layers)}) of layers that both have"
+            )
         raise UserError(
             f"init_from={path} has other weights than this model: {name} is "
             f"{there.get(name, 'missing')} there and {here.get(name, 'missing')} here. Expected "
-            f"a model of the same layers."
+            f"{expected}."
         )
     for name, weight in ours.items():
         in_both = name in theirs and theirs[name].shape == weight.shape

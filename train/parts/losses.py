@@ -10,6 +10,7 @@ import keras
 
 from tfweightmirror.training import MultiClassHinge
 from train.config import Part
+from train.detection.losses import PartOfLoss, RetinaNetLoss
 from train.errors import UserError
 from train.parts.named import checked_options, classes_of, find, instance, options_of
 
@@ -66,7 +67,12 @@ def sigmoid() -> keras.losses.Loss:
 
 def known_losses() -> dict[str, Any]:
     """Our losses, and those of Keras in snake case."""
-    ours = {"softmax": softmax, "sigmoid": sigmoid, "multi_class_hinge": MultiClassHinge}
+    ours = {
+        "softmax": softmax,
+        "sigmoid": sigmoid,
+        "multi_class_hinge": MultiClassHinge,
+        "retinanet": RetinaNetLoss,
+    }
     return ours | classes_of(keras.losses, keras.losses.Loss, snake_case=True)
 
 
@@ -78,13 +84,18 @@ def known_metrics() -> dict[str, Any]:
 def build_loss(part: Part, kind: str | None = None, *, axes: int = 1) -> Any:
     """The Keras loss, for outputs of so many axes and targets of a kind; None: of any kind."""
     loss = _built("loss", part, known_losses(), keras.losses.Loss, kind)
-    return MeanOfExample(loss) if axes > 1 else loss
+    return MeanOfExample(loss) if axes > 1 and kind != "boxes" else loss
 
 
 def build_metrics(parts: tuple[Part, ...], kind: str | None = None) -> list[Any]:
     """The Keras metrics for targets of a kind."""
     known, metric = known_metrics(), keras.metrics.Metric
     return [_built("metrics", part, known, metric, kind) for part in parts]
+
+
+def build_parts(loss: Any) -> list[PartOfLoss]:
+    """Metrics of what a loss is the sum of, where it has `parts`: functions by name."""
+    return [PartOfLoss(loss, part) for part in getattr(loss, "parts", ())]
 
 
 def _built(key: str, part: Part, known: dict[str, Any], base: Any, kind: str | None) -> Any:
@@ -101,12 +112,24 @@ def _built(key: str, part: Part, known: dict[str, Any], base: Any, kind: str | N
     name, module = type(built).__name__, type(built).__module__
     # Keras would compare a class's number with every logit, and say nothing.
     of_classes = name.startswith("Sparse") or module in (__name__, MultiClassHinge.__module__)
+    of_boxes = isinstance(built, RetinaNetLoss)
     of_values = module.startswith("keras.") and (key == "loss" or "regression" in module)
     if kind == "classes" and of_values and not of_classes:
         example = "softmax, sigmoid" if key == "loss" else "sparse_top_k_categorical_accuracy"
         raise UserError(
             f"{key} is {part.name}, which compares values, but data.target is classes. Expected "
             f"one of classes, such as {example}, or data.target=values."
+        )
+    ours = of_classes or module.startswith("keras.")
+    if of_boxes and kind not in (None, "boxes"):
+        raise UserError(
+            f"{key} is {part.name}, which is of boxes, but data.target is {kind}. Expected data "
+            f"whose targets are boxes, such as a folder in COCO's layout, or another {key}."
+        )
+    if kind == "boxes" and ours and not of_boxes:
+        raise UserError(
+            f"{key} is {part.name}, but the targets of data.name are boxes. Expected "
+            f"{'retinanet' if key == 'loss' else 'none: the parts of the loss are logged'}."
         )
     if kind not in (None, "classes") and of_classes:
         example = "mean_squared_error" if key == "loss" else "mean_absolute_error"

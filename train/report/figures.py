@@ -18,7 +18,17 @@ from train.report.frames import BEST_ERROR, OVER_LAYERS, TEST_ERROR, TOP_5_ERROR
 from train.report.published import Beside
 
 ERRORS = {TEST_ERROR: "test error", TRAIN_ERROR: "training error", TOP_5_ERROR: "top-5 test error"}
-LOSSES = {"val_loss": "test loss", "loss": "training loss"}
+LOSSES = {
+    "val_loss": "test loss",
+    "loss": "training loss",
+    "box_loss": "training loss of boxes",
+    "class_loss": "training loss of their classes",
+}
+OVER_STEPS = (
+    "Training losses over training steps, means over the steps since the last point "
+    "(training.losses_every); of a detector the loss of its boxes, the focal loss of their classes "
+    "and the sum, as figure 2 of Xiao et al. 2018. Means over seeds."
+)
 CURVES = (
     "At the end of every epoch. The upright scale of errors is logarithmic above 0.1 % and linear "
     "below. Bands are standard errors. Published: circles; stars are the smallest of all epochs, "
@@ -92,6 +102,25 @@ def draw_learning_curves(groups: Sequence[Group], published: Beside, stem: Path)
                 # Dashed and solid in turn, so that lines on top of each other are both seen.
                 style = {"color": colour, "linestyle": ("-", (0, (4, 1.5)))[number % 2]}
                 _draw(axis, group, measure, published.numbers, label=group.label, **style)
+
+
+def draw_losses(groups: Sequence[Group], stem: Path) -> bool:
+    """Training losses over steps, for each pair of data and model; whether there were some."""
+    panels: dict[str, tuple[str, list[Group]]] = {}
+    for task in dict.fromkeys(group.task for group in groups):
+        for measure in ("box_loss", "class_loss", "loss"):
+            members = [g for g in groups if g.task == task and measure in g.losses]
+            if members:
+                panels[f"{task}: {measure.replace('_', ' ')}"] = (measure, members)
+    if panels:
+        units = {title: LOSSES[measure] for title, (measure, _) in panels.items()}
+        with _picture(units, stem, along="training step") as axes:
+            for axis, (measure, members) in zip(axes, panels.values(), strict=True):
+                for group, colour in zip(members, _shades(members), strict=True):
+                    line = group.losses[measure].dropna()
+                    label = textwrap.fill(group.label, 32, break_on_hyphens=False)
+                    axis.plot(line.index, line, color=colour, label=label)
+    return bool(panels)
 
 
 def draw_layers(groups: Sequence[Group], measure: str, published: Beside, stem: Path) -> bool:
@@ -174,7 +203,7 @@ def _draw(axis: Any, group: Group, measure: str, numbers: pd.DataFrame, **style:
 
 
 @contextlib.contextmanager
-def _picture(panels: Mapping[str, str], stem: Path) -> Iterator[list[Any]]:
+def _picture(panels: Mapping[str, str], stem: Path, along: str = "epoch") -> Iterator[list[Any]]:
     """Panels, each with a title and a unit, to draw in; then what they share, and it is saved."""
     columns = 3 if len(panels) in (5, 6, 9) else min(4, len(panels))
     rows = -(-len(panels) // columns)
@@ -189,9 +218,9 @@ def _picture(panels: Mapping[str, str], stem: Path) -> Iterator[list[Any]]:
     legend: dict[str, Any] = {}
     for number, (axis, (title, unit)) in enumerate(zip(figure.axes, panels.items(), strict=True)):
         axis.set_title(textwrap.fill(title, 34, break_on_hyphens=False), fontsize=10)
-        axis.set(xlabel="epoch", ylabel="" if number % columns else unit)
+        axis.set(xlabel=along, ylabel="" if number % columns else unit)
         axis.grid(alpha=0.3)
-        _scale(axis, unit, low, high)
+        _scale(axis, unit, low, high, along)
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             legend.setdefault(label, handle)
     figure.legend(legend.values(), legend, loc="outside right center", fontsize=9)
@@ -201,7 +230,7 @@ def _picture(panels: Mapping[str, str], stem: Path) -> Iterator[list[Any]]:
         figure.savefig(stem.with_suffix(f".{ending}"), dpi=110)
 
 
-def _scale(axis: Any, unit: str, low: float, high: float) -> None:
+def _scale(axis: Any, unit: str, low: float, high: float, along: str) -> None:
     """Angles to a right angle at least; errors, far ratios and many epochs by logarithm."""
     if unit == "error (%)":
         axis.set_yscale("symlog", linthresh=0.1, linscale=0.4)
@@ -214,7 +243,7 @@ def _scale(axis: Any, unit: str, low: float, high: float) -> None:
     elif unit == "norm ratio" and 0 < 10 * low < high:
         axis.set_yscale("log")
     axis.yaxis.set_major_formatter("{x:g}")
-    if axis.dataLim.x1 >= LONG:
+    if axis.dataLim.x1 >= LONG and along == "epoch":
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter("{x:.0f}")
     else:

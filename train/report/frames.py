@@ -7,6 +7,7 @@ import functools
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ class Run:
     epochs: pd.DataFrame  # errors, measures and their means over layers; NaN: without a value
     finished: bool
     planned: int | None = None  # epochs of the whole run; None: not known
+    steps: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)  # losses by step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +82,12 @@ class Group:
     def error(self) -> pd.DataFrame:
         """The standard error of the mean; NaN for a single run."""
         return self._by_epoch.sem(skipna=False)
+
+    @functools.cached_property
+    def losses(self) -> pd.DataFrame:
+        """Mean training losses by step, where all runs have lines of them; may be empty."""
+        rows = pd.concat([run.steps for run in self.runs], join="inner")
+        return rows.groupby(level=0).mean()
 
     def layers(self, measure: str) -> list[str]:
         """Layers that have a measure, from input to output."""
@@ -173,8 +181,10 @@ def read(path: Path) -> Run:
         raise UserError(f"{last} epochs, but {planned} were planned")
     # With a callback that stops it, a run may have finished before.
     finished = bool(last == planned) or (path / "model.keras").exists()
-    epochs = _with_derived(_with_start(epochs, path / "steps.jsonl"))
-    return Run(path, config, setup, epochs, finished, planned)
+    file = path / "steps.jsonl"
+    lines = _parsed(file, json_lines, kind=list) if file.exists() else []
+    epochs = _with_derived(_with_start(epochs, lines, file))
+    return Run(path, config, setup, epochs, finished, planned, _losses(lines, file))
 
 
 def _parsed(file: Path, parse: Callable[[str], Any], wrong: str = "", kind: type = dict) -> Any:
@@ -210,9 +220,20 @@ def _epochs(file: Path) -> pd.DataFrame:
     return epochs
 
 
-def _with_start(epochs: pd.DataFrame, file: Path) -> pd.DataFrame:
+def _losses(lines: Sequence[Any], file: Path) -> pd.DataFrame:
+    """Training losses by step, of the lines that have them."""
+    try:
+        rows = [line for line in lines if "loss" in line]
+        names = [n for n in (rows[0] if rows else ()) if re.fullmatch("([a-z]+_)?loss", n)]
+        names = [n for n in names if not n.startswith("val_")]
+        frame = pd.DataFrame(rows, columns=["step", *names]).set_index("step").astype(float)
+    except (TypeError, ValueError, KeyError) as error:
+        raise UserError(f"{file.name} has a line whose losses are no numbers: {error}") from error
+    return frame
+
+
+def _with_start(epochs: pd.DataFrame, lines: Sequence[Any], file: Path) -> pd.DataFrame:
     """What was measured before the first step becomes epoch 0."""
-    lines = _parsed(file, json_lines, kind=list) if file.exists() else []
     try:
         start = [line | {"epoch": 0} for line in lines[:1] if line["step"] == 0]
         row = pd.DataFrame(start, columns=["epoch", *epochs]).set_index("epoch").astype(float)

@@ -22,6 +22,10 @@ from train.report.frames import (
 
 COLUMNS = {
     "val_loss": "test loss",  # where no run has an error
+    "box_loss": "training loss of boxes",
+    "class_loss": "training loss of their classes",
+    "val_map_percent": "test mAP, %",
+    "val_map_50_percent": "test mAP at 0.5, %",
     TEST_ERROR: "test error, %",
     "published": "published, %",
     TOP_5_ERROR: "top-5 error, %",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -31,6 +32,10 @@ BALANCED = (
     "Under balanced noise (orthogonal, impulse) the weight angle is 0 by construction: a sweep "
     "identifies W exactly, so training equals backprop up to rounding, and its accuracy says "
     "nothing about learning with imperfect feedback."
+)
+BOXES = (
+    "Test images at the last epoch: dashed the objects that are there, orange the best of those "
+    "that are found, with class and score. Of the first seed."
 )
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -127,6 +132,9 @@ def _pictures(groups: Sequence[Group], published: Beside, folder: Path) -> list[
     figures.draw_learning_curves(groups, published, folder / "learning_curves")
     text = figures.CURVES
     parts = ["## Learning curves", f"![{text}](learning_curves.png)", f"*{text}*"]
+    if figures.draw_losses(groups, folder / "losses"):
+        text = figures.OVER_STEPS
+        parts += ["## Losses over steps", f"![{text}](losses.png)", f"*{text}*"]
     for measure, (_, text) in figures.LAYER_MEASURES.items():
         title = measure.replace("_", " ").capitalize()
         if figures.draw_layers(groups, measure, published, folder / measure):
@@ -135,7 +143,18 @@ def _pictures(groups: Sequence[Group], published: Beside, folder: Path) -> list[
             parts += [f"{title} at the last epoch:", to_markdown(tables.layers(measured, measure))]
     if draw_first_weights(groups, folder / "first_weights"):
         parts += ["## First weights", f"![{TEXT}](first_weights.png)", f"*{TEXT}*"]
-    return parts
+    return [*parts, *_boxes(groups, folder)]
+
+
+def _boxes(groups: Sequence[Group], folder: Path) -> list[str]:
+    """What the first seed of each group has found on test images, where it drew it."""
+    parts = []
+    for number, group in enumerate(groups):
+        drawn = group.runs[0].path / "boxes.png"
+        if drawn.is_file():
+            shutil.copyfile(drawn, folder / f"boxes_{number}.png")
+            parts += [f"{group.label}:", f"![{BOXES}](boxes_{number}.png)"]
+    return ["## Boxes", f"*{BOXES}*", *parts] if parts else []
 
 
 def _to_html(page: str, folder: Path) -> str:

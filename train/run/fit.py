@@ -16,6 +16,7 @@ from train.config.part import short_rule
 from train.data import datasets
 from train.data.datasets import DataSet
 from train.data.splits import faults_named
+from train.detection.watch import Detections
 from train.devices.cluster import anybody, lost_workers_end_the_run
 from train.devices.strategy import Placement, place, strategy_name
 from train.errors import UserError
@@ -124,7 +125,12 @@ def _fit(
         telemetry = Telemetry(loop, of_library, several_phases=len(phases.configs) > 1)
         folder = directory.path if is_chief else None
         lines = StepLines(loop, of_library, folder, dashboards.on_step_line)
-        return [*of_library, *own, telemetry, lines, *writers, *extra_callbacks], [lines]
+        looks = []
+        if is_chief and data.target.kind == "boxes":
+            show = dashboards.on_picture
+            looks = [Detections(loop.batches, directory.path, show, silent=not verbose)]
+        measures = [*of_library, *own, telemetry, *looks, lines]
+        return [*measures, *writers, *extra_callbacks], [lines]
 
     training = Training(config, placement, directory, phases, company)
     training.train()

@@ -18,7 +18,7 @@ from train.parsing.phases import phase_configs
 from train.parts import feedback, models
 from train.parts.constraints import add_constraints, check_optimizer, renew_constraints
 from train.parts.initial_weights import take_drawn, take_weights
-from train.parts.losses import build_loss, build_metrics
+from train.parts.losses import build_loss, build_metrics, build_parts
 from train.parts.models.tokens import check_tokens
 from train.parts.optimizers import build_optimizer
 from train.run.loop import Loop, Position
@@ -111,10 +111,12 @@ class Phases:
                 monitor=config.monitor,
                 probe=lambda: next(iter(batches.training(0, Share()))),
             )
+            target, axes = self.data.target, len(self.data.output_shape)
+            loss = build_loss(config.loss, target.kind, axes=axes)
             model.compile(
                 optimizer,
-                build_loss(config.loss, self.data.target.kind, axes=len(self.data.output_shape)),
-                weighted_metrics=build_measures(config, self.data.target),
+                loss,
+                weighted_metrics=[*build_parts(loss), *build_measures(config, target)],
                 jit_compile=False,  # the loop compiles
             )
         return callbacks

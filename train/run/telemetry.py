@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 import tfweightmirror as tfwm
 from train.disk import GO_ON, append_line, disk_errors, json_lines, to_json, write_whole
@@ -73,8 +74,10 @@ class StepLines(keras.callbacks.Callback, Guest):
     before the first step), the results on test images as `val_...`, and what the monitor reads as
     `<measure>/<layer>`. There is one for step 0 (`training.evaluate_at_start`), for every
     `training.evaluate_every` steps, for each of `monitor.last_epoch_measures` (without `val_...`),
-    and for every end of an epoch. Over those of the last epoch, mean and standard deviation (of a
-    sample) join the logs. Training goes on as if nobody had looked.
+    for every `training.losses_every` steps (`loss` and its parts alone, means over the training
+    steps of the epoch since the line before that had them), and for every end of an epoch. Over
+    those of the last epoch, mean and standard deviation (of a sample) join the logs. Training goes
+    on as if nobody had looked.
 
     Must stand behind the monitor and before what writes logs, and as a guest before who saves.
     Without a folder (workers beside the chief) it takes part and writes nothing; `show` is told
@@ -96,6 +99,7 @@ class StepLines(keras.callbacks.Callback, Guest):
         self.loop = loop
         self.batches = batches
         self.every = config.training.evaluate_every
+        self.losses_every = config.training.losses_every
         self.at_start = config.training.evaluate_at_start
         self.file = None if folder is None else folder / "steps.jsonl"
         monitors = [c for c in callbacks if isinstance(c, tfwm.callbacks.FeedbackMonitor)]
@@ -111,6 +115,17 @@ class StepLines(keras.callbacks.Callback, Guest):
             )
         # Steps of the last epoch; its end, the last of them, is measured anyway.
         self._last = [round(n * steps / times) for n in range(1, times + 1)]
+        self._losses = ["loss", *getattr(loop.model.loss, "parts", ())]
+        # Steps of the epoch at the last line with losses, and the sums of these over them.
+        self._told = tf.Variable(tf.zeros(1 + len(self._losses), tf.float64), trainable=False)
+        self._logs: dict[str, Any] = {}
+
+    def state(self) -> dict[str, tf.Variable]:
+        """What a checkpoint must hold, so that a mean begins where its line says."""
+        return {"told": self._told} if self.losses_every else {}
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self._logs = logs or {}
 
     def before_first(self, position: Position) -> None:
         """Drops the lines of what will be done again, and writes that of step 0."""
@@ -124,7 +139,8 @@ class StepLines(keras.callbacks.Callback, Guest):
             self._look(0, evaluates=True)
 
     def due_in(self, position: Position) -> int | None:
-        due = [self.every - self.loop.steps_done % self.every] if self.every else []
+        everies = filter(None, (self.every, self.losses_every))
+        due = [every - self.loop.steps_done % every for every in everies]
         if self._is_last(position.epoch):
             due += [s - position.step_in_epoch for s in self._last if s > position.step_in_epoch]
         return min(due, default=None)
@@ -133,17 +149,26 @@ class StepLines(keras.callbacks.Callback, Guest):
         """Looks, if it is time and no epoch's end, which has its own line."""
         epoch, here = position.epoch, position.step_in_epoch
         measures = self._is_last(epoch) and here in self._last
-        evaluates = self.every is not None and self.loop.steps_done % self.every == 0
-        if here < self.batches.steps_in(epoch) and (measures or evaluates):
-            self._look(epoch + 1, evaluates=evaluates)
+        done = self.loop.steps_done
+        evaluates = self.every is not None and done % self.every == 0
+        loses = self.losses_every is not None and done % self.losses_every == 0
+        if here < self.batches.steps_in(epoch):
+            losses = self._means(here, self._logs) if loses else {}
+            if measures or evaluates:
+                self._look(epoch + 1, evaluates=evaluates, losses=losses)
+            elif losses:
+                self._write(epoch + 1, losses)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Writes the line of the epoch's end; adds what the last epoch's lines say together."""
         is_last = bool(self._last) and self._is_last(epoch)
-        if logs is None or not (self.every or self.at_start or is_last):
+        if logs is None or not (self.every or self.losses_every or self.at_start or is_last):
             return
+        steps = self.loop.position.step_in_epoch
+        losses = self._means(steps, logs) if self.losses_every else {}
+        self._told.assign(tf.zeros_like(self._told))
         shown = {name: v for name, v in logs.items() if name.startswith("val_") or "/" in name}
-        self._write(epoch + 1, shown)
+        self._write(epoch + 1, losses | shown)
         if is_last and self.file is not None:
             begin = self.loop.steps_done - self._last[-1]
             wanted = {begin + step for step in self._last}
@@ -152,10 +177,21 @@ class StepLines(keras.callbacks.Callback, Guest):
     def _is_last(self, epoch: int) -> bool:
         return epoch + 1 == self.batches.epochs
 
-    def _look(self, epoch: int, *, evaluates: bool) -> None:
+    def _means(self, steps: int, logs: Mapping[str, Any]) -> dict[str, float]:
+        """Losses over the steps since they were told, of the running means of an epoch."""
+        sums = [steps * float(logs[name]) for name in self._losses]
+        before, now = self._told.numpy(), np.array([steps, *sums])
+        if now[0] <= before[0]:
+            return {}  # nothing was trained since
+        self._told.assign(now)
+        told = (now[1:] - before[1:]) / (now[0] - before[0])
+        return dict(zip(self._losses, told.tolist(), strict=True))
+
+    def _look(self, epoch: int, *, evaluates: bool, losses: dict[str, float] | None = None) -> None:
         results = self.loop.test_images.in_between() if evaluates else {}
         readings = self._monitor.readings() if self._monitor else {}
-        self._write(epoch, {f"val_{name}": v for name, v in results.items()} | readings)
+        results = {f"val_{name}": value for name, value in results.items()}
+        self._write(epoch, (losses or {}) | results | readings)
 
     def _write(self, epoch: int, values: dict[str, Any]) -> None:
         if self.file is not None:

@@ -49,7 +49,7 @@ class Dashboards(keras.callbacks.Callback):
     Custom scalars have a chart a measure, with its layers (`<measure>/<layer>`) from input to
     output. Histograms of the weights, `W/<layer>`, and of what carries the error, `B/<layer>`, are
     written at most about 100 times a run, the image of B against W about five times, the last epoch
-    among them. HParams and text hold the configuration.
+    among them, as are the boxes that a detector finds. HParams and text hold the configuration.
 
     A run that goes on writes a further file. TensorBoard's fast loader, the default, shows the
     later one of two values of a step; with `--load_fast=false` it may show both.
@@ -100,6 +100,11 @@ class Dashboards(keras.callbacks.Callback):
         with self._at(step):
             for name, value in values.items():
                 tf.summary.scalar(f"by_step/{name}", value)
+
+    def on_picture(self, epoch: int, name: str, picture: np.ndarray) -> None:
+        """A picture (height, width, 3), bytes, of the end of an epoch, counted from 1."""
+        with self._at(epoch):
+            tf.summary.image(name, picture[np.newaxis])
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self._writer = None  # all is on the disk

@@ -225,3 +225,14 @@ def test_entering_late_reads_by_index_only_the_steps_asked_for(
     # Read in any order: several steps at a time.
     assert sorted(number for batch in seen for number in numbers(batch)) == sorted(read)
     assert len(read) == 2 * BATCH
+
+
+def test_flip_shows_every_image_as_it_is_or_mirrored(images: DataSet, config: DataConfig) -> None:
+    plain, flipped = (
+        np.concatenate([x for x, _ in train(images, changed, 0, STEPS_PER_EPOCH)])
+        for changed in (dataclasses.replace(config, augmentation=kind) for kind in ("none", "flip"))
+    )
+    same = [np.array_equal(one, other) for one, other in zip(plain, flipped, strict=True)]
+    mirrored = np.where(np.array(same)[:, None, None, None], plain, plain[:, :, ::-1])
+    np.testing.assert_array_equal(flipped, mirrored)
+    assert 3 < sum(same) < len(same) - 3

@@ -91,7 +91,8 @@ def test_auto_storage_is_memory_up_to_the_limit(
             DataConfig(name=str(EMBEDDED["digits"].parent)),
             "has no folder train with a folder of images for every class",
         ),
-        (DataConfig(name="coco"), "Expected an image and a class label."),
+        (DataConfig(name="coco"), "has images of many sizes. Expected data.image_size"),
+        (DataConfig(name="celeb_a"), "Expected an image and a class label, or objects with a bbox"),
         (DataConfig(name="imdb_reviews"), "holds text, label."),
         (DataConfig(name="imagenet2012"), "images of many sizes. Expected data.image_size"),
         (
@@ -188,7 +189,7 @@ def test_without_network_the_first_host_is_asked_once_and_the_sentence_says_how_
         datasets.load(DataConfig(name="mnist", data_dir=str(tmp_path)))
     assert asked == [5.0]
     assert "with --data.data_dir=FOLDER, and bring FOLDER here" in str(caught.value)
-    assert "arrays (.npz) or a folder of images" in str(caught.value)
+    assert "arrays (.npz), a folder of images or one in COCO's layout" in str(caught.value)
 
 
 def test_pixels_are_normalised_by_the_training_images() -> None:

@@ -240,19 +240,25 @@ def test_kinds_of_targets_decide_what_a_model_gives(monkeypatch: pytest.MonkeyPa
     assert alone.output_shape == alone.input_shape == (3,)
     inputs, targets = evaluated(alone)
     np.testing.assert_array_equal(inputs, targets)
-    boxes = [
-        {"boxes": np.ones((len(one), 6, 4)), "classes": np.ones((len(one), 6), np.int64)}
-        for one in (y, test_y)
-    ]
-    found = load(*boxes)
-    assert (found.target.kind, found.target.shape) == ("boxes", (6, 4))
-    [(_, structure), *_] = train(found, DataConfig(), 0, 1)
-    assert {name: part.shape for name, part in structure.items()} == {
-        "boxes": (4, 6, 4),
-        "classes": (4, 6),
+
+
+def test_boxes_of_a_function_are_shares_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.zeros((5, 32, 64, 3), np.uint8)
+    boxes = {
+        "boxes": np.tile([0.25, 0.5, 0.75, 1.0], (5, 6, 1)),
+        "classes": np.tile([2, 0, 1, 1, -1, -1], (5, 1)),
     }
-    with pytest.raises(UserError, match="detection is to come"):
-        _ = found.output_shape
+    pair = (pixels, boxes)
+    data = datasets.load(returning(monkeypatch, (pair, pair)))
+    assert (data.target.kind, data.target.shape, data.target.num_classes) == ("boxes", (6, 4), 3)
+    [(_, targets), *_] = train(data, DataConfig(), 0, 1)
+    assert targets.shape == (4, 6, 5)
+    np.testing.assert_array_equal(targets[0, :2], [[8, 32, 24, 64, 2], [8, 32, 24, 64, 0]])
+    with pytest.raises(UserError, match=r"shape \(32, 64, 3\). Expected square images whose side"):
+        _ = data.output_shape
+    boxes["classes"][0, 0] = -2
+    with pytest.raises(UserError, match=r"classes from -2 to 2. Expected -1 to 2, or"):
+        datasets.load(returning(monkeypatch, (pair, pair)))
 
 
 def test_grey_pixels_without_a_channel_are_images(monkeypatch: pytest.MonkeyPatch) -> None:

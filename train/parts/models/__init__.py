@@ -22,6 +22,7 @@ from train.parts.models.autoencoder import autoencoder
 from train.parts.models.brain_like import brain_like
 from train.parts.models.mlp import mlp
 from train.parts.models.resnet import resnet18, resnet50
+from train.parts.models.retinanet import retinanet
 from train.parts.models.sequences import rnn, transformer
 from train.parts.models.small_conv import small_conv
 from train.parts.named import checked_options, find, options_of, refusals
@@ -36,6 +37,7 @@ MODELS: dict[str, Callable[..., Any]] = {
     "simpnet": simpnet,
     "deepernet": deepernet,
     "deepernet_s": deepernet_s,
+    "retinanet": retinanet,
     "mobilenet": mobilenet,
     "densenet": densenet,
     "autoencoder": autoencoder,

@@ -13,10 +13,10 @@ from train.errors import UserError
 from train.parts.models.layers import initializer_of, normalized
 
 # A block: builder, incoming signal, width of the stage, strides, name.
-Block = Callable[["_Builder", Any, int, int, str], Any]
+Block = Callable[["Builder", Any, int, int, str], Any]
 
 
-class _Builder:
+class Builder:
     """The parts of the network, which share BatchNorm, its place and the initializer."""
 
     def __init__(self, batch_norm: str, scale: bool, momentum: float, initializer: str) -> None:
@@ -63,7 +63,7 @@ class _Builder:
         return self.activate(add([y, x]), name=last)
 
 
-def basic_block(build: _Builder, x: Any, width: int, strides: int, name: str) -> Any:
+def basic_block(build: Builder, x: Any, width: int, strides: int, name: str) -> Any:
     """3x3 and 3x3."""
     y = build.conv(x, width, 3, strides=strides, name=f"{name}_a")
     y = build.activate(y, name=f"{name}_a")
@@ -71,7 +71,7 @@ def basic_block(build: _Builder, x: Any, width: int, strides: int, name: str) ->
     return build.add_shortcut(y, x, strides=strides, name=name, last=f"{name}_b")
 
 
-def bottleneck_block(build: _Builder, x: Any, width: int, strides: int, name: str) -> Any:
+def bottleneck_block(build: Builder, x: Any, width: int, strides: int, name: str) -> Any:
     """1x1, 3x3, and 1x1 to four times the width."""
     y = build.conv(x, width, 1, name=f"{name}_a")
     y = build.activate(y, name=f"{name}_a")
@@ -79,6 +79,24 @@ def bottleneck_block(build: _Builder, x: Any, width: int, strides: int, name: st
     y = build.activate(y, name=f"{name}_b")
     y = build.conv(y, 4 * width, 1, name=f"{name}_c")
     return build.add_shortcut(y, x, strides=strides, name=name, last=f"{name}_c")
+
+
+def backbone(
+    images: Any, build: Builder, block: Block, stages: Sequence[int], *, width: int, large: bool
+) -> list[Any]:
+    """What the stages give; `large` images meet 7x7 at stride 2, and max pooling, before them."""
+    x = build.conv(images, width, 7 if large else 3, strides=2 if large else 1, name="stem")
+    x = build.activate(x, name="stem")
+    if large:
+        x = keras.layers.MaxPooling2D(3, strides=2, padding="same", name="stem_pool")(x)
+    found = []
+    for stage, blocks in enumerate(stages):
+        for number in range(blocks):
+            strides = 2 if stage > 0 and number == 0 else 1
+            place = f"stage_{stage + 1}_block_{number + 1}"
+            x = block(build, x, width * 2**stage, strides, place)
+        found.append(x)
+    return found
 
 
 def _resnet(name: str, block: Block, stages: Sequence[int], about: str) -> Callable[..., Any]:
@@ -113,18 +131,9 @@ def _resnet(name: str, block: Block, stages: Sequence[int], about: str) -> Calla
         """
         if width < 1:
             raise UserError(f"model.options.width is {width}. Expected 1 or more.")
-        parts = _Builder(batch_norm, batch_norm_scale, batch_norm_momentum, initializer)
+        parts = Builder(batch_norm, batch_norm_scale, batch_norm_momentum, initializer)
         images = keras.Input(input_shape, name="image")
-        large = stem == "imagenet"
-        x = parts.conv(images, width, 7 if large else 3, strides=2 if large else 1, name="stem")
-        x = parts.activate(x, name="stem")
-        if large:
-            x = keras.layers.MaxPooling2D(3, strides=2, padding="same", name="stem_pool")(x)
-        for stage, blocks in enumerate(stages):
-            for number in range(blocks):
-                strides = 2 if stage > 0 and number == 0 else 1
-                place = f"stage_{stage + 1}_block_{number + 1}"
-                x = block(parts, x, width * 2**stage, strides, place)
+        *_, x = backbone(images, parts, block, stages, width=width, large=stem == "imagenet")
         x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
         start = initializer_of(head_initializer)
         logits = keras.layers.Dense(math.prod(output_shape), kernel_initializer=start, name="head")(

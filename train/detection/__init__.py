@@ -1,0 +1,1 @@
+"""Objects in images: which anchor stands for which, what outputs mean, how good they are."""
