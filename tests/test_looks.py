@@ -180,7 +180,9 @@ def test_a_function_that_the_model_brings_with_its_trace_is_refused() -> None:
     block.attribute = block.attribute.get_concrete_function(tf.TensorSpec((None, 4)))
     assert {p.name: p.called for p in tfwm.pathways(model)}["block_attribute/inner"]
     for look in (tfwm.delta_angles, tfwm.gradient_angles):
-        with pytest.raises(ValueError, match=r"'inner' cannot be seen: .*traced before"):
+        with pytest.raises(
+            ValueError, match=r"'block_attribute/inner' cannot be seen: .*traced before"
+        ):
             look(model, *batch())
 
 

@@ -268,7 +268,10 @@ def test_backbone_of_another_model_is_taken_and_the_rest_left(
 @pytest.mark.parametrize(
     ("phases", "sentence"),
     [
-        ([{"unbind": ["x"]}], "phases[0]: unbind is not a key of a phase. Expected some of training"),
+        (
+            [{"unbind": ["x"]}],
+            "phases[0]: unbind is not a key of a phase. Expected some of training",
+        ),
         ([{"frees": ["x"]}], "phases[0]: frees is not a key of a phase. Did you mean 'freeze'?"),
         ([{"training": {"batch_size": 3}}], "training.batch_size is not a key of a phase."),
         ([{}, {"optimizer": {"rate": 1}}], "phases[1]: optimizer.rate is not a known key."),

@@ -223,8 +223,12 @@ def _picture(panels: Mapping[str, str], stem: Path, along: str = "epoch") -> Ite
         _scale(axis, unit, low, high, along)
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             legend.setdefault(label, handle)
-    figure.legend(legend.values(), legend, loc="outside right center", fontsize=9)
+    shared = figure.legend(legend.values(), legend, loc="outside right center", fontsize=9)
     figure.draw_without_rendering()
+    height = shared.get_window_extent().height / figure.dpi + 0.2
+    if height > figure.get_figheight():  # many labels beside few panels
+        figure.set_figheight(height)
+        figure.draw_without_rendering()
     figure.set_layout_engine("none")  # all is in its place, which took most of the time
     for ending in ("png", "svg"):
         figure.savefig(stem.with_suffix(f".{ending}"), dpi=110)

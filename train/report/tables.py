@@ -135,9 +135,9 @@ def curves(groups: Sequence[Group]) -> pd.DataFrame:
     """Numbers, a row a group and epoch: means, and standard errors as `(s.e.)`."""
     frames = {
         (group.label, len(group.runs), " ".join(str(run.config["seed"]) for run in group.runs)): (
-            # Copies: of hundreds of measures, one by one, pandas would warn.
-            group.mean.copy().join(group.error.add_suffix(" (s.e.)").copy())
+            group.mean.join(group.error.add_suffix(" (s.e.)"))
         )
         for group in groups
     }
-    return pd.concat(frames, names=["group", "runs", "seeds"]).reset_index()
+    # A copy: pandas warns of tables that were put together column by column.
+    return pd.concat(frames, names=["group", "runs", "seeds"]).copy().reset_index()
