@@ -26,6 +26,7 @@ from tfweightmirror import (
 from tfweightmirror._internals.keras_hooks import tell_training_from_defaults
 from tfweightmirror._internals.optimizer_hooks import scale_gradients_of_local_losses
 from tfweightmirror._internals.saving_hooks import keep_kernels_apart_in_legacy_files
+from tfweightmirror._internals.tensorflow_hooks import refuse_errors_of_vectorized_calls
 from tfweightmirror._internals.walk import pathways
 from tfweightmirror.asymmetric_gradient import asymmetric
 from tfweightmirror.conversion import convert_model, reset_feedback, strip_feedback
@@ -35,6 +36,7 @@ from tfweightmirror.pathway import Pathway
 
 keep_kernels_apart_in_legacy_files()
 scale_gradients_of_local_losses()
+refuse_errors_of_vectorized_calls()
 tell_training_from_defaults()
 
 __version__ = "0.1.0"

@@ -163,5 +163,7 @@ def _counting_as(
             return [None, gradient]
         return [None, gradient, rule.feedback_gradient(gradient)]
 
-    function = custom_gradient(lambda tensor, *_: tf.identity(tensor), backward, tangent_of=2)
+    function = custom_gradient(
+        lambda tensor, *_: tf.identity(tensor), backward, tangent_of=2, of_backward_pass=True
+    )
     return function(tensor, kernel, *(() if feedback is None else (feedback,)))

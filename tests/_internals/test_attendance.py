@@ -74,6 +74,14 @@ def test_it_is_the_decay_of_the_weights_that_counts(make: Any, warns: bool) -> N
     assert len(said(lambda: fit(network(make(), dtype="mixed_bfloat16")))) == warns
 
 
+@pytest.mark.parametrize("rule", ["kolen_pollack", "product_feedback_alignment"])
+def test_b_left_out_of_decay_is_as_good_as_none(rule: str) -> None:
+    with pytest.warns(UserWarning, match=f"'{rule}', but its optimizer decays W of layer 'low' by"):
+        fit(network(excluding(SGD(0.1, weight_decay=0.125), "feedback"), rule=rule))
+    with pytest.warns(UserWarning, match=r"'low' by 0 and B by 0.125: the gap between them"):
+        fit(network(excluding(SGD(0.1, weight_decay=0.125), "/kernel"), rule=rule))
+
+
 def test_frozen_layers_and_other_rules_need_no_decay() -> None:
     model = network(SGD(0.1))
     model.get_layer("low").trainable = model.get_layer("head").trainable = False

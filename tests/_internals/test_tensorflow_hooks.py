@@ -116,3 +116,44 @@ def test_a_function_forgets_its_traces() -> None:
     hooks.forget_traces(function)
     assert function.experimental_get_tracing_count() == 0
     assert function(tf.ones(3)).numpy().tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_vectorized_calls_refuse_the_error_that_they_would_send_on_w(traced: bool) -> None:
+    layer = tfwm.layers.FeedbackDense(3, rule="fa")
+    x = tf.random.stateless_normal((4, 5), (0, 0))
+
+    def each(x: tf.Tensor) -> tf.Tensor:
+        return tf.vectorized_map(lambda row: layer(row[None])[0], x)
+
+    run = tf.function(each) if traced else each
+    np.testing.assert_allclose(layer(x), run(x), atol=1e-6)
+
+    def error() -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = run(x)
+        return tape.gradient(y, x)
+
+    with pytest.raises(ValueError, match=r"inside tf\.vectorized_map .* would travel on W"):
+        error()
+
+
+def test_errors_sent_back_inside_a_vectorized_call_travel_on_b() -> None:
+    layer = tfwm.layers.FeedbackDense(3, rule="fa")
+    x = tf.random.stateless_normal((4, 5), (0, 0))
+    layer(x)
+
+    def error(row: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            tape.watch(row)
+            y = tf.reduce_sum(layer(row[None]))
+        return tape.gradient(y, row)
+
+    expected = np.tile(layer.feedback_kernel.numpy().sum(1), (4, 1))
+    np.testing.assert_allclose(tf.vectorized_map(error, x), expected, atol=1e-5)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = layer(x)
+    jacobian = tf.einsum("ajai->aij", tape.jacobian(y, x))
+    np.testing.assert_allclose(jacobian, np.tile(layer.feedback_kernel, (4, 1, 1)), atol=1e-6)

@@ -5,6 +5,7 @@ import json
 import pathlib
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -257,3 +258,38 @@ def test_another_forward_map_of_the_same_answers_moves_b_the_same(rule: Any) -> 
         layer.kernel.assign_add(np.asarray(change, "f4") + np.zeros((9, 3), "f4"))
         moved[name] = gradients(layer, [tf.constant(x)]).weights["feedback_kernel"]
     assert relative_error(moved["other"], moved["as it is"]) < 1e-5
+
+
+# --- a rule that learns from errors, too --------------------------------------------------------
+
+
+class Both(InformationAlignment):
+    """A rule whose B learns from errors and from signals at once."""
+
+    def feedback_gradient(self, kernel_gradient: tf.Tensor) -> tf.Tensor:
+        return kernel_gradient
+
+
+def test_b_gets_the_sum_of_what_errors_and_signals_teach() -> None:
+    kind = BY_NAME["dense_rank2"]
+    local, both = (build(kind, kind.twin(rule)) for rule in (IA, Both(0.75, 0.5, 0.25)))
+    both.kernel.assign(local.kernel)
+    both.feedback_kernel.assign(local.feedback_kernel)
+    one, two = (gradients(layer, kind.inputs()).weights for layer in (local, both))
+    expected = one["feedback_kernel"] + one["kernel"]
+    assert relative_error(two["feedback_kernel"], expected) < 1e-6
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_sum_of_which_one_part_is_scaled_is_refused(dynamic: bool) -> None:
+    """Scaled as a whole, the part of the errors would be taken `scale` times too large."""
+    layer = tfwm.layers.FeedbackDense(3, rule=Both())
+    layer.build((None, 4))
+    variables, fixed = layer.trainable_variables, keras.optimizers.SGD(loss_scale_factor=8.0)
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD()) if dynamic else fixed
+    before = layer.get_weights()
+    with pytest.raises(ValueError, match=f"{type(optimizer).__name__}.* scales the loss, and"):
+        optimizer.apply([tf.ones(v.shape) for v in variables], variables)
+    for value, same in zip(layer.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(value, same)
+    keras.optimizers.SGD().apply([tf.ones(v.shape) for v in variables], variables)

@@ -46,8 +46,10 @@ def warn_if_unattended(layer: keras.layers.Layer) -> None:
     )
 
 
-def warn_if_not_decayed(layer: keras.layers.Layer, kernel: keras.Variable) -> None:
-    """Warn once per model that trains with no weight decay to draw B to `kernel`."""
+def warn_if_not_decayed(
+    layer: keras.layers.Layer, kernel: keras.Variable, feedback: keras.Variable
+) -> None:
+    """Warn once per model that trains with no equal weight decay to draw `feedback` to `kernel`."""
     model = keras_hooks.outermost_layer(layer)
     compiled_with = id(getattr(model, "optimizer", None))
     if model in _warned:
@@ -60,10 +62,21 @@ def warn_if_not_decayed(layer: keras.layers.Layer, kernel: keras.Variable) -> No
         return
     asked.add(id(kernel))
     living = [inner_of(optimizer) for reference in known if (optimizer := reference())]
-    if any(any_decay_of(optimizer, kernel) > 0 for optimizer in living):
+    decays = [tuple(any_decay_of(o, variable) for variable in (kernel, feedback)) for o in living]
+    if any(of_kernel == of_feedback > 0 for of_kernel, of_feedback in decays):
         return
     _warned.add(model)
     rule = layer.rule.name
+    if unequal := [pair for pair in decays if any(pair)]:
+        warnings.warn(
+            f"'{model.name}' trains with the rule '{rule}', but its optimizer decays W of layer "
+            f"'{layer.name}' by {unequal[0][0]:g} and B by {unequal[0][1]:g}: the gap between them "
+            "does not die out. Give both one weight decay: name both or none in "
+            "exclude_from_weight_decay.",
+            UserWarning,
+            stacklevel=2,
+        )
+        return
     checked = ", and pass tfweightmirror.callbacks.KolenPollack() to fit, which checks it"
     stays = ", which is 'updated_random_feedback'"
     warnings.warn(

@@ -116,6 +116,7 @@ def _scaling_first(apply: Any) -> Any:
         if dynamic and optimizer.built:
             scale = tf.convert_to_tensor(optimizer.dynamic_scale)
         own = [getattr(variable, "learns_from_signals", False) for variable in given]
+        _refuse_half_scaled(optimizer, given, own)
         if len(own) == len(grads):  # else Keras says what is wrong
             grads = [
                 gradient * tf.cast(scale, gradient.dtype)
@@ -126,6 +127,20 @@ def _scaling_first(apply: Any) -> Any:
         return apply(optimizer, grads, None if trainable_variables is None else given)
 
     return scaled
+
+
+def _refuse_half_scaled(
+    optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable], own: list[bool]
+) -> None:
+    """Raise a ValueError for a B whose gradient is a sum of what is scaled and what is not."""
+    for variable, by_itself in zip(variables, own, strict=True):
+        if by_itself and getattr(variable, "learns_from_errors", False):
+            raise ValueError(
+                f"Optimizer '{optimizer.name}' ({type(optimizer).__name__}) scales the loss, and "
+                f"'{variable.path}' learns from errors, which are scaled, and from a local loss, "
+                "which is not: their sum cannot be unscaled. Train without loss scaling (float32 "
+                "or mixed_bfloat16), or let the rule have feedback_gradient or local_loss alone."
+            )
 
 
 # --- state that is carried over to other variables ----------------------------------------------

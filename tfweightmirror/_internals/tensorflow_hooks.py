@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import tensorflow as tf
 from tensorflow.python.eager import record
 from tensorflow.python.framework import ops
+from tensorflow.python.ops.parallel_for import pfor
 
 # From (inputs of the forward pass, error at its output) to the error at each input (None: none).
 Backward: TypeAlias = Callable[[Sequence[tf.Tensor], tf.Tensor], Sequence[tf.Tensor | None]]
@@ -23,6 +24,14 @@ _LOST = (
     "SavedModel. Train the Keras model itself, from a .keras file."
 )
 _REGISTERED = "_tfweightmirror_registered"  # on a graph: functions that TensorFlow has registered
+
+_VECTORIZED = (
+    "The error of a feedback layer inside tf.vectorized_map (keras.ops.vectorized_map, or a "
+    "TimeDistributed that does not know the number of steps) would travel on W: TensorFlow keeps "
+    "no custom gradient there. Call the layer on the whole batch, use tf.map_fn, or give "
+    "TimeDistributed a number of steps."
+)
+_OF_FORWARD_PASSES = "_tfweightmirror_forward"  # on a graph: the names of those that errors meet
 
 TracedFunction: Any = type(tf.function(lambda: None))
 
@@ -38,7 +47,11 @@ def tape_records() -> bool:
 
 
 def custom_gradient(
-    forward: Callable[..., tf.Tensor], backward: Backward, *, tangent_of: int = 0
+    forward: Callable[..., tf.Tensor],
+    backward: Backward,
+    *,
+    tangent_of: int = 0,
+    of_backward_pass: bool = False,
 ) -> Callable[..., tf.Tensor]:
     """`tf.custom_gradient` for functions of tensors, whose traces are forgotten with their graph.
 
@@ -53,6 +66,7 @@ def custom_gradient(
         tangent_of: Whose tangent the output has in forward mode (`tf.autodiff.ForwardAccumulator`)
             inside a traced function: that of what `forward` computes (0), or of the tensor in this
             place, counted from 1. Eagerly TensorFlow transposes `backward`, as its own does.
+        of_backward_pass: Whether it is called in backward passes alone, which Jacobians vectorize.
     """
 
     def run(*tensors: tf.Tensor) -> tf.Tensor:
@@ -68,7 +82,10 @@ def custom_gradient(
             outputs = tf.identity_n(inputs)
         if not hasattr(graph, _BACKWARDS):
             setattr(graph, _BACKWARDS, {})
+            setattr(graph, _OF_FORWARD_PASSES, set())
         getattr(graph, _BACKWARDS)[outputs[0].op.name] = backward
+        if not of_backward_pass:
+            getattr(graph, _OF_FORWARD_PASSES).add(outputs[0].op.name)
         record.record_operation(
             _NAME,
             outputs,
@@ -99,6 +116,31 @@ def _lost(inputs: Sequence[tf.Tensor]) -> list[tf.Tensor | None]:
     with tf.control_dependencies([tf.debugging.Assert(tf.zeros((), tf.bool), [_LOST])]):
         nan = [float("nan") * t if t.dtype.is_floating else None for t in inputs]
     return [None, *nan]
+
+
+def refuse_errors_of_vectorized_calls() -> None:
+    """Let `tf.vectorized_map` keep that a forward pass has a gradient of its own: a refusal.
+
+    It makes other operations of those of its body, and plain identities of our custom gradients.
+    """
+    convert = pfor._pfor_converter_registry["IdentityN"]
+
+    def keeping(inputs: Any) -> Any:
+        operation = inputs.op
+        if operation.name not in getattr(operation.graph, _OF_FORWARD_PASSES, ()):
+            return convert(inputs)
+        converted = [(given.t, given.is_stacked) for given in inputs.inputs]
+        refusing = custom_gradient(lambda y, *_: tf.identity(y), _refuse_vectorized)
+        y = refusing(*(tensor for tensor, _ in converted))
+        return [
+            pfor.wrap(tensor, stacked) for tensor, stacked in [(y, converted[0][1]), *converted[1:]]
+        ]
+
+    pfor._pfor_converter_registry["IdentityN"] = keeping
+
+
+def _refuse_vectorized(tensors: Sequence[tf.Tensor], error: tf.Tensor) -> Sequence[tf.Tensor]:
+    raise ValueError(_VECTORIZED)
 
 
 def weakly_bound(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -117,6 +117,7 @@ class FeedbackLayer(CarriesRule):
                     **own,
                 )
                 feedback.learns_from_signals = rule.has_local_loss  # for its optimizers
+                feedback.learns_from_errors = rule.has_feedback_gradient
                 if hasattr(constraint, "mask_feedback") and constraint.known:  # a Sparse
                     feedback.assign(constraint.mask_feedback(feedback))
             if factors is not None:
@@ -231,7 +232,7 @@ class FeedbackLayer(CarriesRule):
         elif isinstance(self.rule, _NEEDING_DECAY) and tape_records():
             feedback = getattr(self, site.feedback)
             if feedback.trainable and not twin_gradient.is_hidden(feedback):
-                attendance.warn_if_not_decayed(self, getattr(self, site.kernel))
+                attendance.warn_if_not_decayed(self, getattr(self, site.kernel), feedback)
 
     def _rule_at(self, site: Site) -> FeedbackRule:
         return self.rule.for_fans(self.kernel_view(site).fans)

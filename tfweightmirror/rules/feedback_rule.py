@@ -141,6 +141,7 @@ class FeedbackRule:
 
         It is taken once a training call and no part of the loss that is reported. Its gradient does
         not depend on the error: neither on the size of the loss nor on how examples are weighted.
+        Optimizers that scale the loss refuse a B that has a `feedback_gradient`, too.
         Half the squared error of `B y` as a guess of x, and a decay:
 
             guess = signals.backward(signals.y) - signals.x
@@ -153,6 +154,11 @@ class FeedbackRule:
     def has_local_loss(self) -> bool:
         """Whether B learns from `local_loss`."""
         return type(self).local_loss is not FeedbackRule.local_loss
+
+    @property
+    def has_feedback_gradient(self) -> bool:
+        """Whether B may learn from `feedback_gradient`."""
+        return type(self).feedback_gradient is not FeedbackRule.feedback_gradient
 
     def factors(self, matrices: tuple[int, int, int]) -> Factors | None:
         """The two matrices whose product is B; None: B is one variable of the kernel's shape.
