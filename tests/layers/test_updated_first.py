@@ -94,3 +94,45 @@ def test_what_cannot_be_updated_first_is_refused_in_one_sentence() -> None:
         model.compile("sgd", "mean_squared_error")
     with pytest.raises(ValueError, match=r"several replicas.*ahead=0"):
         model.fit(x, y, batch_size=8, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (lambda: keras.optimizers.SGD(0.01), r"is SGD with learning_rate=0.0"),
+        (lambda: keras.optimizers.SGD(RATE, momentum=0.9), r"momentum=0.9"),
+        (lambda: keras.optimizers.SGD(RATE, clipnorm=1.0), r"clipnorm=1.0"),
+        (lambda: keras.optimizers.SGD(RATE, weight_decay=0.1), r"weight_decay=0.1"),
+        (lambda: keras.optimizers.SGD(RATE, loss_scale_factor=64.0), r"loss_scale_factor=64"),
+        (
+            lambda: keras.optimizers.SGD(RATE, gradient_accumulation_steps=2),
+            r"accumulation_steps=2",
+        ),
+        (lambda: keras.optimizers.Adam(RATE), r"is Adam with"),
+        (
+            lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(RATE)),
+            r"is LossScaleOptimizer with",
+        ),
+        (
+            lambda: keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(RATE, 10)),
+            r"is SGD with learning_rate=.*Expected keras.optimizers.SGD\(0.25\)",
+        ),
+    ],
+)
+def test_another_step_than_the_one_that_was_said_is_refused(optimizer: Any, message: str) -> None:
+    model = dense(UpdatedRandomFeedback(ahead=RATE))
+    model.compile(optimizer(), "mean_squared_error")
+    before = weights(model)
+    with pytest.raises(ValueError, match=message):
+        model.fit(x, y, batch_size=8, verbose=0)
+    assert all(np.array_equal(before[name], value) for name, value in weights(model).items())
+
+
+def test_a_layer_that_is_called_twice_is_refused() -> None:
+    shared, inputs = keras.layers.Dense(4, name="shared"), keras.Input((4,))
+    model = keras.Model(inputs, shared(shared(inputs)))
+    tfwm.convert_model(model, UpdatedRandomFeedback(ahead=RATE))
+    model(x)  # nobody trains
+    model.compile(keras.optimizers.SGD(RATE), "mean_squared_error")
+    with pytest.raises(ValueError, match=r"called twice in a step.*ahead=0"):
+        model.fit(x, y, verbose=0)

@@ -103,16 +103,19 @@ def scale_gradients_of_local_losses() -> None:
 def _scaling_first(apply: Any) -> Any:
     @functools.wraps(apply)
     def scaled(optimizer: Any, grads: Any, trainable_variables: Any = None) -> Any:
-        dynamic = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-        scale = optimizer.initial_scale if dynamic else optimizer.loss_scale_factor
-        if scale is None:
-            return apply(optimizer, grads, trainable_variables)
         grads = list(grads)
         given = (
             optimizer._trainable_variables
             if trainable_variables is None
             else list(trainable_variables)
         )
+        for variable in given:
+            _refuse_another_step(optimizer, variable)
+        again = None if trainable_variables is None else given
+        dynamic = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        scale = optimizer.initial_scale if dynamic else optimizer.loss_scale_factor
+        if scale is None:
+            return apply(optimizer, grads, again)
         if dynamic and optimizer.built:
             scale = tf.convert_to_tensor(optimizer.dynamic_scale)
         own = [getattr(variable, "learns_from_signals", False) for variable in given]
@@ -124,9 +127,31 @@ def _scaling_first(apply: Any) -> Any:
                 else gradient
                 for gradient, by_itself in zip(grads, own, strict=True)
             ]
-        return apply(optimizer, grads, None if trainable_variables is None else given)
+        return apply(optimizer, grads, again)
 
     return scaled
+
+
+def _refuse_another_step(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> None:
+    """Raise a ValueError for a B that is updated before errors pass, by another step than said."""
+    rate = getattr(variable, "updated_first_at", 0.0)
+    if not rate:
+        return
+    with tf.init_scope():  # the rate is a variable
+        config = optimizer.get_config()
+    names = ["momentum", "nesterov", "weight_decay", "use_ema", "gradient_accumulation_steps"]
+    names += ["clipnorm", "clipvalue", "global_clipnorm", "loss_scale_factor"]
+    given = {name: config[name] for name in names if config.get(name)}
+    found = config.get("learning_rate")
+    plain = type(optimizer) is keras.optimizers.SGD and not given
+    if not plain or not isinstance(found, float) or abs(found - rate) > 1e-5 * rate:
+        given["learning_rate"] = found
+        what = ", ".join(f"{name}={value}" for name, value in given.items())
+        raise ValueError(
+            f"'{variable.path}' is updated before errors pass it, by plain SGD of the learning "
+            f"rate {rate} (ahead), and the optimizer is {type(optimizer).__name__} with {what}. "
+            f"Expected keras.optimizers.SGD({rate}), or ahead=0."
+        )
 
 
 def _refuse_half_scaled(

@@ -113,6 +113,18 @@ def refuse_many_calls(layer: keras.layers.Layer, rule: rules.FeedbackRule) -> No
         )
 
 
+def refuse_second_call(layer: keras.layers.Layer, called: set[int] | None) -> None:
+    """Raise a ValueError if a layer whose B is to be updated first has been `called` before."""
+    if called is not None and id(layer) in called:
+        raise ValueError(
+            f"Layer '{layer.name}' ({type(layer).__name__}) is called twice in a step, and each call "
+            f"knows its own part of B's update alone, which the rule '{layer.rule.name}' wants "
+            "before the error passes (ahead). Use ahead=0 for it."
+        )
+    if called is not None:
+        called.add(id(layer))
+
+
 def refuse_bound_product(
     layer: keras.layers.Layer, rule: rules.FeedbackRule, constraint: Any
 ) -> None:

@@ -15,7 +15,12 @@ from tfweightmirror._internals.probe import Call, is_looked_at, record_call
 from tfweightmirror._internals.tensorflow_hooks import tape_records, weakly_bound
 from tfweightmirror.asymmetric_gradient import LinearMap, asymmetric
 from tfweightmirror.layers import direct
-from tfweightmirror.layers.carries_rule import CarriesRule, refuse_bound_product, refuse_many_calls
+from tfweightmirror.layers.carries_rule import (
+    CarriesRule,
+    refuse_bound_product,
+    refuse_many_calls,
+    refuse_second_call,
+)
 from tfweightmirror.layers.initializers import born_on, first_seed, seeded, with_seed
 from tfweightmirror.pathway import KernelView, Pathway
 from tfweightmirror.rules import FeedbackRule
@@ -118,6 +123,7 @@ class FeedbackLayer(CarriesRule):
                 )
                 feedback.learns_from_signals = rule.has_local_loss  # for its optimizers
                 feedback.learns_from_errors = rule.has_feedback_gradient
+                feedback.updated_first_at = getattr(rule, "ahead", 0.0)
                 if hasattr(constraint, "mask_feedback") and constraint.known:  # a Sparse
                     feedback.assign(constraint.mask_feedback(feedback))
             if factors is not None:
@@ -190,6 +196,8 @@ class FeedbackLayer(CarriesRule):
             kernel, feedback = reading[:2]
             outputs = direct.carry(self, op, inputs, kernel, feedback, jit_compile=jit_compile)
         else:
+            if self.rule.updates_first and self._in_training():
+                refuse_second_call(self, keras_hooks.kept_in_call("updated_first", set))
             f = asymmetric(op, self._rule_at(site), jit_compile=jit_compile, batch_axis=batch_axis)
             outputs = f(inputs, **reading._asdict())
         record_call(Call(self, site.kernel, inputs, outputs))

@@ -170,9 +170,10 @@ class UpdatedRandomFeedback(FeedbackRule):
 
     The paper states no order of the error's passage and B's update, and the released code had both.
     By default the error passes first. With `ahead` it passes `B - ahead * epsilon * dW`: B as it
-    stands after its update, if that is plain SGD of the learning rate `ahead`, without clipping,
-    and if the layer is called once in a step. Replicas, recurrent layers and constraints of B are
-    refused then.
+    stands after its update by plain SGD of the learning rate `ahead`. Keras' other optimizers and
+    rates are refused then, and so are layers that are called several times in a step, recurrent
+    ones, replicas, and constraints of B. (Of a training loop without Keras' optimizer, and of a
+    rate that changes after the first step, nothing is known.)
 
     `epsilon` scales the gradient, so with an optimizer that normalizes gradients (Adam, RMSprop,
     Lion) every `epsilon` but 0 acts as 1: use SGD. It is a gradient among the others: a norm over
