@@ -117,9 +117,9 @@ def refuse_second_call(layer: keras.layers.Layer, called: set[int] | None) -> No
     """Raise a ValueError if a layer whose B is to be updated first has been `called` before."""
     if called is not None and id(layer) in called:
         raise ValueError(
-            f"Layer '{layer.name}' ({type(layer).__name__}) is called twice in a step, and each call "
-            f"knows its own part of B's update alone, which the rule '{layer.rule.name}' wants "
-            "before the error passes (ahead). Use ahead=0 for it."
+            f"Layer '{layer.name}' ({type(layer).__name__}) is called twice in a step, and each "
+            f"call knows its own part of B's update alone, which the rule '{layer.rule.name}' "
+            "wants before the error passes (ahead). Use ahead=0 for it."
         )
     if called is not None:
         called.add(id(layer))
