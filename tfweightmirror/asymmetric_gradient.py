@@ -61,18 +61,23 @@ def asymmetric(
     ) -> tuple[tf.Tensor | None, tf.Tensor]:
         # Neither product depends on the output of `op`: the two forward passes below are dead code,
         # which graph optimisation or XLA removes. (Eager code does run them.)
-        with tf.GradientTape() as tape:
-            tape.watch(kernel)
-            y = op(x, kernel)
-        kernel_gradient = tape.gradient(y, kernel, dy, unconnected_gradients="zero")
-        if carrier is None:
-            return None, kernel_gradient
-        if not errors_travel_on_w():
-            carrier = rule.carrier_after_update(carrier, kernel_gradient)
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = op(x, carrier)
-        return tape.gradient(y, x, dy, unconnected_gradients="zero"), kernel_gradient
+        def gradient_of_kernel() -> tf.Tensor:
+            with tf.GradientTape() as tape:
+                tape.watch(kernel)
+                y = op(x, kernel)
+            return tape.gradient(y, kernel, dy, unconnected_gradients="zero")
+
+        dx = kernel_gradient = None
+        if rule.updates_first:
+            kernel_gradient = gradient_of_kernel()
+            if not errors_travel_on_w():
+                carrier = rule.carrier_after_update(carrier, kernel_gradient)
+        if carrier is not None:
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = op(x, carrier)
+            dx = tape.gradient(y, x, dy, unconnected_gradients="zero")
+        return dx, gradient_of_kernel() if kernel_gradient is None else kernel_gradient
 
     def f(
         x: tf.Tensor,

@@ -464,7 +464,10 @@ def test_noise_survives_its_keras_config(noise: Noise) -> None:
         (lambda: MirrorMode(centre=True), r"centre=True .* sign_pairs=True with orthogonal"),
         (lambda: MirrorMode(response_noise_std=-0.1), r"response_noise_std .* Received: -0\.1"),
         (lambda: MirrorMode(response_noise_std=float("nan")), r"response_noise_std .* nan"),
-        (lambda: MirrorMode(response_bits=0), r"response_bits .* at least 1, or None\. Received: 0"),
+        (
+            lambda: MirrorMode(response_bits=0),
+            r"response_bits .* at least 1, or None\. Received: 0",
+        ),
         (lambda: MirrorMode(dead_cells=1.0), r"dead_cells .* \[0, 1\)\. Received: 1\.0"),
         (lambda: MirrorMode(dead_cells=-0.1), r"dead_cells .* Received: -0\.1"),
         (lambda: MirrorMode(eta=0.0), r"eta .* positive number or None\. Received: 0\.0"),
