@@ -10,12 +10,12 @@ from a few on the last 20 % of the training images (`--validate`, seed 0).
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.runs import mean_and_error, parser_of, run_missing
 from train.config import (
     DataConfig,
     FeedbackConfig,
@@ -75,12 +75,6 @@ def run(rule: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def mean_and_error(values: list[float]) -> str:
-    """`mean (standard error)`."""
-    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
-    return f"{statistics.mean(values):.1f} ({error:.1f})"
-
-
 def table(lines: list[dict[str, Any]]) -> str:
     """Markdown: a row a rule."""
     rows = [
@@ -104,25 +98,8 @@ def table(lines: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Run what is missing, then print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="JSON lines, one a run")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rules", nargs="+", choices=list(RULES), default=list(RULES))
-    parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--validate", action="store_true", help="tune: never on the test images")
-    options = parser.parse_args()
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    text = options.out.read_text() if options.out.exists() else ""
-    lines = [json.loads(line) for line in text.splitlines()]
-    for seed in options.seeds:
-        for rule in options.rules:
-            if any(line["rule"] == rule and line["seed"] == seed for line in lines):
-                continue
-            lines.append(run(rule, seed, options))
-            with options.out.open("a") as file:
-                file.write(json.dumps(lines[-1]) + "\n")
-            print(f"{rule}, seed {seed}: {100 * lines[-1]['accuracy']:.2f} %", flush=True)
-    print(table(lines))
+    options = parser_of(__doc__, list(RULES), epochs=40).parse_args()
+    print(table(run_missing(options, run)))
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ the last 10 % of the training images (`--validate`), and are the same for all ru
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.runs import mean_and_error, parser_of, run_missing
 from train.config import (
     DataConfig,
     FeedbackConfig,
@@ -84,42 +84,23 @@ def table(lines: list[dict[str, Any]]) -> str:
         runs = [line for line in lines if line["rule"] == name]
         if not runs:
             continue
-        accuracies = [100 * line["accuracy"] for line in runs]
-        error = statistics.stdev(accuracies) / len(runs) ** 0.5 if len(runs) > 1 else float("nan")
+        accuracy = mean_and_error([100 * line["accuracy"] for line in runs], 2)
         angles = [
             line["weight_angle_deg"]["weight_angle/head"]
             for line in runs
             if line["weight_angle_deg"]
         ]
         angle = f"{statistics.mean(angles):.2f} deg" if angles else "-"
-        mean = statistics.mean(accuracies)
-        rows.append(f"| {name} | {mean:.2f} ({error:.2f}) | {angle} | {len(runs)} |")
+        rows.append(f"| {name} | {accuracy} | {angle} | {len(runs)} |")
     return "\n".join(rows)
 
 
 def main() -> None:
     """Run what is missing, then print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="JSON lines, one a run")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rules", nargs="+", choices=list(RULES), default=list(RULES))
-    parser.add_argument("--epochs", type=int, default=20)
+    parser = parser_of(__doc__, list(RULES), epochs=20)
     parser.add_argument("--learning-rate", type=float, default=0.05)
     parser.add_argument("--weight-decay", type=float, default=0.001)
-    parser.add_argument("--validate", action="store_true", help="tune: never on the test images")
-    options = parser.parse_args()
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    text = options.out.read_text() if options.out.exists() else ""
-    lines = [json.loads(line) for line in text.splitlines()]
-    for seed in options.seeds:
-        for name in options.rules:
-            if any(line["rule"] == name and line["seed"] == seed for line in lines):
-                continue
-            lines.append(run(name, seed, options))
-            with options.out.open("a") as file:
-                file.write(json.dumps(lines[-1]) + "\n")
-            print(f"{name}, seed {seed}: {100 * lines[-1]['accuracy']:.2f} %", flush=True)
-    print(table(lines))
+    print(table(run_missing(parser.parse_args(), run)))
 
 
 if __name__ == "__main__":
