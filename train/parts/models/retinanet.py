@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -47,21 +48,7 @@ def retinanet(
         new_initializer: The same of pyramid and subnets; `lin2018`: normal, standard deviation
             0.01, too small for few filters. The last layers always start so.
     """
-    side = input_shape[0]
-    if len(input_shape) != 3 or input_shape[1] != side or side % 32:
-        raise UserError(
-            f"model=retinanet gets inputs of shape {input_shape}. Expected square images whose "
-            f"side is a multiple of 32 pixels: set data.image_size, such as 512."
-        )
-    if len(output_shape) != 2 or output_shape[0] != anchors.count(side) or output_shape[1] <= 4:
-        raise UserError(
-            f"model=retinanet is to give outputs of shape {output_shape}. Expected data whose "
-            f"targets are boxes: a folder in COCO's layout, a set of TensorFlow Datasets with "
-            f"objects, or a function."
-        )
-    for name, value in {"width": width, "filters": filters, "depth": depth}.items():
-        if value < 1:
-            raise UserError(f"model.options.{name} is {value}. Expected 1 or more.")
+    _check(input_shape, output_shape, {"width": width, "filters": filters, "depth": depth})
 
     def conv(outputs: int, size: int, name: str, **options: Any) -> keras.layers.Conv2D:
         normal = new_initializer == "lin2018" or name.endswith("_last")
@@ -74,22 +61,10 @@ def retinanet(
     images = keras.Input(input_shape, name="image")
     parts = Builder("before_relu", True, batch_norm_momentum, initializer)
     stages = backbone(images, parts, basic_block, (2, 2, 2, 2), width=width, large=True)
-    levels: list[Any] = []
-    above = None
-    for number, stage in zip((5, 4, 3), stages[:0:-1], strict=True):
-        x = conv(filters, 1, f"pyramid_{number}_lateral")(stage)
-        if above is not None:
-            above = keras.layers.UpSampling2D(2, name=f"pyramid_{number}_from_above")(above)
-            x = keras.layers.Add(name=f"pyramid_{number}_sum")([x, above])
-        above = x
-        levels.insert(0, conv(filters, 3, f"pyramid_{number}")(x))
-    six = conv(filters, 3, "pyramid_6", strides=2)(stages[-1])
-    seven = keras.layers.ReLU(name="pyramid_6_relu")(six)
-    levels += [six, conv(filters, 3, "pyramid_7", strides=2)(seven)]
-
-    classes, found = output_shape[1] - 4, []
+    levels = _pyramid(stages, conv, filters)
     prior = keras.initializers.Constant(-math.log((1 - PRIOR) / PRIOR))
-    for subnet, numbers, bias in (("box", 4, "zeros"), ("class", classes, prior)):
+    found = []
+    for subnet, numbers, bias in (("box", 4, "zeros"), ("class", output_shape[1] - 4, prior)):
         layers = [
             conv(filters, 3, f"{subnet}_subnet_{n + 1}", activation="relu") for n in range(depth)
         ]
@@ -104,3 +79,42 @@ def retinanet(
         found.append(keras.layers.Concatenate(axis=1, name=f"{subnet}_of_all_levels")(given))
     outputs = keras.layers.Concatenate(axis=2, name="outputs")(found)
     return keras.Model(images, outputs, name="retinanet")
+
+
+def _pyramid(
+    stages: list[Any], conv: Callable[..., keras.layers.Conv2D], filters: int
+) -> list[Any]:
+    """P3 to P7, of the last four stages' outputs."""
+    levels: list[Any] = []
+    above = None
+    for number, stage in zip((5, 4, 3), stages[:0:-1], strict=True):
+        x = conv(filters, 1, f"pyramid_{number}_lateral")(stage)
+        if above is not None:
+            above = keras.layers.UpSampling2D(2, name=f"pyramid_{number}_from_above")(above)
+            x = keras.layers.Add(name=f"pyramid_{number}_sum")([x, above])
+        above = x
+        levels.insert(0, conv(filters, 3, f"pyramid_{number}")(x))
+    six = conv(filters, 3, "pyramid_6", strides=2)(stages[-1])
+    seven = keras.layers.ReLU(name="pyramid_6_relu")(six)
+    return [*levels, six, conv(filters, 3, "pyramid_7", strides=2)(seven)]
+
+
+def _check(
+    input_shape: tuple[int, ...], output_shape: tuple[int, ...], sizes: dict[str, int]
+) -> None:
+    """Raises UserError for shapes or sizes that no such network has."""
+    side = input_shape[0]
+    if len(input_shape) != 3 or input_shape[1] != side or side % 32:
+        raise UserError(
+            f"model=retinanet gets inputs of shape {input_shape}. Expected square images whose "
+            f"side is a multiple of 32 pixels: set data.image_size, such as 512."
+        )
+    if len(output_shape) != 2 or output_shape[0] != anchors.count(side) or output_shape[1] <= 4:
+        raise UserError(
+            f"model=retinanet is to give outputs of shape {output_shape}. Expected data whose "
+            f"targets are boxes: a folder in COCO's layout, a set of TensorFlow Datasets with "
+            f"objects, or a function."
+        )
+    for name, value in sizes.items():
+        if value < 1:
+            raise UserError(f"model.options.{name} is {value}. Expected 1 or more.")
