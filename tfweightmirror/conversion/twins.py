@@ -10,7 +10,7 @@ from tfweightmirror._internals import keras_hooks, twin_gradient
 from tfweightmirror.conversion.compiled import Companion
 from tfweightmirror.layers.carries_rule import (
     CarriesRule,
-    refuse_bound_product,
+    refuse_bound_feedback,
     refuse_many_calls,
     refuse_unsupported,
 )
@@ -108,7 +108,7 @@ def refuse(layer: keras.layers.Layer, path: str, rule: FeedbackRule) -> None:
         refuse_many_calls(part, rule)
         for name in vars(part):
             if name.endswith("_constraint"):
-                refuse_bound_product(part, rule, getattr(part, name))
+                refuse_bound_feedback(part, rule, getattr(part, name))
         if isinstance(part, keras.layers.EinsumDense):
             kernel_labels(part)
 

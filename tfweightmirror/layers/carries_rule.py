@@ -125,7 +125,7 @@ def refuse_second_call(layer: keras.layers.Layer, called: set[int] | None) -> No
         called.add(id(layer))
 
 
-def refuse_bound_product(
+def refuse_bound_feedback(
     layer: keras.layers.Layer, rule: rules.FeedbackRule, constraint: Any
 ) -> None:
     """Raise a ValueError for a constraint that binds B, where B is a product or updated first."""

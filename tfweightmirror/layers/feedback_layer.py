@@ -17,7 +17,7 @@ from tfweightmirror.asymmetric_gradient import LinearMap, asymmetric
 from tfweightmirror.layers import direct
 from tfweightmirror.layers.carries_rule import (
     CarriesRule,
-    refuse_bound_product,
+    refuse_bound_feedback,
     refuse_many_calls,
     refuse_second_call,
 )
@@ -103,7 +103,7 @@ class FeedbackLayer(CarriesRule):
             feedback = factor = state = None
             factors = rule.factors(view.matrices)
             constraint: Any = getattr(self, site.constraint, None)
-            refuse_bound_product(self, rule, constraint)
+            refuse_bound_feedback(self, rule, constraint)
             if rule.uses_feedback_kernel:
                 initial = self.initial_feedback(site)
                 if direct.is_direct(self):

@@ -11,7 +11,7 @@ from tfweightmirror._internals import keras_hooks
 from tfweightmirror._internals.saving_hooks import layers_in_config
 from tfweightmirror._internals.walk import walk
 from tfweightmirror.conversion import compiled
-from tfweightmirror.layers.carries_rule import refuse_bound_product
+from tfweightmirror.layers.carries_rule import refuse_bound_feedback
 from tfweightmirror.layers.direct import is_direct, masked
 from tfweightmirror.layers.locally_connected import refuse_counting_fans
 from tfweightmirror.training.constraints import FixedSign
@@ -195,7 +195,7 @@ def _refuse(
         raise ValueError(masked(layer, path))
     refuse_counting_fans(layer, constraint)
     if (rule := getattr(layer, "rule", None)) is not None:
-        refuse_bound_product(layer, rule, constraint)
+        refuse_bound_feedback(layer, rule, constraint)
     grouped = getattr(layer, "groups", 1) > 1 or isinstance(layer, keras.layers.EinsumDense)
     if isinstance(constraint, FixedSign) and constraint.per == "neuron" and grouped:
         raise ValueError(
