@@ -9,13 +9,14 @@ BIN := $(VENV)/bin
 TPU_VENV := .venv-tpu
 TPU_STAMP := $(TPU_VENV)/installed
 BROWSER_STAMP := $(VENV)/browser-installed
+DOCS_STAMP := $(VENV)/docs-installed
 
 # Keeps TensorFlow's start-up messages, not its warnings and errors, out of the way.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-cuda quickstart test slow slow-share keras-suite tpu-check tpu-cost browser-check \
-    lint types bench bench-check clean
+    docs lint types bench bench-check clean
 
 help:
 	@echo 'make setup       .venv with everything the project needs (the other targets do it too)'
@@ -28,6 +29,7 @@ help:
 	@echo 'make tpu-check   train and mirror steps compiled for a TPU (x86 Linux; ALL=1: every rule in bfloat16, too)'
 	@echo 'make tpu-cost    what every rule costs on a TPU by its compiler (hours; goes on where it was stopped)'
 	@echo 'make browser-check  TensorBoard in a real browser (needs chromium and chromedriver)'
+	@echo 'make docs        the documentation as a site, site/index.html, which needs no network'
 	@echo 'make lint types  ruff; mypy --strict'
 	@echo 'make bench       what every rule costs over plain Keras, on one network (NETWORK=mlp)'
 	@echo 'make bench-check  whether the committed costs got worse (some minutes on a quiet machine)'
@@ -78,6 +80,10 @@ browser-check: export BROWSER_REQUIRED = 1
 browser-check: $(STAMP) $(BROWSER_STAMP)
 	@$(BIN)/python -m pytest -q -n 0 -m '' tests/browser
 
+# Strictly: a link that leads nowhere, or a page outside the navigation, is an error.
+docs: $(STAMP) $(DOCS_STAMP)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
 lint: $(STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -92,7 +98,7 @@ bench-check: $(STAMP)
 	@$(BIN)/python -m benchmarks.check
 
 clean:
-	rm -rf $(VENV) $(TPU_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(TPU_VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last, so an interrupted set-up is done again and a finished one is not.
@@ -121,6 +127,10 @@ $(STAMP): pyproject.toml
 $(BROWSER_STAMP): pyproject.toml | $(STAMP)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[browser]'
 	@touch $(BROWSER_STAMP)
+
+$(DOCS_STAMP): pyproject.toml | $(STAMP)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[docs]'
+	@touch $(DOCS_STAMP)
 
 # Only the packages of the extra: TensorFlow stays out.
 $(TPU_STAMP): pyproject.toml | $(STAMP)

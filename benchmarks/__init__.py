@@ -1,1 +1,1 @@
-"""Scripts whose figures the README quotes."""
+"""Scripts whose figures docs/measured.md and other pages quote."""

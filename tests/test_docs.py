@@ -5,31 +5,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import tfweightmirror as tfwm
+from tests.pages import DOCS, PAGES, README, ROOT, name_of, prose
+from tools.site_hooks import BROUGHT, anchor, site_uri
 from train.parts import models
 
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
-PAGES += sorted((ROOT / "docs").glob("*.md"))
-every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-
-FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
-FOLDERS = ("tfweightmirror", "train", "tests", "configs", "benchmarks", "studies", "docs", ".ci")
-
-
-def prose(page: Path) -> str:
-    """A page without its fenced blocks."""
-    return FENCED.sub("", page.read_text())
+every_page = pytest.mark.parametrize("page", PAGES, ids=name_of)
+ON_SITE = {README, *DOCS.rglob("*.*"), *(file for one in BROUGHT for file in ROOT.glob(one))}
+FOLDERS = (
+    "tfweightmirror",
+    "train",
+    "tests",
+    "configs",
+    "benchmarks",
+    "studies",
+    "tools",
+    "docs",
+    ".ci",
+)
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors that GitHub gives to a page's headings."""
-    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
-    return {
-        re.sub(r"[^\w\- ]", "", heading.replace("`", "").lower()).replace(" ", "-")
-        for heading in headings
-    }
+    """The anchors of a page's headings, on GitHub and on the site."""
+    return {anchor(heading) for heading in re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)}
 
 
 def code_spans(page: Path) -> list[str]:
@@ -42,10 +42,24 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
         if target.startswith("https://"):
             continue
-        path, _, anchor = target.partition("#")
+        path, _, heading = target.partition("#")
         file = (page.parent / path).resolve() if path else page
         assert file.exists(), f"{page.name} links to {path}"
-        assert not anchor or anchor in anchors(file), f"{page.name} links to {target}"
+        assert not heading or heading in anchors(file), f"{page.name} links to {target}"
+        assert file in ON_SITE, f"{page.name} links to {path}, which the site does not have"
+
+
+def test_every_page_is_in_the_navigation_of_the_site_once() -> None:
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    listed = [
+        uri for section in nav for pages in section.values() for p in pages for uri in p.values()
+    ]
+    there = [site_uri(name_of(page)) for page in ON_SITE if page.suffix == ".md"]
+    assert sorted(listed) == sorted(there)
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_bytes()) <= 6000
 
 
 @every_page
@@ -91,10 +105,10 @@ def test_contracts_are_numbered_from_1_to_15() -> None:
 
 
 def test_sources_have_an_entry_each_and_no_entry_is_idle() -> None:
-    science = (ROOT / "docs" / "science.md").read_text()
+    science = (DOCS / "science.md").read_text()
     keys = re.findall(r"^@\w+\{(\w+),$", science, re.MULTILINE)
     assert len(keys) == len(set(keys))
-    text = " ".join((prose(ROOT / "docs" / "science.md") + prose(ROOT / "README.md")).split())
+    text = " ".join((prose(DOCS / "science.md") + prose(README)).split())
     cited = {
         name.lower() + year
         for name, year in re.findall(r"(\w+)(?: et al\.| and \w+)?,? ((?:19|20)\d\d)\b", text)
@@ -111,28 +125,22 @@ def test_firings_of_a_sweep_are_those_that_the_code_counts() -> None:
     tfwm.convert_model(model, "weight_mirror")
     fired = tfwm.callbacks.WeightMirror().samples_per_step(model)
     needed = sum(fired[p.name] for p in tfwm.pathways(model) if p.sends_error_back)
-    text = " ".join((ROOT / "docs" / "science.md").read_text().split())
+    text = " ".join((DOCS / "science.md").read_text().split())
     for number in (sum(fired.values()), needed, max(fired.values())):
         assert f"{number:,}" in text
     assert f"fires {sum(fired.values()):,} cells one pathway after another" in text
-
-
-def test_python_of_the_documentation_runs() -> None:
-    for page in PAGES[1:]:
-        for code in re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.M | re.S):
-            exec(compile(code, str(page), "exec"), {})
 
 
 def test_docstrings_refer_to_headings_that_exist() -> None:
     found = 0
     for module in (*(ROOT / "tfweightmirror").rglob("*.py"), *(ROOT / "tests").rglob("*.py")):
         text = re.sub(r"\s+", " ", module.read_text())
-        for file, heading in re.findall(r"(README|docs/\w+)(?:\.md)?, \"([^\"]+)\"", text):
+        for file, heading in re.findall(r"(README|docs/[\w/]+)(?:\.md)?, \"([^\"]+)\"", text):
             page = ROOT / f"{file}.md"
-            assert heading.lower().replace(" ", "-") in anchors(page), f"{module}: {heading}"
+            assert anchor(heading) in anchors(page), f"{module}: {heading}"
             found += 1
     assert found >= 4
 
 
 def _architecture() -> str:
-    return (ROOT / "docs" / "architecture.md").read_text()
+    return (DOCS / "architecture.md").read_text()

@@ -64,7 +64,7 @@ def test_released_logs_stand_beside_our_runs(page: str) -> None:
     assert re.search(rf"\| {mirror} \| {log} \| .* \| none known \|", page)
 
 
-@pytest.mark.parametrize("file", ["README.md", "reports/akrout2019/README.md"])
+@pytest.mark.parametrize("file", ["docs/launcher/paper_cell.md", "reports/akrout2019/README.md"])
 def test_tables_of_the_documentation_are_the_runs_and_the_released_logs(
     papers: tuple[list[Group], published.Beside], file: str
 ) -> None:

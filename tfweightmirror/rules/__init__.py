@@ -2,7 +2,7 @@
 
 A rule is a small frozen object. Layers accept a rule, its name or alias, or its Keras config.
 A rule of your own subclasses `FeedbackRule`, is registered as any Keras object, and then works in
-layers, `convert_model`, saving and callbacks (README, "A rule of your own").
+layers, `convert_model`, saving and callbacks (docs/guides/extend, "A rule of your own").
 """
 
 from tfweightmirror.rules.direct import DirectFeedbackAlignment
