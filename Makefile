@@ -28,7 +28,7 @@ help:
 	@echo 'make keras-suite  the layer tests of Keras on the feedback twins (KERAS_SOURCE=, RULE=)'
 	@echo 'make tpu-check   train and mirror steps compiled for a TPU (x86 Linux; ALL=1: every rule in bfloat16, too)'
 	@echo 'make tpu-cost    what every rule costs on a TPU by its compiler (hours; goes on where it was stopped)'
-	@echo 'make browser-check  TensorBoard in a real browser (needs chromium and chromedriver)'
+	@echo 'make browser-check  TensorBoard and the documentation in a real browser (needs chromium and chromedriver)'
 	@echo 'make docs        the documentation as a site, site/index.html, which needs no network'
 	@echo 'make lint types  ruff; mypy --strict'
 	@echo 'make bench       what every rule costs over plain Keras, on one network (NETWORK=mlp)'
@@ -77,7 +77,7 @@ tpu-cost: $(STAMP) $(TPU_STAMP)
 
 # Without a browser this fails; `make slow` skips it.
 browser-check: export BROWSER_REQUIRED = 1
-browser-check: $(STAMP) $(BROWSER_STAMP)
+browser-check: $(STAMP) $(BROWSER_STAMP) $(DOCS_STAMP)
 	@$(BIN)/python -m pytest -q -n 0 -m '' tests/browser
 
 # Strictly: a link that leads nowhere, or a page outside the navigation, is an error.

@@ -17,7 +17,7 @@ import tfweightmirror as tfwm
 from tests.pages import DOCS, PAGES, README, ROOT, blocks, name_of, with_blocks
 from tfweightmirror.diagnostics import angle_deg
 
-KINDS = ("python", "sh", "yaml", "text", "bibtex")
+KINDS = ("python", "sh", "yaml", "text", "output", "bibtex")
 OUTSIDE = DOCS / "own_parts.md"  # tests/train/test_outside.py runs it as a folder of its own
 Names = dict[str, Any]
 

@@ -9,7 +9,7 @@ import pytest
 from tests.pages import DOCS, ROOT, blocks
 
 PAGE = DOCS / "guides" / "troubleshooting.md"
-MESSAGES = [" ".join(text.split()) for _, text in blocks(PAGE, "text")]
+MESSAGES = [" ".join(text.split()) for _, text in blocks(PAGE, "output")]
 
 
 def texts() -> Iterator[str]:
@@ -42,4 +42,4 @@ def test_a_message_is_one_of_the_code(said: str, message: str) -> None:
 def test_every_entry_has_a_message_and_says_what_to_do() -> None:
     entries = re.split(r"^### ", PAGE.read_text(), flags=re.MULTILINE)[1:]
     assert len(entries) > 50
-    assert all("```text\n" in entry for entry in entries)
+    assert all("```output\n" in entry for entry in entries)

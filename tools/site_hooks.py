@@ -67,7 +67,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
     parts = FENCED.split(markdown)
     parts[::2] = [LINK.sub(link_of_the_site, part) for part in parts[::2]]
-    return "".join(parts)
+    # All reports have one heading.
+    return "".join(parts).replace("# Report on runs\n", f"# Report: {page.title}\n", 1)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    # A figure opens at its full size, which a narrow page cannot show.
+    return re.sub(r'(<img [^>]*src="([^"]+)"[^>]*>)', r'<a href="\2">\1</a>', html)
 
 
 class _Html(HTMLParser):

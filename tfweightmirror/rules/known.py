@@ -236,6 +236,8 @@ RULES: tuple[type[FeedbackRule], ...] = (
     SymmetricAlignment,
     ProductFeedbackAlignment,
 )
+"""The classes of all rules of the library."""
+
 _BY_NAME: dict[str, FeedbackRule] = {
     name: rule() for rule in RULES for name in (rule.name, *rule.aliases)
 } | {"frsf": SignSymmetry(magnitude="fixed"), "brsf": SignSymmetry(magnitude="batch")}

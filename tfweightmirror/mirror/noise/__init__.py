@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 NOISES: tuple[type[Noise], ...] = (Orthogonal, Impulse, Gaussian, Uniform, Rademacher)
+"""The classes of all noises of the library."""
 
 
 def get(identifier: Any) -> Noise:

@@ -12,8 +12,8 @@ from tfweightmirror.mirror.noise import base
 from tfweightmirror.mirror.noise.base import Firing, Noise
 from tfweightmirror.pathway import Pathway
 
-# Of cells that fire together unless more are asked for.
 WIDEST_BLOCK = 64
+"""How many cells fire together at most, unless more are asked for."""
 
 register = keras.saving.register_keras_serializable(package="tfweightmirror")
 
