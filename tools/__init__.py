@@ -1,1 +1,1 @@
-"""Scripts for developers: they make data that the tests and the launcher read."""
+"""For developers: scripts that make data for the tests and the launcher, hooks of the site."""

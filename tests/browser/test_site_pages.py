@@ -37,7 +37,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pytest.fail(reason)
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("site")
-    build = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict"]
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict"]
     subprocess.run([*build, "--site-dir", folder], cwd=REPOSITORY, check=True)
     return folder
 
