@@ -27,9 +27,9 @@ FOLDERS = (
 )
 
 
-def anchors(page: Path) -> set[str]:
+def anchors(page: Path) -> list[str]:
     """The anchors of a page's headings, on GitHub and on the site."""
-    return {anchor(heading) for heading in re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)}
+    return [anchor(heading) for heading in re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)]
 
 
 def code_spans(page: Path) -> list[str]:
@@ -47,6 +47,11 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert file.exists(), f"{page.name} links to {path}"
         assert not heading or heading in anchors(file), f"{page.name} links to {target}"
         assert file in ON_SITE, f"{page.name} links to {path}, which the site does not have"
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=name_of)
+def test_headings_of_a_page_differ_so_that_anchors_are_stable(page: Path) -> None:
+    assert len(anchors(page)) == len(set(anchors(page)))
 
 
 def test_every_page_is_in_the_navigation_of_the_site_once() -> None:

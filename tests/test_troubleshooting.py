@@ -39,7 +39,7 @@ def test_a_message_is_one_of_the_code(said: str, message: str) -> None:
     assert re.search(".*".join(parts), said), message
 
 
-def test_every_entry_has_a_message_and_says_what_to_do() -> None:
+def test_every_entry_has_a_message() -> None:
     entries = re.split(r"^### ", PAGE.read_text(), flags=re.MULTILINE)[1:]
     assert len(entries) > 50
     assert all("```output\n" in entry for entry in entries)
