@@ -197,20 +197,15 @@ class WeightMirror(keras.callbacks.Callback):
 
     def _skip_fired_noise(self, epoch: int) -> None:
         """Count on behind what an interrupted training has fired, if its count is lost."""
-        plan, updates, accumulated = self.schedule, 0, 1
+        updates, accumulated = 0, 1
         optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
         if optimizer is not None:
             updates = int(tf.convert_to_tensor(optimizer.iterations))  # of replicas, too
             accumulated = optimizer.gradient_accumulation_steps or 1
-
-        def fired(batches: int) -> int:
-            each = plan.epoch_begin_steps + plan.epoch_end_steps
-            after = 0 if plan.every_batches is None else batches // plan.every_batches * plan.steps
-            return plan.warm_up_steps + epoch * each + after
-
-        if self.mirror_steps.numpy() < fired(updates):
+        if self.mirror_steps.numpy() < self.schedule.mirror_steps(updates, epoch):
             # Twice: batches may have had no update, and each restore has a warm-up of its own.
-            self.mirror_steps.assign(2 * fired(updates * accumulated))
+            fired = self.schedule.mirror_steps(updates * accumulated, epoch)
+            self.mirror_steps.assign(2 * fired)
 
     def _predicted_angles(self) -> dict[str, float]:
         """Where the angles settle while W stands still, for pathways with a law."""

@@ -1,9 +1,9 @@
 """What a network learns from: feedback against forward weights, errors against backprop's."""
 
+from tfweightmirror.diagnostics.angles import angle_deg
 from tfweightmirror.diagnostics.deltas import delta_angles, gradient_angles
 from tfweightmirror.diagnostics.measures import (
     WEIGHT_MEASURES,
-    angle_deg,
     correlation,
     kurtosis,
     magnitude,

@@ -4,11 +4,10 @@ One forward pass, recorded, and two backward passes: as the rules say, and on W 
 same activations, dropout masks and batch statistics.
 """
 
-import contextlib
 import inspect
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -21,7 +20,8 @@ from tfweightmirror._internals.look_hooks import (
 )
 from tfweightmirror._internals.probe import errors_on_w, recording_calls
 from tfweightmirror._internals.walk import in_a_function, pathways, walk
-from tfweightmirror.diagnostics.measures import angle_between_parts_deg
+from tfweightmirror.diagnostics.angles import angle_between_parts_deg
+from tfweightmirror.diagnostics.replicas import as_before, on_replicas, replica_index, summed
 
 WHOLE_NETWORK = "whole_network"
 _told: "weakref.WeakSet[keras.Model]" = weakref.WeakSet()
@@ -104,7 +104,7 @@ class Probe:
         _tell_of_own_train_step(model)
         self.model = model
         self._pathways = pathways(model)
-        self._batch = _on_replicas(model, batch)
+        self._batch = on_replicas(model, batch)
         self._compiled: dict[str, Any] = {}
 
     def delta_angles(self) -> dict[str, tf.Tensor]:
@@ -132,7 +132,7 @@ class Probe:
             # Traced also where TensorFlow is told to run functions eagerly.
             with keeping_what_calls_leave(layer for _, layer in walk(self.model)):
                 self._compiled[name] = run.get_concrete_function()
-        with _as_before(self.model):
+        with as_before(self.model):
             angles = self._compiled[name]()
         return {key: strategy.experimental_local_results(angle)[0] for key, angle in angles.items()}
 
@@ -175,7 +175,7 @@ class Probe:
         for variable, *both in zip(variables, received, exact, strict=True):
             if both[0] is None or both[1] is None:
                 continue
-            ours, theirs = (_summed(tf.convert_to_tensor(gradient)) for gradient in both)
+            ours, theirs = (summed(tf.convert_to_tensor(gradient)) for gradient in both)
             name, count = variable.path, 0
             while name in pairs:  # paths are not unique across nested models
                 count += 1
@@ -184,7 +184,7 @@ class Probe:
             whole[0].append(ours)
             whole[1].append(theirs)
         # Sums are on every replica: only the first's counts among all parts.
-        first = _replica_index() == 0
+        first = replica_index() == 0
         pairs[WHOLE_NETWORK] = whole
 
         def counted_once(parts: list[tf.Tensor]) -> list[tf.Tensor]:
@@ -224,62 +224,6 @@ def _unseen(name: str) -> str:
         "(get_concrete_function), or the loss does not depend on it. Measure a model without "
         "these, such as one with RNN(unroll=True)."
     )
-
-
-def _replica_index() -> Any:
-    context = tf.distribute.get_replica_context()
-    return context.replica_id_in_sync_group
-
-
-def _summed(gradient: tf.Tensor) -> tf.Tensor:
-    """Of all replicas."""
-    context = tf.distribute.get_replica_context()
-    if context.num_replicas_in_sync == 1:
-        return gradient
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, gradient)
-
-
-def _on_replicas(model: keras.Model, batch: tuple[Any, Any, Any]) -> Any:
-    """The batch as tensors, cut into equal parts if there are several replicas."""
-    batch = keras.tree.map_structure(
-        lambda part: None if part is None else tf.convert_to_tensor(part), batch
-    )
-    strategy = model.distribute_strategy
-    replicas = strategy.num_replicas_in_sync
-    if replicas == 1:
-        return batch
-    rows = [int(part.shape[0]) for part in keras.tree.flatten(batch) if part is not None]
-    if any(count % replicas for count in rows):
-        raise ValueError(
-            f"A probe of {rows[0]} samples cannot be cut into equal parts for {replicas} replicas: "
-            f"give a multiple of {replicas}."
-        )
-
-    def part_of(context: Any) -> Any:
-        index = context.replica_id_in_sync_group
-
-        def cut(part: Any) -> Any:
-            if part is None:
-                return None
-            size = int(part.shape[0]) // replicas
-            return part[index * size : (index + 1) * size]
-
-        return keras.tree.map_structure(cut, batch)
-
-    return strategy.experimental_distribute_values_from_function(part_of)
-
-
-@contextlib.contextmanager
-def _as_before(model: keras.Model) -> Iterator[None]:
-    """Puts all that a forward pass may move back, each replica's own value."""
-    moving = [*model.non_trainable_variables, *model.metrics_variables]
-    values = [value for v in moving for value in getattr(v.value, "values", [v.value])]
-    before = [tf.identity(value) for value in values]
-    try:
-        yield
-    finally:
-        for value, old in zip(values, before, strict=True):
-            value.assign(old)
 
 
 def _floats(angles: dict[str, tf.Tensor]) -> dict[str, float]:

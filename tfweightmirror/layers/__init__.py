@@ -20,7 +20,7 @@ from tfweightmirror.layers.conv_transpose import (
 from tfweightmirror.layers.dense import FeedbackDense
 from tfweightmirror.layers.depthwise import FeedbackDepthwiseConv1D, FeedbackDepthwiseConv2D
 from tfweightmirror.layers.einsum_dense import FeedbackEinsumDense
-from tfweightmirror.layers.feedback_layer import FeedbackLayer, Site
+from tfweightmirror.layers.feedback_layer import FeedbackLayer
 from tfweightmirror.layers.feedback_locally_connected import (
     FeedbackLocallyConnected1D,
     FeedbackLocallyConnected2D,
@@ -30,6 +30,7 @@ from tfweightmirror.layers.locally_connected import LocallyConnected1D, LocallyC
 from tfweightmirror.layers.normalization import RunningBatchNormalization
 from tfweightmirror.layers.recurrent import FeedbackGRU, FeedbackLSTM, FeedbackSimpleRNN
 from tfweightmirror.layers.separable import FeedbackSeparableConv1D, FeedbackSeparableConv2D
+from tfweightmirror.layers.sites import Site
 
 __all__ = [
     "FeedbackAddedInputCell",

@@ -13,8 +13,9 @@ from keras import ops
 
 from tfweightmirror._internals import keras_hooks
 from tfweightmirror.asymmetric_gradient import LinearMap
-from tfweightmirror.layers.feedback_layer import FeedbackLayer, Reading, Site, register
+from tfweightmirror.layers.feedback_layer import FeedbackLayer, register
 from tfweightmirror.layers.kernel_views import dense_view
+from tfweightmirror.layers.sites import Reading, Site
 from tfweightmirror.pathway import KernelView
 
 INPUT = Site(name="input")

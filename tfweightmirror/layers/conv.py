@@ -5,8 +5,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfweightmirror.layers.feedback_layer import FeedbackLayer, Site, register
+from tfweightmirror.layers.feedback_layer import FeedbackLayer, register
 from tfweightmirror.layers.kernel_views import conv_view
+from tfweightmirror.layers.sites import Site
 from tfweightmirror.pathway import KernelView
 
 

@@ -4,8 +4,9 @@ import keras
 import tensorflow as tf
 
 from tfweightmirror.layers.conv import add_channel_bias
-from tfweightmirror.layers.feedback_layer import FeedbackLayer, Site, register
+from tfweightmirror.layers.feedback_layer import FeedbackLayer, register
 from tfweightmirror.layers.kernel_views import conv_transpose_view
+from tfweightmirror.layers.sites import Site
 from tfweightmirror.pathway import KernelView
 
 

@@ -3,8 +3,9 @@
 import keras
 import tensorflow as tf
 
-from tfweightmirror.layers.feedback_layer import FeedbackLayer, Site, register
+from tfweightmirror.layers.feedback_layer import FeedbackLayer, register
 from tfweightmirror.layers.kernel_views import dense_view
+from tfweightmirror.layers.sites import Site
 from tfweightmirror.pathway import KernelView
 
 

@@ -7,7 +7,8 @@ import keras
 import tensorflow as tf
 
 from tfweightmirror.layers.direct import is_direct
-from tfweightmirror.layers.feedback_layer import FeedbackLayer, Site, register
+from tfweightmirror.layers.feedback_layer import FeedbackLayer, register
+from tfweightmirror.layers.sites import Site
 from tfweightmirror.pathway import KernelView
 from tfweightmirror.rules import Fans
 

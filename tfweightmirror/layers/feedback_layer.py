@@ -1,10 +1,9 @@
 """What every feedback layer shares: the feedback kernels, the forward pass, pathways, saving."""
 
-import dataclasses
 import functools
 import zlib
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
@@ -22,6 +21,7 @@ from tfweightmirror.layers.carries_rule import (
     refuse_second_call,
 )
 from tfweightmirror.layers.initializers import born_on, first_seed, seeded, with_seed
+from tfweightmirror.layers.sites import Reading, Site
 from tfweightmirror.pathway import KernelView, Pathway
 from tfweightmirror.rules import FeedbackRule
 
@@ -29,52 +29,6 @@ register = keras.saving.register_keras_serializable(package="tfweightmirror")
 
 # Without decay of W and B the gap that B starts with stays.
 _NEEDING_DECAY = (rules.KolenPollack, rules.ProductFeedbackAlignment)
-
-
-@dataclasses.dataclass(frozen=True)
-class Site:
-    """One kernel of a layer: the names of its attributes.
-
-    Attributes:
-        kernel: The parent's attribute that holds W.
-        initializer: The parent's attribute that holds W's initializer.
-        name: Tells the kernels of one layer apart; empty where there is one.
-        responds: Whether the layer's bias and activation follow this kernel.
-    """
-
-    kernel: str = "kernel"
-    initializer: str = "kernel_initializer"
-    name: str = ""
-    responds: bool = True
-
-    @property
-    def feedback(self) -> str:
-        """The attribute that holds B."""
-        return f"feedback_{self.kernel}"
-
-    @property
-    def factor(self) -> str:
-        """The attribute that holds the fixed factor of a B that is a product."""
-        return self.feedback.replace("kernel", "factor")
-
-    @property
-    def constraint(self) -> str:
-        """The parent's attribute that holds W's constraint."""
-        return self.initializer.replace("initializer", "constraint")
-
-    @property
-    def state(self) -> str:
-        """The attribute that holds what the rule draws from."""
-        return f"feedback_{self.name}_state" if self.name else "feedback_state"
-
-
-class Reading(NamedTuple):
-    """The tensors of one site, None where there is none."""
-
-    kernel: tf.Tensor
-    feedback: tf.Tensor | None
-    seed: tf.Tensor | None
-    carrier: tf.Tensor | None = None  # known beforehand where it serves several calls
 
 
 class FeedbackLayer(CarriesRule):

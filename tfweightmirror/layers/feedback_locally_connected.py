@@ -6,13 +6,14 @@ import keras
 import tensorflow as tf
 
 from tfweightmirror.layers.direct import is_direct
-from tfweightmirror.layers.feedback_layer import FeedbackLayer, Site, register
+from tfweightmirror.layers.feedback_layer import FeedbackLayer, register
 from tfweightmirror.layers.kernel_views import local_view
 from tfweightmirror.layers.locally_connected import (
     LocallyConnected1D,
     LocallyConnected2D,
     of_one_field,
 )
+from tfweightmirror.layers.sites import Site
 from tfweightmirror.pathway import KernelView
 
 

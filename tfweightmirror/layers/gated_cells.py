@@ -13,7 +13,8 @@ import tensorflow as tf
 from keras import ops
 
 from tfweightmirror.layers.cells import INPUT, RECURRENT, FeedbackCell, States
-from tfweightmirror.layers.feedback_layer import Site, register
+from tfweightmirror.layers.feedback_layer import register
+from tfweightmirror.layers.sites import Site
 from tfweightmirror.pathway import KernelView, Pathway
 
 

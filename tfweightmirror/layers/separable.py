@@ -7,8 +7,9 @@ import tensorflow as tf
 
 from tfweightmirror.layers.conv import add_channel_bias
 from tfweightmirror.layers.depthwise import depthwise_map
-from tfweightmirror.layers.feedback_layer import FeedbackLayer, Site, register
+from tfweightmirror.layers.feedback_layer import FeedbackLayer, register
 from tfweightmirror.layers.kernel_views import conv_view, depthwise_view
+from tfweightmirror.layers.sites import Site
 from tfweightmirror.pathway import KernelView
 
 DEPTHWISE = Site("depthwise_kernel", "depthwise_initializer", "depthwise", responds=False)

@@ -53,3 +53,9 @@ class Schedule:
                 "This mirror schedule never runs: every_batches is None and all steps are 0. "
                 "Give it something to do, or leave the callback out."
             )
+
+    def mirror_steps(self, batches: int, epochs: int) -> int:
+        """Mirror steps of a training that has gone through so many batches and epochs in all."""
+        around = epochs * (self.epoch_begin_steps + self.epoch_end_steps)
+        after = 0 if self.every_batches is None else batches // self.every_batches * self.steps
+        return self.warm_up_steps + around + after

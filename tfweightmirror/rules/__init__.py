@@ -12,7 +12,6 @@ from tfweightmirror.rules.known import (
     Backprop,
     FeedbackAlignment,
     KolenPollack,
-    SignSymmetry,
     UpdatedRandomFeedback,
     WeightMirror,
     get,
@@ -23,6 +22,7 @@ from tfweightmirror.rules.local_losses import (
     SymmetricAlignment,
 )
 from tfweightmirror.rules.product import ProductFeedbackAlignment
+from tfweightmirror.rules.sign_symmetry import SignSymmetry
 
 __all__ = [
     "RULES",

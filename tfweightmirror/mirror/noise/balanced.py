@@ -103,7 +103,7 @@ class Impulse(Orthogonal):
         decay: The share of B that one sweep replaces, in (0, 1].
     """
 
-    block: int | None = dataclasses.field(default=1, init=False)
+    block: int | None = dataclasses.field(default=1, init=False, repr=False)
 
     name = "impulse"
 
