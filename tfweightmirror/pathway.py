@@ -3,6 +3,16 @@
 Mirror mode, measures and checks work on this view alone, so a new layer kind needs no change
 outside its own file. The view is that of *one receptive field*: `x` (groups, samples, fan_in) are
 the cells of one field, `y = x @ W` (groups, samples, fan_out) the cells they reach.
+
+Examples:
+    >>> layer = tfwm.layers.FeedbackConv1D(4, 3, rule="fa")
+    >>> layer.build((None, 10, 2))
+    >>> view = layer.pathways[0].view
+    >>> matrices = view.as_matrices(layer.kernel)
+    >>> layer.kernel.shape, tuple(matrices.shape)  # 3 taps of 2 channels are 6 cells
+    (TensorShape([3, 2, 4]), (1, 6, 4))
+    >>> bool(tf.reduce_all(view.from_matrices(matrices, layer.kernel.shape) == layer.kernel))
+    True
 """
 
 import dataclasses
@@ -115,6 +125,16 @@ class Pathway:
         called: Whether the model calls the layer at all; None if not known.
         respond: The only door to W in mirror mode: signals in, signals out. Exchange it with
             `dataclasses.replace(pathway, respond=...)` to listen to something else: a chip, say.
+
+    Examples:
+        >>> layer = tfwm.layers.FeedbackConv2D(8, 3, rule="fa", name="conv")
+        >>> layer.build((None, 32, 32, 3))
+        >>> (pathway,) = layer.pathways
+        >>> pathway
+        <Pathway 'conv': feedback_alignment,
+        kernel (3, 3, 3, 8) as 1 x 27 x 8 (groups x fan-in x fan-out)>
+        >>> bool(tf.reduce_all(pathway.backward_kernel() == layer.feedback_kernel))  # no W
+        True
     """
 
     name: str
@@ -175,7 +195,15 @@ class Pathway:
         return constraint if hasattr(constraint, "mask_feedback") else None
 
     def as_matrices(self, tensor: Any) -> tf.Tensor:
-        """A tensor of the kernel's shape as (groups, fan_in, fan_out)."""
+        """A tensor of the kernel's shape as (groups, fan_in, fan_out).
+
+        Examples:
+            >>> layer = tfwm.layers.FeedbackConv2D(8, 3, groups=2, rule="fa")
+            >>> layer.build((None, 32, 32, 4))
+            >>> (pathway,) = layer.pathways
+            >>> tuple(pathway.as_matrices(pathway.feedback_kernel).shape)  # 9 taps, 2 channels
+            (2, 18, 4)
+        """
         return self.view.as_matrices(tensor)
 
     def from_matrices(self, matrices: Any) -> tf.Tensor:

@@ -56,6 +56,14 @@ def pathways(model: keras.layers.Layer) -> list[Pathway]:
 
     Raises:
         ValueError: A feedback layer that the model calls, or may call, is not built.
+
+    Examples:
+        >>> inputs = keras.Input((16, 16, 3))
+        >>> x = keras.layers.Conv2D(4, 3, name="conv")(inputs)
+        >>> outputs = keras.layers.Dense(2, name="head")(keras.layers.Flatten()(x))
+        >>> model = tfwm.convert_model(keras.Model(inputs, outputs), "fa")
+        >>> [(p.name, p.fan_in, p.fields, p.sends_error_back) for p in tfwm.pathways(model)]
+        [('conv', 27, 196, False), ('head', 784, 1, True)]
     """
     named = dict(_feedback_layers(model))
     rank = {id(layer): index for index, (_, layer) in enumerate(walk(model))}

@@ -47,6 +47,15 @@ class FeedbackMonitor(keras.callbacks.Callback):
         ValueError: A measure is not known, or gradient angles were asked for without a probe. At
             the begin of training: the model has no feedback layer or is not built, or its errors
             cannot be seen (`tfweightmirror.delta_angles`).
+
+    Examples:
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="head")])
+        >>> tfwm.convert_model(model, "feedback_alignment").compile("sgd", "mse")
+        >>> x, y = np.eye(4), np.eye(4, 3)
+        >>> monitor = tfwm.callbacks.FeedbackMonitor(measures=["weight_angle"], probe=(x, y))
+        >>> logs = model.fit(x, y, epochs=2, callbacks=[monitor], verbose=0).history
+        >>> sorted(logs), logs["delta_angle/head"]  # the last layer's error is backprop's
+        (['delta_angle/head', 'loss', 'weight_angle/head'], [0.0, 0.0])
     """
 
     def __init__(

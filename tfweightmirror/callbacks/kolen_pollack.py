@@ -60,6 +60,16 @@ class KolenPollack(keras.callbacks.Callback):
             once, coupled decay in others than SGD), averaged weights (`use_ema`), or weights in 16
             bits; in the first step: an update of W without B, outside of the optimizer's
             `update_step`, or by an optimizer that is no attribute of the model.
+
+    Examples:
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="head")])
+        >>> model = tfwm.convert_model(model, "kolen_pollack")
+        >>> model.compile(keras.optimizers.SGD(0.1, weight_decay=1.0), "mse")
+        >>> x, y, checks = np.eye(4), np.eye(4, 3), tfwm.callbacks.KolenPollack()
+        >>> logs = model.fit(x, y, epochs=3, callbacks=[checks], verbose=0).history
+        >>> names = "feedback_gap", "feedback_gap_predicted"
+        >>> [[round(gap, 3) for gap in logs[name]] for name in names]  # (1 - 0.1 * 1)^t
+        [[0.9, 0.81, 0.729], [0.9, 0.81, 0.729]]
     """
 
     def __init__(self) -> None:

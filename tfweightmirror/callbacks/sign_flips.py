@@ -17,6 +17,16 @@ class SignFlips(keras.callbacks.Callback):
     without. Khandwala and Bedi call such reversals frequent in ordinary training. Under `FixedSign`
     it is 0, and `sign_attempts/<layer>` is how often an update wanted to cross, per entry and
     epoch: an entry that is held and pushed again counts again.
+
+    Examples:
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="head")])
+        >>> model.compile(keras.optimizers.SGD(100.0), "mse")
+        >>> x, y, flips = np.eye(4), np.eye(4, 3), tfwm.callbacks.SignFlips()
+        >>> free = model.fit(x, y, callbacks=[flips], verbose=0).history
+        >>> model = tfwm.training.constrain(model, tfwm.training.FixedSign())
+        >>> held = model.fit(x, y, callbacks=[flips], verbose=0).history
+        >>> free["sign_flips/head"][0] > 0.3, held["sign_flips/head"][0]
+        (True, 0.0)
     """
 
     def on_train_begin(self, logs: Any = None) -> None:

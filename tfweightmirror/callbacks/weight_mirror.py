@@ -58,6 +58,16 @@ class WeightMirror(keras.callbacks.Callback):
     Raises:
         ValueError: An option is out of range; at the begin of training: the model is not built, has
             no `weight_mirror` layer, or has no activation where one is needed.
+
+    Examples:
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="head")])
+        >>> tfwm.convert_model(model, "weight_mirror").compile("sgd", "mse")
+        >>> x, y, mirror = np.eye(4), np.eye(4, 3), tfwm.callbacks.WeightMirror()
+        >>> history = model.fit(x, y, batch_size=2, callbacks=[mirror], verbose=0)
+        >>> int(mirror.mirror_steps)  # before the first of two batches, and after each
+        3
+        >>> round(tfwm.weight_angles(model)["head"], 2)
+        0.0
     """
 
     def __init__(
@@ -113,6 +123,11 @@ class WeightMirror(keras.callbacks.Callback):
             schedule: When mirror mode runs.
             seed: As above.
             **options: The other options of `tfweightmirror.mirror.MirrorMode`.
+
+        Examples:
+            >>> paper = tfwm.callbacks.WeightMirror.akrout2019(activations={"head": "linear"})
+            >>> paper.mode.noise.name, paper.mode.through_activation, paper.mode.bias_blocking
+            ('gaussian', True, False)
         """
         noise = Gaussian(std=std, samples=samples, decay=decay, target_angle_deg=target_angle_deg)
         paper = {"through_activation": True, "bias_blocking": False}
@@ -128,6 +143,14 @@ class WeightMirror(keras.callbacks.Callback):
         """Noise samples fired in one mirror step: `{pathway name: samples}`.
 
         All replicas fire the same balanced noise, each its own independent noise.
+
+        Examples:
+            >>> model = keras.Sequential([keras.Input((100,)), keras.layers.Dense(10, name="head")])
+            >>> model = tfwm.convert_model(model, "weight_mirror")
+            >>> tfwm.callbacks.WeightMirror("gaussian").samples_per_step(model)
+            {'head': 128}
+            >>> tfwm.callbacks.WeightMirror("impulse").samples_per_step(model)  # each cell once
+            {'head': 100}
         """
         replicas = model.distribute_strategy.num_replicas_in_sync
         own = 1 if self.mode.noise.balanced else replicas

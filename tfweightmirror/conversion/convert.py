@@ -75,6 +75,15 @@ def convert_model(
     Warns:
         UserWarning: ConvLSTM layers, or others with matrices of their own, stay on backprop; or
             models around this one are out of sight behind `gc.freeze()`.
+
+    Examples:
+        >>> units = {"hidden_1": 16, "hidden_2": 16, "head": 2}
+        >>> layers = [keras.layers.Dense(count, name=name) for name, count in units.items()]
+        >>> model = keras.Sequential([keras.Input((8,)), *layers])
+        >>> rules = {"*_1": "kolen_pollack", "*": "feedback_alignment"}
+        >>> model = tfwm.convert_model(model, rules, last_layer="backprop")
+        >>> [(p.name, p.rule.name) for p in tfwm.pathways(model)]  # the head is a plain layer
+        [('hidden_1', 'kolen_pollack'), ('hidden_2', 'feedback_alignment')]
     """
     require_model(model)
     choice = Choice.of(rule)
@@ -119,6 +128,15 @@ def strip_feedback(model: keras.Model) -> keras.Model:
     Raises:
         ValueError: `model` is not a Keras model, has no feedback layer, or has one that is of a
             class of your own, for which there is no plain class.
+
+    Examples:
+        >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+        >>> x = np.ones((1, 3))
+        >>> before = tfwm.convert_model(model, "feedback_alignment")(x)
+        >>> len(model.weights), len(tfwm.strip_feedback(model).weights)  # B is gone
+        (3, 2)
+        >>> type(model.layers[0]) is keras.layers.Dense, bool(tf.reduce_all(model(x) == before))
+        (True, True)
     """
     require_model(model)
     found: list[tuple[str, Any]] = [

@@ -32,6 +32,16 @@ def reset_feedback(
     Raises:
         ValueError: Nothing is changed: the model keeps no feedback kernel, or an array has no
             pathway, another shape, or no numbers.
+
+    Examples:
+        >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="head")])
+        >>> model = tfwm.convert_model(model, "feedback_alignment")
+        >>> tfwm.reset_feedback(model, initializer="zeros")
+        >>> model.layers[0].feedback_kernel.numpy().tolist()
+        [[0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]
+        >>> tfwm.reset_feedback(model, initializer={"head": model.layers[0].kernel})
+        >>> tfwm.weight_angles(model)  # begins at B = W
+        {'head': 0.0}
     """
     found = {p.name: p for p in pathways(model) if p.feedback_kernel is not None}
     if not found:

@@ -48,6 +48,16 @@ def untie(model: keras.Model, pattern: str = "*") -> keras.Model:
             that matches; one without an untied twin (3D, transposed, depthwise, separable, a class
             of your own) or that is dilated, grouped or causal; one that is not built, or on maps of
             no known size, or of several; one with a constraint, LoRA or quantization.
+
+    Examples:
+        >>> conv = keras.layers.Conv2D(4, 3, name="conv")
+        >>> model = keras.Sequential([keras.Input((8, 8, 1)), conv])
+        >>> images = np.ones((1, 8, 8, 1))
+        >>> before = model(images)
+        >>> tfwm.conversion.untie(model).get_layer("conv").kernel.shape  # 6 x 6 positions first
+        TensorShape([6, 6, 3, 3, 1, 4])
+        >>> np.allclose(model(images), before, atol=1e-5)
+        True
     """
     require_model(model)
     matched = [(path, layer) for path, layer in members_of(model) if matches(path, pattern)]

@@ -1,4 +1,13 @@
-"""What a network learns from: feedback against forward weights, errors against backprop's."""
+"""What a network learns from: feedback against forward weights, errors against backprop's.
+
+Examples:
+    >>> layer = tfwm.layers.FeedbackDense(10, rule="sign_symmetry", name="head")
+    >>> layer.build((None, 50))
+    >>> {name: round(angle) for name, angle in tfwm.diagnostics.weight_angles(layer).items()}
+    {'head': 30}
+    >>> round(float(tfwm.diagnostics.sign_angle_deg(*layer.pathways)))  # the same one
+    30
+"""
 
 from tfweightmirror.diagnostics.angles import angle_deg
 from tfweightmirror.diagnostics.deltas import delta_angles, gradient_angles

@@ -19,6 +19,15 @@ def angle_deg(u: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
 
     Returns:
         A float32 scalar in [0, 180].
+
+    Examples:
+        >>> u, v = tf.constant([1.0, 0.0]), tf.constant([1.0, 1.0])
+        >>> round(float(tfwm.diagnostics.angle_deg(u, v)), 3)
+        45.0
+        >>> round(float(tfwm.diagnostics.angle_deg(u, -10 * u)), 3)
+        180.0
+        >>> float(tfwm.diagnostics.angle_deg(u, tf.zeros(2)))
+        nan
     """
     u, v = tf.cast(u, tf.float32), tf.cast(v, tf.float32)
     u, v = u / tf.norm(u), v / tf.norm(v)

@@ -25,6 +25,15 @@ def plot_angles(
     Raises:
         ImportError: matplotlib is not installed.
         ValueError: The history has no such measure.
+
+    Examples:
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="head")])
+        >>> tfwm.convert_model(model, "feedback_alignment").compile("sgd", "mse")
+        >>> monitor = tfwm.callbacks.FeedbackMonitor()
+        >>> history = model.fit(np.eye(4), np.eye(4, 3), epochs=3, callbacks=[monitor], verbose=0)
+        >>> axes = tfwm.diagnostics.plot_angles(history, linestyle="--")
+        >>> [line.get_label() for line in axes.lines], axes.get_ylabel()
+        (['head'], 'weight angle (degrees)')
     """
     try:
         from matplotlib import colormaps, pyplot

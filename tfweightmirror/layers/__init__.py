@@ -1,4 +1,14 @@
-"""Keras layers whose errors travel back on feedback kernels, and others that the papers have."""
+"""Keras layers whose errors travel back on feedback kernels, and others that the papers have.
+
+Examples:
+    >>> inputs = keras.Input((32, 32, 3))
+    >>> x = tfwm.layers.FeedbackConv2D(8, 3, strides=4, rule="kp", name="conv")(inputs)
+    >>> x = keras.layers.Flatten()(keras.layers.ReLU()(x))
+    >>> outputs = tfwm.layers.FeedbackDense(10, rule="fa", name="head")(x)
+    >>> model = keras.Model(inputs, outputs)
+    >>> [(pathway.name, pathway.rule.name) for pathway in tfwm.pathways(model)]
+    [('conv', 'kolen_pollack'), ('head', 'feedback_alignment')]
+"""
 
 from tfweightmirror.layers.activations import (
     MixedReLU,

@@ -20,6 +20,13 @@ def saturated_linear(x: Any, slope: float = 1.0) -> Any:
     Args:
         x: Floating-point tensor.
         slope: Of the linear part: 1 in the paper, 1/2 in the released code.
+
+    Examples:
+        >>> x = tf.constant([-3.0, -1.0, 0.5, 3.0])
+        >>> tfwm.layers.saturated_linear(x).numpy().tolist()
+        [-1.0, -1.0, 0.5, 1.0]
+        >>> tfwm.layers.saturated_linear(x, slope=0.5).numpy().tolist()
+        [-1.0, -0.5, 0.25, 1.0]
     """
     return keras.ops.clip(slope * x, -1.0, 1.0)
 
@@ -33,6 +40,13 @@ def rectified_tanh(x: Any) -> Any:
 
     Args:
         x: Floating-point tensor.
+
+    Examples:
+        >>> tfwm.layers.rectified_tanh(tf.constant([-1.0, 0.0, 1.0, 9.0])).numpy().round(3)
+        array([0.   , 0.   , 0.762, 1.   ], dtype=float32)
+        >>> layer = keras.layers.Dense(4, activation=tfwm.layers.rectified_tanh)
+        >>> bool(tf.reduce_all(layer(tf.random.normal((9, 3))) >= 0))
+        True
     """
     return keras.ops.tanh(keras.ops.relu(x))
 
@@ -45,6 +59,12 @@ class SaturatedLinear(keras.layers.Layer):
         slope: Of the linear part, above 0.
 
     Input shape, output shape: any, the same.
+
+    Examples:
+        >>> activation = tfwm.layers.SaturatedLinear(slope=0.5)
+        >>> layer = keras.layers.Dense(1, kernel_initializer="ones", activation=activation)
+        >>> layer(tf.constant([[1.0], [9.0]])).numpy().tolist()
+        [[0.5], [1.0]]
     """
 
     def __init__(self, slope: float = 1.0, **options: Any) -> None:
@@ -81,6 +101,14 @@ class MixedReLU(keras.layers.Layer):
         seed: Of the signs. None: of Keras' global seed.
 
     Input shape, output shape: (batch, ...), the same.
+
+    Examples:
+        >>> layer = tfwm.layers.MixedReLU(seed=1)
+        >>> y = layer(tf.random.normal((9, 4)))
+        >>> layer.signs.numpy().tolist()  # of the four channels
+        [[1.0, -1.0, -1.0, -1.0]]
+        >>> np.sign(np.sum(y, axis=0)).tolist()  # each fires with its own alone
+        [1.0, -1.0, -1.0, -1.0]
     """
 
     def __init__(

@@ -75,6 +75,14 @@ class FeedbackMultiHeadAttention(FeedbackAttention, keras.layers.MultiHeadAttent
         rule: A feedback rule for every projection: a name or alias, a config or a `FeedbackRule`.
         feedback_initializer: What every B starts from. Default: the kernel's initializer with a
             seed of its own.
+
+    Examples:
+        >>> layer = tfwm.layers.FeedbackMultiHeadAttention(2, key_dim=4, rule="fa", name="heads")
+        >>> x = tf.ones((1, 5, 8))  # 5 tokens of 8 cells
+        >>> layer(x, x).shape
+        TensorShape([1, 5, 8])
+        >>> [pathway.name for pathway in layer.pathways]
+        ['heads/query', 'heads/key', 'heads/value', 'heads/attention_output']
     """
 
 
@@ -87,4 +95,13 @@ class FeedbackGroupQueryAttention(FeedbackAttention, keras.layers.GroupQueryAtte
         rule: A feedback rule for every projection: a name or alias, a config or a `FeedbackRule`.
         feedback_initializer: What every B starts from. Default: the kernel's initializer with a
             seed of its own.
+
+    Examples:
+        >>> layer = tfwm.layers.FeedbackGroupQueryAttention(4, 2, 1, rule="fa")
+        >>> x = tf.ones((1, 5, 8))  # 5 tokens of 8 cells
+        >>> layer(x, x).shape
+        TensorShape([1, 5, 8])
+        >>> query, key, value, output = (p.view.matrices for p in layer.pathways)
+        >>> query, key  # two heads of 4 cells share the keys of one
+        ((1, 8, 8), (1, 8, 4))
     """

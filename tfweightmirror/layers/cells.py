@@ -120,6 +120,13 @@ class FeedbackSimpleRNNCell(FeedbackCell, keras.layers.SimpleRNNCell):
             seed of its own.
 
     Input shape: (batch, n_in), states (batch, units). Output shape: (batch, units).
+
+    Examples:
+        >>> cell = tfwm.layers.FeedbackSimpleRNNCell(4, rule="fa", name="cell")
+        >>> keras.layers.RNN(cell)(tf.ones((2, 7, 3))).shape  # 7 steps in time
+        TensorShape([2, 4])
+        >>> [(p.name, tuple(p.feedback_kernel.shape)) for p in cell.pathways]  # B_W, B_R
+        [('cell/input', (3, 4)), ('cell/recurrent', (4, 4))]
     """
 
     def call(
@@ -166,6 +173,14 @@ class FeedbackAddedInputCell(FeedbackCell, keras.layers.SimpleRNNCell):
 
     Raises:
         ValueError: There are more or fewer inputs than units.
+
+    Examples:
+        >>> cell = tfwm.layers.FeedbackAddedInputCell(3, rule="fa", name="cell")
+        >>> rnn = keras.layers.RNN(cell)
+        >>> rnn(tf.ones((2, 7, 3))).shape
+        TensorShape([2, 3])
+        >>> [(p.name, tuple(p.feedback_kernel.shape)) for p in cell.pathways]
+        [('cell/recurrent', (3, 3))]
     """
 
     sites = (RECURRENT,)

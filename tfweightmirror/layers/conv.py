@@ -63,6 +63,15 @@ class FeedbackConv1D(FeedbackConv, keras.layers.Conv1D):
         rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
         feedback_initializer: What B starts from. Default: the kernel's initializer with a seed of
             its own.
+
+    Examples:
+        >>> options = {"padding": "causal", "rule": "fa", "feedback_initializer": "ones"}
+        >>> layer, x = tfwm.layers.FeedbackConv1D(1, 2, **options), tf.zeros((1, 4, 1))
+        >>> with tf.GradientTape() as tape:
+        ...     tape.watch(x)
+        ...     y = layer(x)
+        >>> tape.gradient(y, x)[0, :, 0].numpy().tolist()  # from now and the next step: B is 1
+        [2.0, 2.0, 2.0, 1.0]
     """
 
 
@@ -75,6 +84,15 @@ class FeedbackConv2D(FeedbackConv, keras.layers.Conv2D):
         rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
         feedback_initializer: What B starts from. Default: the kernel's initializer with a seed of
             its own.
+
+    Examples:
+        >>> layer = tfwm.layers.FeedbackConv2D(1, 2, rule="fa", feedback_initializer="ones")
+        >>> x = tf.zeros((1, 3, 3, 1))
+        >>> with tf.GradientTape() as tape:
+        ...     tape.watch(x)
+        ...     y = layer(x)  # 2 x 2 positions
+        >>> tape.gradient(y, x)[0, :, :, 0].numpy().tolist()  # sums of B, with no entry of W
+        [[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]
     """
 
 
@@ -87,4 +105,12 @@ class FeedbackConv3D(FeedbackConv, keras.layers.Conv3D):
         rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
         feedback_initializer: What B starts from. Default: the kernel's initializer with a seed of
             its own.
+
+    Examples:
+        >>> layer = tfwm.layers.FeedbackConv3D(4, 3, groups=2, rule="fa")
+        >>> layer.build((None, 8, 8, 8, 2))
+        >>> layer.feedback_kernel.shape == layer.kernel.shape
+        True
+        >>> layer.pathways[0].view.matrices  # two groups of one channel: 27 cells to 2
+        (2, 27, 2)
     """

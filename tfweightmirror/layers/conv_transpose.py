@@ -41,6 +41,13 @@ class FeedbackConv1DTranspose(FeedbackConvTranspose, keras.layers.Conv1DTranspos
         rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
         feedback_initializer: What B starts from. Default: the kernel's initializer with a seed of
             its own.
+
+    Examples:
+        >>> layer = tfwm.layers.FeedbackConv1DTranspose(2, 4, strides=2, padding="same", rule="fa")
+        >>> layer(tf.ones((1, 8, 3))).shape
+        TensorShape([1, 16, 2])
+        >>> layer.pathways[0].view.matrices  # 3 cells of one position reach 4 taps of 2 channels
+        (1, 3, 8)
     """
 
 
@@ -53,6 +60,15 @@ class FeedbackConv2DTranspose(FeedbackConvTranspose, keras.layers.Conv2DTranspos
         rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
         feedback_initializer: What B starts from. Default: the kernel's initializer with a seed of
             its own.
+
+    Examples:
+        >>> conv = keras.layers.Conv2DTranspose(3, 2, strides=2)
+        >>> decoder = keras.Sequential([keras.Input((4, 4, 8)), conv])
+        >>> layer = tfwm.convert_model(decoder, "feedback_alignment").layers[0]
+        >>> type(layer).__name__, layer.feedback_kernel.shape
+        ('FeedbackConv2DTranspose', TensorShape([2, 2, 3, 8]))
+        >>> layer.pathways[0].view.matrices  # 8 cells of one position reach 4 taps of 3 channels
+        (1, 8, 12)
     """
 
 
@@ -65,4 +81,11 @@ class FeedbackConv3DTranspose(FeedbackConvTranspose, keras.layers.Conv3DTranspos
         rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
         feedback_initializer: What B starts from. Default: the kernel's initializer with a seed of
             its own.
+
+    Examples:
+        >>> layer = tfwm.layers.FeedbackConv3DTranspose(1, 2, strides=2, rule="fa")
+        >>> layer(tf.ones((1, 2, 2, 2, 3))).shape
+        TensorShape([1, 4, 4, 4, 1])
+        >>> layer.pathways[0].view.matrices  # 3 cells of one position reach 8 taps
+        (1, 3, 8)
     """

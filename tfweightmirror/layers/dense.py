@@ -22,6 +22,16 @@ class FeedbackDense(FeedbackLayer, keras.layers.Dense):
             its own.
 
     Input shape: (batch, ..., n_in). Output shape: (batch, ..., units).
+
+    Examples:
+        >>> layer = tfwm.layers.FeedbackDense(1, rule="fa", feedback_initializer="ones")
+        >>> x = tf.constant([[3.0, 4.0]])
+        >>> with tf.GradientTape() as tape:
+        ...     tape.watch(x)
+        ...     y = layer(x)
+        >>> dx, dW = tape.gradient(y, [x, layer.kernel])
+        >>> dx.numpy().tolist(), dW.numpy().tolist()  # dy B^T, with no entry of W, and x^T dy
+        ([[1.0, 1.0]], [[3.0], [4.0]])
     """
 
     def kernel_view(self, site: Site) -> KernelView:

@@ -49,6 +49,13 @@ class FeedbackDepthwiseConv1D(FeedbackDepthwiseConv, keras.layers.DepthwiseConv1
         rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
         feedback_initializer: What B starts from. Default: the kernel's initializer with a seed of
             its own.
+
+    Examples:
+        >>> layer = tfwm.layers.FeedbackDepthwiseConv1D(3, depth_multiplier=2, rule="fa")
+        >>> layer(tf.ones((1, 8, 4))).shape
+        TensorShape([1, 6, 8])
+        >>> layer.pathways[0].view.matrices  # each of 4 channels: 3 taps to 2 cells
+        (4, 3, 2)
     """
 
 
@@ -61,4 +68,13 @@ class FeedbackDepthwiseConv2D(FeedbackDepthwiseConv, keras.layers.DepthwiseConv2
         rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
         feedback_initializer: What B starts from. Default: the kernel's initializer with a seed of
             its own.
+
+    Examples:
+        >>> layer = tfwm.layers.FeedbackDepthwiseConv2D(2, rule="fa", feedback_initializer="ones")
+        >>> x = tf.zeros((1, 3, 3, 1))
+        >>> with tf.GradientTape() as tape:
+        ...     tape.watch(x)
+        ...     y = layer(x)  # 2 x 2 positions
+        >>> tape.gradient(y, x)[0, :, :, 0].numpy().tolist()  # sums of B, with no entry of W
+        [[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]
     """

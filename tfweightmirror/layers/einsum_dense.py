@@ -27,6 +27,13 @@ class FeedbackEinsumDense(FeedbackLayer, keras.layers.EinsumDense):
         rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
         feedback_initializer: What B starts from. Default: the kernel's initializer with a seed of
             its own, and the fans of the equation.
+
+    Examples:
+        >>> layer = tfwm.layers.FeedbackEinsumDense("bhi,hio->bho", (2, 4), rule="fa")
+        >>> layer(tf.ones((1, 2, 3))).shape
+        TensorShape([1, 2, 4])
+        >>> layer.pathways[0].view.matrices  # h is a group, i the fan-in, o the fan-out
+        (2, 3, 4)
     """
 
     def build_feedback(self, input_shape: tuple[int | None, ...] | None = None) -> None:

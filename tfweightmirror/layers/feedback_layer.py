@@ -32,7 +32,20 @@ _NEEDING_DECAY = (rules.KolenPollack, rules.ProductFeedbackAlignment)
 
 
 class FeedbackLayer(CarriesRule):
-    """Mixin: a Keras layer whose error travels back on feedback kernels of its own."""
+    """Mixin: a Keras layer whose error travels back on feedback kernels of its own.
+
+    Examples:
+        >>> class SineDense(tfwm.layers.FeedbackLayer, keras.layers.Dense):
+        ...     def kernel_view(self, site):  # how the kernel is a matrix
+        ...         n_in, n_out = self.kernel.shape
+        ...         fans = tfwm.rules.Fans(n_in, n_out, convolutional=False)
+        ...         return tfwm.pathway.KernelView((n_in, n_out), (0, 1), (1, n_in, n_out), fans)
+        ...     def call(self, inputs):  # `carry` takes the linear part
+        ...         return keras.ops.sin(self.carry(keras.ops.matmul, inputs))
+        >>> layer = SineDense(3, rule="fa")
+        >>> layer(tf.ones((1, 4))).shape, layer.feedback_kernel.shape
+        (TensorShape([1, 3]), TensorShape([4, 3]))
+    """
 
     sites: ClassVar[tuple[Site, ...]] = (Site(),)
 

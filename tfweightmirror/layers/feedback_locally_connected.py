@@ -44,6 +44,15 @@ class FeedbackLocallyConnected1D(FeedbackLocallyConnected, LocallyConnected1D):
         rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
         feedback_initializer: What B starts from. Default: the kernel's initializer with a seed of
             its own.
+
+    Examples:
+        >>> layer = tfwm.layers.FeedbackLocallyConnected1D(2, 3, rule="fa")
+        >>> layer(tf.ones((1, 8, 1))).shape
+        TensorShape([1, 6, 2])
+        >>> layer.feedback_kernel.shape  # (positions, taps, c_in, filters)
+        TensorShape([6, 3, 1, 2])
+        >>> layer.pathways[0].view.matrices  # each position is a group
+        (6, 3, 2)
     """
 
 
@@ -56,4 +65,12 @@ class FeedbackLocallyConnected2D(FeedbackLocallyConnected, LocallyConnected2D):
         rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
         feedback_initializer: What B starts from. Default: the kernel's initializer with a seed of
             its own.
+
+    Examples:
+        >>> model = keras.Sequential([keras.Input((6, 6, 1)), keras.layers.Conv2D(2, 3)])
+        >>> model = tfwm.conversion.untie(tfwm.convert_model(model, "feedback_alignment"))
+        >>> type(model.layers[0]).__name__
+        'FeedbackLocallyConnected2D'
+        >>> model.layers[0].feedback_kernel.shape  # (..positions, ..taps, c_in, filters)
+        TensorShape([4, 4, 3, 3, 1, 2])
     """

@@ -90,6 +90,13 @@ class FeedbackLSTMCell(FeedbackGatedCell, keras.layers.LSTMCell):
             seed of its own.
 
     Input shape: (batch, n_in), two states (batch, units). Output shape: (batch, units).
+
+    Examples:
+        >>> cell = tfwm.layers.FeedbackLSTMCell(4, rule="fa", name="cell")
+        >>> keras.layers.RNN(cell)(tf.ones((2, 7, 3))).shape  # 7 steps in time
+        TensorShape([2, 4])
+        >>> [(p.name, p.view.matrices) for p in cell.pathways]  # four gates of 4 units
+        [('cell/input', (1, 3, 16)), ('cell/recurrent', (1, 4, 16))]
     """
 
     gates = 4
@@ -129,6 +136,13 @@ class FeedbackGRUCell(FeedbackGatedCell, keras.layers.GRUCell):
             seed of its own.
 
     Input shape: (batch, n_in), states (batch, units). Output shape: (batch, units).
+
+    Examples:
+        >>> cell = tfwm.layers.FeedbackGRUCell(4, rule="fa", name="cell")
+        >>> keras.layers.RNN(cell)(tf.ones((2, 7, 3))).shape  # 7 steps in time
+        TensorShape([2, 4])
+        >>> [(p.name, p.view.matrices) for p in cell.pathways]  # two gates and the candidate
+        [('cell/input', (1, 3, 12)), ('cell/recurrent', (1, 4, 12))]
     """
 
     gates = 3

@@ -256,6 +256,13 @@ class LocallyConnected1D(LocallyConnected):
 
     Raises:
         ValueError: An argument is out of range, or, in `build`, the size is not known or too small.
+
+    Examples:
+        >>> layer = tfwm.layers.LocallyConnected1D(2, 3)
+        >>> layer(tf.ones((1, 8, 1))).shape
+        TensorShape([1, 6, 2])
+        >>> layer.kernel.shape, layer.bias.shape  # six positions, each with its own
+        (TensorShape([6, 3, 1, 2]), TensorShape([6, 2]))
     """
 
     rank = 1
@@ -276,6 +283,15 @@ class LocallyConnected2D(LocallyConnected):
 
     Raises:
         ValueError: An argument is out of range, or, in `build`, a size is not known or too small.
+
+    Examples:
+        >>> layer = tfwm.layers.LocallyConnected2D(2, 3, padding="same")
+        >>> layer(tf.ones((1, 4, 4, 1))).shape
+        TensorShape([1, 4, 4, 2])
+        >>> layer.kernel.shape, layer.bias.shape  # 4 x 4 positions, each with its own
+        (TensorShape([4, 4, 3, 3, 1, 2]), TensorShape([4, 4, 2]))
+        >>> int(layer.synapses[0, 0].sum())  # in the corner 4 of 9 taps lie on the map
+        4
     """
 
     rank = 2

@@ -31,6 +31,14 @@ class RunningBatchNormalization(keras.layers.BatchNormalization):
             statistics, as there.
 
     Input shape, output shape: any, the same.
+
+    Examples:
+        >>> x = tf.constant([[0.0], [2.0]])  # mean 1, variance 1
+        >>> layer = tfwm.layers.RunningBatchNormalization(momentum=0.75, epsilon=1e-7)
+        >>> layer(x, training=True).numpy().round(2).tolist()  # the mean that counts is 0.25
+        [[-0.25], [1.75]]
+        >>> float(layer.moving_mean[0])
+        0.25
     """
 
     def __init__(

@@ -86,6 +86,13 @@ class FeedbackSimpleRNN(FeedbackRNN, keras.layers.SimpleRNN):
             seed of its own.
 
     Input shape: (batch, time, n_in). Output shape: (batch, units), or (batch, time, units).
+
+    Examples:
+        >>> layer = tfwm.layers.FeedbackSimpleRNN(4, rule="fa", name="rnn")
+        >>> layer(tf.ones((2, 7, 3))).shape  # 7 steps in time
+        TensorShape([2, 4])
+        >>> [(p.name, p.view.matrices) for p in layer.pathways]
+        [('simple_rnn_cell/input', (1, 3, 4)), ('simple_rnn_cell/recurrent', (1, 4, 4))]
     """
 
     cell_class = FeedbackSimpleRNNCell
@@ -104,6 +111,15 @@ class FeedbackLSTM(FeedbackRNN, keras.layers.LSTM):
             seed of its own.
 
     Input shape: (batch, time, n_in). Output shape: (batch, units), or (batch, time, units).
+
+    Examples:
+        >>> lstm = keras.layers.Bidirectional(keras.layers.LSTM(4, name="lstm"), name="both")
+        >>> model = keras.Sequential([keras.Input((7, 3)), lstm])
+        >>> found = tfwm.pathways(tfwm.convert_model(model, "feedback_alignment"))
+        >>> [p.name for p in found][:2]  # and two backward
+        ['both/forward_lstm/lstm_cell/input', 'both/forward_lstm/lstm_cell/recurrent']
+        >>> [p.view.matrices for p in found][:2]  # four gates of 4 units
+        [(1, 3, 16), (1, 4, 16)]
     """
 
     cell_class = FeedbackLSTMCell
@@ -122,6 +138,13 @@ class FeedbackGRU(FeedbackRNN, keras.layers.GRU):
             seed of its own.
 
     Input shape: (batch, time, n_in). Output shape: (batch, units), or (batch, time, units).
+
+    Examples:
+        >>> layer = tfwm.layers.FeedbackGRU(4, return_sequences=True, rule="fa", name="gru")
+        >>> layer(tf.ones((2, 7, 3))).shape  # 7 steps in time
+        TensorShape([2, 7, 4])
+        >>> [(p.name, p.view.matrices) for p in layer.pathways]  # two gates and the candidate
+        [('gru_cell/input', (1, 3, 12)), ('gru_cell/recurrent', (1, 4, 12))]
     """
 
     cell_class = FeedbackGRUCell

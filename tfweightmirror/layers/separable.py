@@ -62,6 +62,13 @@ class FeedbackSeparableConv1D(FeedbackSeparableConv, keras.layers.SeparableConv1
         rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
         feedback_initializer: What both feedback kernels start from. Default: the initializer of
             each kernel with a seed of its own.
+
+    Examples:
+        >>> layer = tfwm.layers.FeedbackSeparableConv1D(6, 3, rule="fa", name="conv")
+        >>> layer(tf.ones((1, 8, 4))).shape
+        TensorShape([1, 6, 6])
+        >>> [(p.name, p.view.matrices) for p in layer.pathways]
+        [('conv/depthwise', (4, 3, 1)), ('conv/pointwise', (1, 4, 6))]
     """
 
 
@@ -74,4 +81,13 @@ class FeedbackSeparableConv2D(FeedbackSeparableConv, keras.layers.SeparableConv2
         rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
         feedback_initializer: What both feedback kernels start from. Default: the initializer of
             each kernel with a seed of its own.
+
+    Examples:
+        >>> layer = tfwm.layers.FeedbackSeparableConv2D(6, 3, rule="fa", name="conv")
+        >>> layer(tf.ones((1, 8, 8, 4))).shape
+        TensorShape([1, 6, 6, 6])
+        >>> layer.feedback_depthwise_kernel.shape, layer.feedback_pointwise_kernel.shape
+        (TensorShape([3, 3, 4, 1]), TensorShape([1, 1, 4, 6]))
+        >>> [(p.name, p.view.matrices) for p in layer.pathways]
+        [('conv/depthwise', (4, 9, 1)), ('conv/pointwise', (1, 4, 6))]
     """

@@ -15,6 +15,13 @@ class Site:
         initializer: The parent's attribute that holds W's initializer.
         name: Tells the kernels of one layer apart; empty where there is one.
         responds: Whether the layer's bias and activation follow this kernel.
+
+    Examples:
+        >>> site = tfwm.layers.Site("recurrent_kernel", "recurrent_initializer", "recurrent")
+        >>> site.feedback, site.constraint  # the attributes that hold B, and what binds W
+        ('feedback_recurrent_kernel', 'recurrent_constraint')
+        >>> [site.name for site in tfwm.layers.FeedbackSeparableConv2D.sites]
+        ['depthwise', 'pointwise']
     """
 
     kernel: str = "kernel"

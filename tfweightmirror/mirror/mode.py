@@ -49,6 +49,14 @@ class MirrorMode:
 
     Raises:
         ValueError: An option is out of range.
+
+    Examples:
+        >>> layer = tfwm.layers.FeedbackDense(5, rule="weight_mirror")
+        >>> layer.build((None, 20))
+        >>> (pathway,) = layer.pathways
+        >>> mode = tfwm.mirror.MirrorMode("gaussian", sign_pairs=True, response_bits=8)
+        >>> mode.samples(pathway)  # each of 128 with its negative
+        256
     """
 
     noise: Any = "orthogonal"
@@ -131,6 +139,14 @@ class MirrorMode:
         through an activation, with noisy, rounded or missing answers, with a step size or a norm of
         its own, behind another response, where B has a mask, or where layers fire at once (the law
         then depends on the size of W).
+
+        Examples:
+            >>> layer = tfwm.layers.FeedbackDense(5, rule="weight_mirror")
+            >>> layer.build((None, 20))
+            >>> noise = tfwm.mirror.noise.Gaussian(samples=2_100, decay=1.0)
+            >>> mode = tfwm.mirror.MirrorMode(noise)
+            >>> round(mode.predicted_angle_deg(*layer.pathways), 2)  # atan sqrt(21 / 2100)
+            5.71
         """
         noise = self.noise
         lawful = not (

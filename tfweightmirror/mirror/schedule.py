@@ -19,6 +19,15 @@ class Schedule:
 
     Raises:
         ValueError: A number is out of range, or the schedule never runs.
+
+    Examples:
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="head")])
+        >>> tfwm.convert_model(model, "weight_mirror").compile("sgd", "mse")
+        >>> schedule = tfwm.mirror.Schedule(every_batches=2, warm_up_steps=20)
+        >>> x, y, mirror = np.eye(4), np.eye(4, 3), tfwm.callbacks.WeightMirror(schedule=schedule)
+        >>> history = model.fit(x, y, batch_size=1, callbacks=[mirror], verbose=0)
+        >>> int(mirror.mirror_steps)  # 20, and one after every second of four batches
+        22
     """
 
     every_batches: int | None = 1

@@ -144,6 +144,14 @@ def mirror_model(
 
     Raises:
         ValueError: No `weight_mirror` pathway, or an option out of range.
+
+    Examples:
+        >>> model = keras.Sequential([keras.Input((20,)), keras.layers.Dense(5, name="head")])
+        >>> model = tfwm.convert_model(model, "weight_mirror")
+        >>> round(tfwm.mirror_model(model)["head"], 2)  # a balanced sweep
+        0.0
+        >>> round(tfwm.mirror_model(model, "gaussian", steps=100)["head"])  # aims at 12 degrees
+        12
     """
     if not isinstance(steps, numbers.Integral) or steps < 1:
         raise ValueError(

@@ -3,6 +3,14 @@
 A rule is a small frozen object. Layers accept a rule, its name or alias, or its Keras config.
 A rule of your own subclasses `FeedbackRule`, is registered as any Keras object, and then works in
 layers, `convert_model`, saving and callbacks (docs/guides/extend, "A rule of your own").
+
+Examples:
+    >>> tfwm.rules.get("usf")  # a name or an alias
+    SignSymmetry(magnitude='uniform', scale='xiao')
+    >>> layer = tfwm.layers.FeedbackDense(2, rule=tfwm.rules.SignSymmetry(scale=0.25))
+    >>> layer.build((None, 3))
+    >>> np.unique(np.abs(layer.pathways[0].backward_kernel())).tolist()
+    [0.25]
 """
 
 from tfweightmirror.rules.direct import DirectFeedbackAlignment

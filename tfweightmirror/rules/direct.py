@@ -25,6 +25,15 @@ class DirectFeedbackAlignment(FeedbackRule):
     Args:
         error_cells: Cells of the output layer. None: `convert_model` counts them.
         is_output: Whether this is the output layer, which sends `e` to all that were called before.
+
+    Examples:
+        >>> layers = [keras.layers.Dense(units, name=f"fc_{units}") for units in (7, 5, 3)]
+        >>> model = keras.Sequential([keras.Input((8,)), *layers])
+        >>> model = tfwm.convert_model(model, tfwm.rules.DirectFeedbackAlignment())
+        >>> [tuple(p.feedback_kernel.shape) for p in tfwm.pathways(model)]  # all from 3 errors
+        [(8, 3), (7, 3), (5, 3)]
+        >>> model.layers[-1].rule
+        DirectFeedbackAlignment(error_cells=3, is_output=True)
     """
 
     error_cells: int | None = None

@@ -16,6 +16,12 @@ class Fans:
         fan_in: Synapses entering one output cell: taps x c_in / groups, or n_in.
         fan_out: Synapses leaving one input cell: taps x c_out / groups, or n_out.
         convolutional: Whether the layer is a convolution (its scales carry He's factor 2).
+
+    Examples:
+        >>> layer = tfwm.layers.FeedbackConv2D(8, 3, rule="fa")
+        >>> layer.build((None, 32, 32, 4))
+        >>> layer.pathways[0].view.fans  # 9 taps of 4 channels, and of 8
+        Fans(fan_in=36, fan_out=72, convolutional=True)
     """
 
     fan_in: int
@@ -30,6 +36,13 @@ class Factors(NamedTuple):
         learned: Shape (groups, fan_in, between): the layer's `feedback_kernel`.
         fixed: Shape (groups, between, fan_out): a weight that nothing moves.
         fixed_initializer: Of the fixed one; the layer gives it a seed of its own.
+
+    Examples:
+        >>> factors = tfwm.rules.ProductFeedbackAlignment(expansion=4).factors((1, 3, 2))
+        >>> factors.learned, factors.fixed  # of a kernel (3, 2)
+        ((1, 3, 8), (1, 8, 2))
+        >>> type(factors.fixed_initializer).__name__
+        'RandomUniform'
     """
 
     learned: tuple[int, int, int]
@@ -48,6 +61,14 @@ class Signals:
         op: The linear map `(x, kernel) -> y`.
         batch_axis: The axis of x along which examples stand; in y it is the first.
         kernel: W, for a rule that says `reads_kernel`; None for every other.
+
+    Examples:
+        >>> x, W, B = tf.constant([[1.0, 2.0]]), tf.ones((2, 3)), 3 * tf.ones((2, 3))
+        >>> signals = tfwm.rules.Signals(x, tf.matmul(x, W), B, op=tf.matmul)
+        >>> signals.forward(signals.x).numpy().tolist()  # x sent up through B
+        [[9.0, 9.0, 9.0]]
+        >>> signals.backward(signals.y).numpy().tolist()  # y sent down through B
+        [[27.0, 27.0]]
     """
 
     x: tf.Tensor
@@ -97,6 +118,18 @@ class FeedbackRule:
             `"mirror"` (mirror mode).
         reads_kernel: Whether `local_loss` is shown W itself, which is weight transport.
         updates_first: Whether B takes its step before the error passes (`carrier_after_update`).
+
+    Examples:
+        >>> class OneBit(tfwm.rules.FeedbackRule):  # B learns as W, its signs carry the error
+        ...     name, learns_by = "one_bit", "optimizer"
+        ...     def backward_kernel(self, kernel, feedback, seed):
+        ...         return tf.sign(feedback)
+        ...     def feedback_gradient(self, kernel_gradient):
+        ...         return kernel_gradient
+        >>> layer = tfwm.layers.FeedbackDense(2, rule=OneBit())
+        >>> layer.build((None, 9))
+        >>> np.unique(layer.pathways[0].backward_kernel()).tolist()
+        [-1.0, 1.0]
     """
 
     name: ClassVar[str] = "feedback_rule"
@@ -146,6 +179,18 @@ class FeedbackRule:
 
             guess = signals.backward(signals.y) - signals.x
             return signals.mean(guess**2) / 2 + 0.01 * tf.reduce_sum(signals.feedback**2)
+
+        Examples:
+            >>> class Guess(tfwm.rules.FeedbackRule):  # B learns to guess x from y, and decays
+            ...     name, learns_by = "guess", "optimizer"
+            ...     def local_loss(self, signals):
+            ...         error = signals.backward(signals.y) - signals.x
+            ...         decay = 0.01 * tf.reduce_sum(signals.feedback**2)
+            ...         return signals.mean(error**2) / 2 + decay
+            >>> layer = tfwm.layers.FeedbackDense(2, rule=Guess())
+            >>> layer.build((None, 3))
+            >>> layer.feedback_kernel.trainable
+            True
         """
         del signals
         return None

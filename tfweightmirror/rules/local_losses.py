@@ -77,6 +77,16 @@ class InformationAlignment(FeedbackRule):
         decay: Of the decay of B.
         null: Of the term that silences `B y`.
         centered: Whether x and y are taken without their means over the batch.
+
+    Examples:
+        >>> rule = tfwm.rules.InformationAlignment(amplify=1.0, decay=0.5, null=0.0)
+        >>> layer = tfwm.layers.FeedbackDense(2, rule=rule)
+        >>> with tf.GradientTape() as tape:
+        ...     y = layer(2.0**0.5 * tf.eye(2))  # white: E x x^T is 1
+        >>> dB = tape.gradient(y, layer.feedback_kernel)
+        >>> W, B = layer.kernel, layer.feedback_kernel
+        >>> np.allclose(dB, 0.5 * B - W, atol=1e-6)  # at rest where B is 2 W
+        True
     """
 
     amplify: float = 0.1
@@ -116,6 +126,16 @@ class ActivationAlignment(FeedbackRule):
         sparse: Of the term that shrinks `x^T B`; positive. With gradient descent at a learning rate
             r it needs `r sparse E|x|^2 < 2` to be stable whatever x is.
         centered: Whether x and y are taken without their means over the batch.
+
+    Examples:
+        >>> layer = tfwm.layers.FeedbackDense(2, rule=tfwm.rules.ActivationAlignment(), name="fc")
+        >>> layer.build((None, 3))
+        >>> tfwm.reset_feedback(layer, initializer={"fc": layer.kernel})
+        >>> with tf.GradientTape() as tape:
+        ...     y = layer(tf.random.normal((8, 3)))
+        >>> dB = tape.gradient(y, layer.feedback_kernel)
+        >>> np.allclose(dB, 0.0, atol=1e-6)  # B = W is at rest, whatever x is
+        True
     """
 
     amplify: float = 0.1
@@ -147,6 +167,16 @@ class SymmetricAlignment(FeedbackRule):
     Args:
         alike: Of the term that draws B to W; positive.
         decay: Of the decay of B; positive.
+
+    Examples:
+        >>> rule = tfwm.rules.SymmetricAlignment(alike=0.2, decay=0.1)
+        >>> layer = tfwm.layers.FeedbackDense(2, rule=rule)
+        >>> with tf.GradientTape() as tape:
+        ...     y = layer(tf.ones((1, 3)))
+        >>> dB = tape.gradient(y, layer.feedback_kernel)
+        >>> W, B = layer.kernel, layer.feedback_kernel
+        >>> np.allclose(dB, 0.1 * B - 0.2 * W, atol=1e-6)  # at rest where B is 2 W
+        True
     """
 
     alike: float = 0.1

@@ -28,6 +28,15 @@ class ProductFeedbackAlignment(FeedbackRule):
             random, `tan^2(angle) = 1 / expansion` is left between W and B.
         factor: `"random"`: uniform of variance `1 / (expansion n_out)`, as the paper's code draws
             it; `"orthogonal"`: `F^T F` is the identity.
+
+    Examples:
+        >>> rule = tfwm.rules.ProductFeedbackAlignment(expansion=4)
+        >>> layer = tfwm.layers.FeedbackDense(2, rule=rule)
+        >>> layer.build((None, 3))
+        >>> layer.feedback_kernel.shape, layer.feedback_factor.shape  # R, which learns, and F
+        (TensorShape([1, 3, 8]), TensorShape([1, 8, 2]))
+        >>> tuple(layer.pathways[0].feedback().shape)  # R F, of the shape of W
+        (3, 2)
     """
 
     expansion: int = 10

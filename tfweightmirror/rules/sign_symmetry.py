@@ -38,6 +38,16 @@ class SignSymmetry(FeedbackRule):
             footnote 2); `"xiao_code"`: the same, but 1 / sqrt(n_in) outside convolutions (their
             released code); `"fan_in"`: sqrt(2 / n_in), 1 / sqrt(n_in); `"glorot"`:
             sqrt(2 / (n_in + n_out)); or a positive number.
+
+    Examples:
+        >>> rule = tfwm.rules.SignSymmetry(scale=0.5)
+        >>> rule.backward_kernel(tf.constant([[3.0, -0.2, 0.0]]), None, None).numpy().tolist()
+        [[0.5, -0.5, 0.0]]
+        >>> fans = tfwm.rules.Fans(fan_in=100, fan_out=50, convolutional=False)
+        >>> tfwm.rules.SignSymmetry(scale="fan_in").for_fans(fans)
+        SignSymmetry(magnitude='uniform', scale=0.1)
+        >>> tfwm.rules.get("brsf")
+        SignSymmetry(magnitude='batch', scale='xiao')
     """
 
     magnitude: Literal["uniform", "fixed", "batch"] = "uniform"

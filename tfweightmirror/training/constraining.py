@@ -59,6 +59,13 @@ def constrain(
             `kernel_constraint` where it is made); `per="neuron"` where input cells are not one axis
             of the kernel; a `hold` that is 0 in the dtype of a kernel; a share of connections that
             leaves a kernel none, or any under `direct_feedback_alignment`.
+
+    Examples:
+        >>> hidden, head = keras.layers.Dense(6, name="hidden"), keras.layers.Dense(3, name="head")
+        >>> model = keras.Sequential([keras.Input((4,)), hidden, head])
+        >>> model = tfwm.training.constrain(model, tfwm.training.GlorotClip(), layers=["hid*"])
+        >>> [type(layer.kernel_constraint).__name__ for layer in model.layers]
+        ['GlorotClip', 'NoneType']
     """
     if not isinstance(constraint, AnyConstraint):
         raise ValueError(

@@ -47,6 +47,13 @@ class GlorotClip(keras.constraints.Constraint):
     Raises:
         ValueError: `factor` is out of range. In an update: the optimizer averages weights
             (`use_ema`).
+
+    Examples:
+        >>> clip = tfwm.training.GlorotClip(factor=1.0)
+        >>> W = tf.constant([[0.5, -9.0], [2.0, 0.0]])
+        >>> clip(W).numpy().round(3)  # the bound is sqrt(6 / (2 + 2))
+        array([[ 0.5  , -1.225],
+               [ 1.225,  0.   ]], dtype=float32)
     """
 
     # Locally connected layers ask for it: there the positions would count as taps.
@@ -111,6 +118,15 @@ class FixedSign(keras.layers.Layer):
     Raises:
         ValueError: `per` or `hold` is out of range; `hold` is 0 in the dtype of the weights. In an
             update: the signs are not known, or the optimizer averages weights (`use_ema`).
+
+    Examples:
+        >>> layer = keras.layers.Dense(1, kernel_initializer="ones", use_bias=False)
+        >>> model = keras.Sequential([keras.Input((2,)), layer])
+        >>> model = tfwm.training.constrain(model, tfwm.training.FixedSign())
+        >>> model.compile(keras.optimizers.SGD(0.5), "mse")
+        >>> loss = model.train_on_batch(np.array([[2.0, 0.0]]), np.zeros((1, 1)))
+        >>> layer.kernel.numpy().tolist(), int(layer.kernel_constraint.attempts)  # -3 was wanted
+        ([[0.0], [1.0]], 1)
     """
 
     def __init__(
@@ -151,6 +167,14 @@ class FixedSign(keras.layers.Layer):
         Args:
             kernel: W, built.
             cells_axis: The axis of its input cells: -2, or -1 in a transposed convolution.
+
+        Examples:
+            >>> constraint = tfwm.training.FixedSign(per="neuron", seed=0)
+            >>> layer = keras.layers.Dense(8, kernel_constraint=constraint)
+            >>> layer.build((None, 4))
+            >>> constraint.remember(layer.kernel)
+            >>> constraint.signs.shape  # one for all that leaves an input cell
+            TensorShape([4, 1])
         """
         self.refuse_dtype(kernel)
         w, own = tf.convert_to_tensor(kernel), list(kernel.shape)

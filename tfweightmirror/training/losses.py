@@ -24,6 +24,13 @@ class MultiClassHinge(keras.losses.Loss):
 
     Input shape: labels (batch, ...) or (batch, ..., 1), whole numbers, and outputs
     (batch, ..., classes). Output shape: (batch, ...). A label that is no class gives NaN.
+
+    Examples:
+        >>> loss, label = tfwm.training.MultiClassHinge(mu=0.5), np.array([0])
+        >>> float(loss(label, np.array([[0.25, -2.0, 1.0]])))  # 1 - 0.25, and half of 1 + 1
+        1.75
+        >>> float(loss(label, np.array([[1.0, -1.0, -1.0]])))  # far enough on either side
+        0.0
     """
 
     def __init__(self, mu: float | None = None, **options: Any) -> None:

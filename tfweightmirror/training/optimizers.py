@@ -35,6 +35,13 @@ class BatchManhattan(keras.optimizers.SGD):
 
     Raises:
         ValueError: A decay below 0. When the optimizer is built: a pattern that matches no weight.
+
+    Examples:
+        >>> w = keras.Variable([1.0, 1.0, 1.0])
+        >>> optimizer = tfwm.training.BatchManhattan(learning_rate=0.25)
+        >>> optimizer.apply([tf.constant([0.001, -7.0, 0.0])], [w])
+        >>> w.numpy().tolist()  # one size of step, whatever the gradient's
+        [0.75, 1.25, 1.0]
     """
 
     def __init__(

@@ -46,6 +46,15 @@ class Sparse(keras.layers.Layer):
     Raises:
         ValueError: `connectivity` is not in (0, 1]; `constraint` has state of its own. In an
             update: the masks were never drawn, or the optimizer averages weights (`use_ema`).
+
+    Examples:
+        >>> model = keras.Sequential([keras.Input((10,)), keras.layers.Dense(8, name="head")])
+        >>> layer = tfwm.convert_model(model, "feedback_alignment").layers[0]
+        >>> model = tfwm.training.constrain(model, tfwm.training.Sparse(0.25, seed=0))
+        >>> [int(tf.math.count_nonzero(v)) for v in (layer.kernel, layer.feedback_kernel)]  # of 80
+        [20, 20]
+        >>> int(tf.math.count_nonzero(layer.kernel * layer.feedback_kernel))  # that both have
+        5
     """
 
     def __init__(
@@ -96,6 +105,14 @@ class Sparse(keras.layers.Layer):
         Args:
             kernel: W, built.
             feedback_kernel: B, or None where the layer has none.
+
+        Examples:
+            >>> constraint = tfwm.training.Sparse(0.5, seed=0)
+            >>> layer = tfwm.layers.FeedbackDense(8, rule="fa", kernel_constraint=constraint)
+            >>> layer.build((None, 4))
+            >>> constraint.draw(layer.kernel, layer.feedback_kernel)
+            >>> int(tf.math.count_nonzero(layer.kernel))  # of 32
+            16
         """
         shape, size, exist = kernel.shape, math.prod(kernel.shape), self.existing(kernel)
         if self.known:

@@ -9,6 +9,13 @@ means".
 
 For a noise of your own, subclass `IndependentNoise` (and override `draw` and `kurtosis`) or
 `Noise`.
+
+Examples:
+    >>> layer = tfwm.layers.FeedbackDense(5, rule="weight_mirror")
+    >>> layer.build((None, 100))
+    >>> noises = [tfwm.mirror.noise.get(name) for name in ("gaussian", "impulse")]
+    >>> [noise.plan(*layer.pathways).samples for noise in noises]  # fired in a mirror step
+    [128, 100]
 """
 
 from typing import Any
@@ -34,7 +41,14 @@ __all__ = [
 ]
 
 NOISES: tuple[type[Noise], ...] = (Orthogonal, Impulse, Gaussian, Uniform, Rademacher)
-"""The classes of all noises of the library."""
+"""The noises that have a name: what `get` knows beside those of your own.
+
+Examples:
+    >>> [noise.name for noise in tfwm.mirror.noise.NOISES if noise.balanced]
+    ['orthogonal', 'impulse']
+    >>> {noise.name: noise.kurtosis for noise in tfwm.mirror.noise.NOISES if not noise.balanced}
+    {'gaussian': 3.0, 'uniform': 1.8, 'rademacher': 1.0}
+"""
 
 
 def get(identifier: Any) -> Noise:
@@ -42,6 +56,14 @@ def get(identifier: Any) -> Noise:
 
     Raises:
         ValueError: The name is not known.
+
+    Examples:
+        >>> tfwm.mirror.noise.get("impulse")
+        Impulse(std=1.0, decay=1.0)
+        >>> tfwm.mirror.noise.get("pink")
+        Traceback (most recent call last):
+            ...
+        ValueError: mirror noise 'pink' is not known. Known: orthogonal, impulse, ...
     """
     if isinstance(identifier, Noise):
         return identifier

@@ -13,7 +13,16 @@ from tfweightmirror.mirror.noise.base import Firing, Noise
 from tfweightmirror.pathway import Pathway
 
 WIDEST_BLOCK = 64
-"""How many cells fire together at most, unless more are asked for."""
+"""Cells that fire together in `Orthogonal`, unless more are asked for.
+
+Examples:
+    >>> layer = tfwm.layers.FeedbackDense(5, rule="weight_mirror")
+    >>> layer.build((None, 640))
+    >>> tfwm.mirror.noise.Orthogonal().plan(*layer.pathways).shape  # ten blocks, in turns
+    (1, 10, 64, 64)
+    >>> tfwm.mirror.noise.WIDEST_BLOCK
+    64
+"""
 
 register = keras.saving.register_keras_serializable(package="tfweightmirror")
 
@@ -38,6 +47,15 @@ class Orthogonal(Noise):
             error grows as 1 / sqrt(b). So where mirror mode has noise or rounding on answers, or
             another `respond`, None is 64 throughout.
         decay: The share of B that one sweep replaces, in (0, 1].
+
+    Examples:
+        >>> layer = tfwm.layers.FeedbackDense(5, rule="weight_mirror")
+        >>> layer.build((None, 6))
+        >>> noise = tfwm.mirror.noise.Orthogonal()
+        >>> firing = noise.plan(*layer.pathways)  # all 6 cells in one turn
+        >>> X = noise.signals(firing, seed=tf.constant([0, 0]), chunk=tf.constant(0))[0, 0]
+        >>> np.allclose(tf.transpose(X) @ X, 6 * np.eye(6), atol=1e-5)
+        True
     """
 
     block: int | None = None
@@ -101,6 +119,13 @@ class Impulse(Orthogonal):
     Args:
         std: A power of two keeps exactness to the bit.
         decay: The share of B that one sweep replaces, in (0, 1].
+
+    Examples:
+        >>> model = keras.Sequential([keras.Input((20,)), keras.layers.Dense(5, name="head")])
+        >>> layer = tfwm.convert_model(model, "weight_mirror").layers[0]
+        >>> angles = tfwm.mirror_model(model, tfwm.mirror.noise.Impulse())
+        >>> bool(tf.reduce_all(layer.feedback_kernel == layer.kernel))  # to the bit
+        True
     """
 
     block: int | None = dataclasses.field(default=1, init=False, repr=False)

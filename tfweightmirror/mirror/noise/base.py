@@ -23,6 +23,12 @@ class Firing:
         samples: Noise samples fired in one mirror step: the time the mirror takes, in firings.
         power: The sum of squares that one cell fires in one mirror step.
         decay: The share of B that one mirror step replaces, in (0, 1].
+
+    Examples:
+        >>> layer = tfwm.layers.FeedbackDense(5, rule="weight_mirror")
+        >>> layer.build((None, 100))
+        >>> tfwm.mirror.noise.Rademacher(samples=50, decay=0.1).plan(*layer.pathways)
+        Firing(shape=(1, 50, 100), chunks=1, samples=50, power=50.0, decay=0.1)
     """
 
     shape: tuple[int, ...]
@@ -38,6 +44,18 @@ class Noise:
 
     Args:
         std: Standard deviation of a cell's signal. Without an activation it has no effect.
+
+    Examples:
+        >>> class InTurn(tfwm.mirror.noise.Noise):  # cell after cell fires 1
+        ...     name, balanced = "in_turn", True
+        ...     def plan(self, pathway):
+        ...         groups, n, _ = pathway.view.matrices
+        ...         return tfwm.mirror.noise.Firing((groups, n, n), 1, n, power=1.0, decay=1.0)
+        ...     def signals(self, firing, seed, chunk):
+        ...         return tf.eye(firing.samples, batch_shape=firing.shape[:1])
+        >>> model = keras.Sequential([keras.Input((20,)), keras.layers.Dense(5, name="head")])
+        >>> tfwm.mirror_model(tfwm.convert_model(model, "weight_mirror"), InTurn())
+        {'head': 0.0}
     """
 
     std: float = 1.0
