@@ -63,6 +63,10 @@ def asymmetric(
         `seed` two int32 (None where the rule draws nothing), `carrier` what `rule.backward_kernel`
         makes of the three, if it is known: one for all steps of a loop.
 
+    Raises:
+        ValueError: The rule has a `local_loss` by which nothing would move B; in a backward pass: a
+            local loss that does not depend on B.
+
     Examples:
         >>> x, W, B = tf.ones((1, 2)), tf.constant([[1.0], [2.0]]), tf.constant([[5.0], [-5.0]])
         >>> f = tfwm.asymmetric(tf.matmul, tfwm.rules.FeedbackAlignment())

@@ -18,6 +18,9 @@ class SignFlips(keras.callbacks.Callback):
     it is 0, and `sign_attempts/<layer>` is how often an update wanted to cross, per entry and
     epoch: an entry that is held and pushed again counts again.
 
+    Raises:
+        ValueError: At the begin of training: the model has no kernel, or is not built.
+
     Examples:
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="head")])
         >>> model.compile(keras.optimizers.SGD(100.0), "mse")

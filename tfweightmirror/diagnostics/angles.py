@@ -15,7 +15,8 @@ def angle_deg(u: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
     roundoff", 2006). NaN if one of them is zero: a zero vector has no direction.
 
     Args:
-        u, v: Floating-point tensors of one shape.
+        u: Floating-point tensor.
+        v: Another of its shape.
 
     Returns:
         A float32 scalar in [0, 180].
@@ -38,7 +39,8 @@ def angle_between_parts_deg(u: list[tf.Tensor], v: list[tf.Tensor]) -> tf.Tensor
     """`angle_deg` of vectors that come in parts, also those of all other replicas.
 
     Args:
-        u, v: Tensors of equal shapes, pair by pair: the parts on this replica.
+        u: The parts on this replica, tensors.
+        v: As many, of the shapes of those of u, pair by pair.
 
     Returns:
         A float32 scalar in [0, 180], the same on every replica.

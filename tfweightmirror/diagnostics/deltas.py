@@ -43,7 +43,9 @@ def delta_angles(model: keras.Model, x: Any, y: Any, sample_weight: Any = None) 
     Args:
         model: Built and compiled. Under a strategy every replica gets an equal part of the batch,
             and the angle is that of the errors of all replicas together.
-        x, y, sample_weight: A batch, as `model.train_on_batch` takes it.
+        x: Inputs of a batch, as `model.train_on_batch` takes them.
+        y: Their targets.
+        sample_weight: Their weights, or None.
 
     Returns:
         `{pathway name: degrees}`, from input to output. NaN where an error is zero: it has no
@@ -78,7 +80,10 @@ def gradient_angles(
     does not have, are left out.
 
     Args:
-        model, x, y, sample_weight: As `delta_angles`.
+        model: As in `delta_angles`, and so are the others.
+        x: Inputs of a batch.
+        y: Their targets.
+        sample_weight: Their weights, or None.
 
     Returns:
         `{path of the variable: degrees}`, and of all gradients as one vector: `whole_network`.

@@ -21,6 +21,9 @@ def saturated_linear(x: Any, slope: float = 1.0) -> Any:
         x: Floating-point tensor.
         slope: Of the linear part: 1 in the paper, 1/2 in the released code.
 
+    Returns:
+        A tensor of the shape and dtype of x.
+
     Examples:
         >>> x = tf.constant([-3.0, -1.0, 0.5, 3.0])
         >>> tfwm.layers.saturated_linear(x).numpy().tolist()
@@ -41,6 +44,9 @@ def rectified_tanh(x: Any) -> Any:
     Args:
         x: Floating-point tensor.
 
+    Returns:
+        A tensor of the shape and dtype of x.
+
     Examples:
         >>> tfwm.layers.rectified_tanh(tf.constant([-1.0, 0.0, 1.0, 9.0])).numpy().round(3)
         array([0.   , 0.   , 0.762, 1.   ], dtype=float32)
@@ -59,6 +65,9 @@ class SaturatedLinear(keras.layers.Layer):
         slope: Of the linear part, above 0.
 
     Input shape, output shape: any, the same.
+
+    Raises:
+        ValueError: `slope` is not a number above 0.
 
     Examples:
         >>> activation = tfwm.layers.SaturatedLinear(slope=0.5)
@@ -101,6 +110,10 @@ class MixedReLU(keras.layers.Layer):
         seed: Of the signs. None: of Keras' global seed.
 
     Input shape, output shape: (batch, ...), the same.
+
+    Raises:
+        ValueError: `axis` is no whole number or list of them; in `build`: it names the batch, or
+            an axis of unknown length or that the inputs do not have.
 
     Examples:
         >>> layer = tfwm.layers.MixedReLU(seed=1)

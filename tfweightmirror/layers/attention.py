@@ -70,11 +70,20 @@ class FeedbackAttention(CarriesRule):
 class FeedbackMultiHeadAttention(FeedbackAttention, keras.layers.MultiHeadAttention):
     """`keras.layers.MultiHeadAttention` whose projections send errors back on feedback kernels.
 
+    Four projections (query, key, value, output), each with its W and its B. Attention scores and
+    their softmax have no weights, and stay ordinary backprop.
+
     Args:
         num_heads, key_dim, ...: As `keras.layers.MultiHeadAttention`.
         rule: A feedback rule for every projection: a name or alias, a config or a `FeedbackRule`.
         feedback_initializer: What every B starts from. Default: the kernel's initializer with a
             seed of its own.
+
+    Input shape, output shape: as `keras.layers.MultiHeadAttention`.
+
+    Raises:
+        ValueError: The rule is not known or is `direct_feedback_alignment`, or LoRA or quantization
+            is asked for.
 
     Examples:
         >>> layer = tfwm.layers.FeedbackMultiHeadAttention(2, key_dim=4, rule="fa", name="heads")
@@ -90,11 +99,20 @@ class FeedbackMultiHeadAttention(FeedbackAttention, keras.layers.MultiHeadAttent
 class FeedbackGroupQueryAttention(FeedbackAttention, keras.layers.GroupQueryAttention):
     """`keras.layers.GroupQueryAttention` whose projections send errors back on feedback kernels.
 
+    Four projections (query, key, value, output), each with its W and its B. Attention scores and
+    their softmax have no weights, and stay ordinary backprop.
+
     Args:
         head_dim, num_query_heads, num_key_value_heads, ...: As `keras.layers.GroupQueryAttention`.
         rule: A feedback rule for every projection: a name or alias, a config or a `FeedbackRule`.
         feedback_initializer: What every B starts from. Default: the kernel's initializer with a
             seed of its own.
+
+    Input shape, output shape: as `keras.layers.GroupQueryAttention`.
+
+    Raises:
+        ValueError: The rule is not known or is `direct_feedback_alignment`, or LoRA or quantization
+            is asked for.
 
     Examples:
         >>> layer = tfwm.layers.FeedbackGroupQueryAttention(4, 2, 1, rule="fa")

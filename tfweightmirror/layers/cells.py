@@ -121,6 +121,9 @@ class FeedbackSimpleRNNCell(FeedbackCell, keras.layers.SimpleRNNCell):
 
     Input shape: (batch, n_in), states (batch, units). Output shape: (batch, units).
 
+    Raises:
+        ValueError: The rule is not known, or is `direct_feedback_alignment`.
+
     Examples:
         >>> cell = tfwm.layers.FeedbackSimpleRNNCell(4, rule="fa", name="cell")
         >>> keras.layers.RNN(cell)(tf.ones((2, 7, 3))).shape  # 7 steps in time
@@ -164,7 +167,9 @@ class FeedbackAddedInputCell(FeedbackCell, keras.layers.SimpleRNNCell):
     Args:
         units: Cells, as many as inputs.
         activation: Theirs is the sigmoid.
-        recurrent_initializer, recurrent_regularizer, recurrent_constraint: Of R.
+        recurrent_initializer: Of R.
+        recurrent_regularizer: Of R.
+        recurrent_constraint: Of R.
         rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
         feedback_initializer: What B starts from. Default: the kernel's initializer with a seed of
             its own.

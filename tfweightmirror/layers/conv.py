@@ -57,12 +57,20 @@ class FeedbackConv(FeedbackLayer):
 class FeedbackConv1D(FeedbackConv, keras.layers.Conv1D):
     """`keras.layers.Conv1D` whose error travels back on a feedback kernel.
 
+    `y = activation(conv(x, W) + b)`. Backward `dx` is the transposed convolution of `dy` with B, of
+    the shape of W: (taps, c_in / groups, filters). dW is backprop's.
+
     Args:
         filters, kernel_size, ...: As `keras.layers.Conv1D`, causal padding included; `lora_rank`
             is refused.
         rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
         feedback_initializer: What B starts from. Default: the kernel's initializer with a seed of
             its own.
+
+    Input shape, output shape: as `keras.layers.Conv1D`.
+
+    Raises:
+        ValueError: The rule is not known, or LoRA or quantization is asked for.
 
     Examples:
         >>> options = {"padding": "causal", "rule": "fa", "feedback_initializer": "ones"}
@@ -79,11 +87,19 @@ class FeedbackConv1D(FeedbackConv, keras.layers.Conv1D):
 class FeedbackConv2D(FeedbackConv, keras.layers.Conv2D):
     """`keras.layers.Conv2D` whose error travels back on a feedback kernel.
 
+    `y = activation(conv(x, W) + b)`. Backward `dx` is the transposed convolution of `dy` with B, of
+    the shape of W: (..taps, c_in / groups, filters). dW is backprop's.
+
     Args:
         filters, kernel_size, ...: As `keras.layers.Conv2D`; `lora_rank` is refused.
         rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
         feedback_initializer: What B starts from. Default: the kernel's initializer with a seed of
             its own.
+
+    Input shape, output shape: as `keras.layers.Conv2D`.
+
+    Raises:
+        ValueError: The rule is not known, or LoRA or quantization is asked for.
 
     Examples:
         >>> layer = tfwm.layers.FeedbackConv2D(1, 2, rule="fa", feedback_initializer="ones")
@@ -100,11 +116,19 @@ class FeedbackConv2D(FeedbackConv, keras.layers.Conv2D):
 class FeedbackConv3D(FeedbackConv, keras.layers.Conv3D):
     """`keras.layers.Conv3D` whose error travels back on a feedback kernel.
 
+    `y = activation(conv(x, W) + b)`. Backward `dx` is the transposed convolution of `dy` with B, of
+    the shape of W: (..taps, c_in / groups, filters). dW is backprop's.
+
     Args:
         filters, kernel_size, ...: As `keras.layers.Conv3D`; `lora_rank` is refused.
         rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
         feedback_initializer: What B starts from. Default: the kernel's initializer with a seed of
             its own.
+
+    Input shape, output shape: as `keras.layers.Conv3D`.
+
+    Raises:
+        ValueError: The rule is not known, or LoRA or quantization is asked for.
 
     Examples:
         >>> layer = tfwm.layers.FeedbackConv3D(4, 3, groups=2, rule="fa")

@@ -36,11 +36,19 @@ class FeedbackConvTranspose(FeedbackLayer):
 class FeedbackConv1DTranspose(FeedbackConvTranspose, keras.layers.Conv1DTranspose):
     """`keras.layers.Conv1DTranspose` whose error travels back on a feedback kernel.
 
+    `y` is the transposed convolution of x with W. Backward `dx` is the convolution of `dy` with B,
+    of the shape of W: (taps, filters, c_in). dW is backprop's.
+
     Args:
         filters, kernel_size, ...: As `keras.layers.Conv1DTranspose`.
         rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
         feedback_initializer: What B starts from. Default: the kernel's initializer with a seed of
             its own.
+
+    Input shape, output shape: as `keras.layers.Conv1DTranspose`.
+
+    Raises:
+        ValueError: The rule is not known, or LoRA or quantization is asked for.
 
     Examples:
         >>> layer = tfwm.layers.FeedbackConv1DTranspose(2, 4, strides=2, padding="same", rule="fa")
@@ -55,11 +63,19 @@ class FeedbackConv1DTranspose(FeedbackConvTranspose, keras.layers.Conv1DTranspos
 class FeedbackConv2DTranspose(FeedbackConvTranspose, keras.layers.Conv2DTranspose):
     """`keras.layers.Conv2DTranspose` whose error travels back on a feedback kernel.
 
+    `y` is the transposed convolution of x with W. Backward `dx` is the convolution of `dy` with B,
+    of the shape of W: (..taps, filters, c_in). dW is backprop's.
+
     Args:
         filters, kernel_size, ...: As `keras.layers.Conv2DTranspose`.
         rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
         feedback_initializer: What B starts from. Default: the kernel's initializer with a seed of
             its own.
+
+    Input shape, output shape: as `keras.layers.Conv2DTranspose`.
+
+    Raises:
+        ValueError: The rule is not known, or LoRA or quantization is asked for.
 
     Examples:
         >>> conv = keras.layers.Conv2DTranspose(3, 2, strides=2)
@@ -76,11 +92,19 @@ class FeedbackConv2DTranspose(FeedbackConvTranspose, keras.layers.Conv2DTranspos
 class FeedbackConv3DTranspose(FeedbackConvTranspose, keras.layers.Conv3DTranspose):
     """`keras.layers.Conv3DTranspose` whose error travels back on a feedback kernel.
 
+    `y` is the transposed convolution of x with W. Backward `dx` is the convolution of `dy` with B,
+    of the shape of W: (..taps, filters, c_in). dW is backprop's.
+
     Args:
         filters, kernel_size, ...: As `keras.layers.Conv3DTranspose`.
         rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
         feedback_initializer: What B starts from. Default: the kernel's initializer with a seed of
             its own.
+
+    Input shape, output shape: as `keras.layers.Conv3DTranspose`.
+
+    Raises:
+        ValueError: The rule is not known, or LoRA or quantization is asked for.
 
     Examples:
         >>> layer = tfwm.layers.FeedbackConv3DTranspose(1, 2, strides=2, rule="fa")

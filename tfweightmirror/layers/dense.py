@@ -23,6 +23,9 @@ class FeedbackDense(FeedbackLayer, keras.layers.Dense):
 
     Input shape: (batch, ..., n_in). Output shape: (batch, ..., units).
 
+    Raises:
+        ValueError: The rule is not known, or LoRA or quantization is asked for.
+
     Examples:
         >>> layer = tfwm.layers.FeedbackDense(1, rule="fa", feedback_initializer="ones")
         >>> x = tf.constant([[3.0, 4.0]])

@@ -44,11 +44,19 @@ class FeedbackDepthwiseConv(FeedbackLayer):
 class FeedbackDepthwiseConv1D(FeedbackDepthwiseConv, keras.layers.DepthwiseConv1D):
     """`keras.layers.DepthwiseConv1D` whose error travels back on a feedback kernel.
 
+    Each channel has its own kernel, and its own B: both of shape (taps, c_in, depth_multiplier).
+    Backward `dx` is, channel by channel, the transposed convolution of `dy` with B.
+
     Args:
         kernel_size, ...: As `keras.layers.DepthwiseConv1D`.
         rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
         feedback_initializer: What B starts from. Default: the kernel's initializer with a seed of
             its own.
+
+    Input shape, output shape: as `keras.layers.DepthwiseConv1D`.
+
+    Raises:
+        ValueError: The rule is not known, or LoRA or quantization is asked for.
 
     Examples:
         >>> layer = tfwm.layers.FeedbackDepthwiseConv1D(3, depth_multiplier=2, rule="fa")
@@ -63,11 +71,19 @@ class FeedbackDepthwiseConv1D(FeedbackDepthwiseConv, keras.layers.DepthwiseConv1
 class FeedbackDepthwiseConv2D(FeedbackDepthwiseConv, keras.layers.DepthwiseConv2D):
     """`keras.layers.DepthwiseConv2D` whose error travels back on a feedback kernel.
 
+    Each channel has its own kernel, and its own B: both of shape (..taps, c_in, depth_multiplier).
+    Backward `dx` is, channel by channel, the transposed convolution of `dy` with B.
+
     Args:
         kernel_size, ...: As `keras.layers.DepthwiseConv2D`.
         rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
         feedback_initializer: What B starts from. Default: the kernel's initializer with a seed of
             its own.
+
+    Input shape, output shape: as `keras.layers.DepthwiseConv2D`.
+
+    Raises:
+        ValueError: The rule is not known, or LoRA or quantization is asked for.
 
     Examples:
         >>> layer = tfwm.layers.FeedbackDepthwiseConv2D(2, rule="fa", feedback_initializer="ones")

@@ -28,6 +28,12 @@ class FeedbackEinsumDense(FeedbackLayer, keras.layers.EinsumDense):
         feedback_initializer: What B starts from. Default: the kernel's initializer with a seed of
             its own, and the fans of the equation.
 
+    Input shape, output shape: by the equation.
+
+    Raises:
+        ValueError: The rule is not known, or LoRA or quantization is asked for. In `build`: such an
+            equation.
+
     Examples:
         >>> layer = tfwm.layers.FeedbackEinsumDense("bhi,hio->bho", (2, 4), rule="fa")
         >>> layer(tf.ones((1, 2, 3))).shape

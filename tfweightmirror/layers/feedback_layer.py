@@ -34,6 +34,25 @@ _NEEDING_DECAY = (rules.KolenPollack, rules.ProductFeedbackAlignment)
 class FeedbackLayer(CarriesRule):
     """Mixin: a Keras layer whose error travels back on feedback kernels of its own.
 
+    A new kind of layer derives from it and from the Keras layer. It says in `kernel_view` how its
+    kernel is matrices of one receptive field, and passes the linear part of `call` through `carry`.
+
+    Args:
+        rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
+        feedback_initializer: What B starts from. Default: the kernel's initializer with a seed of
+            its own.
+        **kwargs: The Keras layer's.
+
+    Attributes:
+        sites: Its kernels, a `Site` each.
+        feedback_kernel: B, once it is built, a Keras variable of the shape of W (of a product the
+            factor that learns; under `direct_feedback_alignment` (input cells, error cells)); None
+            where the rule keeps none. Of a site with another kernel the name is `Site.feedback`.
+
+    Raises:
+        ValueError: The rule is not known, or LoRA or quantization is asked for; in `build`: a rule
+            that the layer or a constraint on its kernel does not go with.
+
     Examples:
         >>> class SineDense(tfwm.layers.FeedbackLayer, keras.layers.Dense):
         ...     def kernel_view(self, site):  # how the kernel is a matrix

@@ -39,11 +39,19 @@ class FeedbackLocallyConnected(FeedbackLayer):
 class FeedbackLocallyConnected1D(FeedbackLocallyConnected, LocallyConnected1D):
     """`LocallyConnected1D` whose error travels back on a feedback kernel for every position.
 
+    At every position p: `y[p] = activation(patch[p] W[p] + b[p])`, and backward `dy[p] B[p]^T` is
+    added to the errors of patch p.
+
     Args:
         filters, kernel_size, ...: As `tfweightmirror.layers.LocallyConnected1D`.
         rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
         feedback_initializer: What B starts from. Default: the kernel's initializer with a seed of
             its own.
+
+    Input shape, output shape: as `tfweightmirror.layers.LocallyConnected1D`.
+
+    Raises:
+        ValueError: The rule is not known; what `LocallyConnected1D` refuses.
 
     Examples:
         >>> layer = tfwm.layers.FeedbackLocallyConnected1D(2, 3, rule="fa")
@@ -60,11 +68,19 @@ class FeedbackLocallyConnected1D(FeedbackLocallyConnected, LocallyConnected1D):
 class FeedbackLocallyConnected2D(FeedbackLocallyConnected, LocallyConnected2D):
     """`LocallyConnected2D` whose error travels back on a feedback kernel for every position.
 
+    At every position p: `y[p] = activation(patch[p] W[p] + b[p])`, and backward `dy[p] B[p]^T` is
+    added to the errors of patch p.
+
     Args:
         filters, kernel_size, ...: As `tfweightmirror.layers.LocallyConnected2D`.
         rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
         feedback_initializer: What B starts from. Default: the kernel's initializer with a seed of
             its own.
+
+    Input shape, output shape: as `tfweightmirror.layers.LocallyConnected2D`.
+
+    Raises:
+        ValueError: The rule is not known; what `LocallyConnected2D` refuses.
 
     Examples:
         >>> model = keras.Sequential([keras.Input((6, 6, 1)), keras.layers.Conv2D(2, 3)])

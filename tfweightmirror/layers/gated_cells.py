@@ -91,6 +91,9 @@ class FeedbackLSTMCell(FeedbackGatedCell, keras.layers.LSTMCell):
 
     Input shape: (batch, n_in), two states (batch, units). Output shape: (batch, units).
 
+    Raises:
+        ValueError: The rule is not known, or is `direct_feedback_alignment`.
+
     Examples:
         >>> cell = tfwm.layers.FeedbackLSTMCell(4, rule="fa", name="cell")
         >>> keras.layers.RNN(cell)(tf.ones((2, 7, 3))).shape  # 7 steps in time
@@ -136,6 +139,9 @@ class FeedbackGRUCell(FeedbackGatedCell, keras.layers.GRUCell):
             seed of its own.
 
     Input shape: (batch, n_in), states (batch, units). Output shape: (batch, units).
+
+    Raises:
+        ValueError: The rule is not known, or is `direct_feedback_alignment`.
 
     Examples:
         >>> cell = tfwm.layers.FeedbackGRUCell(4, rule="fa", name="cell")

@@ -32,6 +32,9 @@ class RunningBatchNormalization(keras.layers.BatchNormalization):
 
     Input shape, output shape: any, the same.
 
+    Raises:
+        ValueError: `momentum` is not in [0, 1), or renorm or synchronized is asked for.
+
     Examples:
         >>> x = tf.constant([[0.0], [2.0]])  # mean 1, variance 1
         >>> layer = tfwm.layers.RunningBatchNormalization(momentum=0.75, epsilon=1e-7)

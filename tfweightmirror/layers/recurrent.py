@@ -87,6 +87,9 @@ class FeedbackSimpleRNN(FeedbackRNN, keras.layers.SimpleRNN):
 
     Input shape: (batch, time, n_in). Output shape: (batch, units), or (batch, time, units).
 
+    Raises:
+        ValueError: The rule is not known, or is `direct_feedback_alignment`.
+
     Examples:
         >>> layer = tfwm.layers.FeedbackSimpleRNN(4, rule="fa", name="rnn")
         >>> layer(tf.ones((2, 7, 3))).shape  # 7 steps in time
@@ -111,6 +114,9 @@ class FeedbackLSTM(FeedbackRNN, keras.layers.LSTM):
             seed of its own.
 
     Input shape: (batch, time, n_in). Output shape: (batch, units), or (batch, time, units).
+
+    Raises:
+        ValueError: The rule is not known, or is `direct_feedback_alignment`; `use_cudnn=True`.
 
     Examples:
         >>> lstm = keras.layers.Bidirectional(keras.layers.LSTM(4, name="lstm"), name="both")
@@ -138,6 +144,9 @@ class FeedbackGRU(FeedbackRNN, keras.layers.GRU):
             seed of its own.
 
     Input shape: (batch, time, n_in). Output shape: (batch, units), or (batch, time, units).
+
+    Raises:
+        ValueError: The rule is not known, or is `direct_feedback_alignment`; `use_cudnn=True`.
 
     Examples:
         >>> layer = tfwm.layers.FeedbackGRU(4, return_sequences=True, rule="fa", name="gru")

@@ -57,11 +57,19 @@ class FeedbackSeparableConv(FeedbackLayer):
 class FeedbackSeparableConv1D(FeedbackSeparableConv, keras.layers.SeparableConv1D):
     """`keras.layers.SeparableConv1D` whose error travels back on two feedback kernels.
 
+    A depthwise and a pointwise convolution, each with its W and its B. The error passes the
+    pointwise B first, then the depthwise one.
+
     Args:
         filters, kernel_size, ...: As `keras.layers.SeparableConv1D`.
         rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
         feedback_initializer: What both feedback kernels start from. Default: the initializer of
             each kernel with a seed of its own.
+
+    Input shape, output shape: as `keras.layers.SeparableConv1D`.
+
+    Raises:
+        ValueError: The rule is not known, or LoRA or quantization is asked for.
 
     Examples:
         >>> layer = tfwm.layers.FeedbackSeparableConv1D(6, 3, rule="fa", name="conv")
@@ -76,11 +84,19 @@ class FeedbackSeparableConv1D(FeedbackSeparableConv, keras.layers.SeparableConv1
 class FeedbackSeparableConv2D(FeedbackSeparableConv, keras.layers.SeparableConv2D):
     """`keras.layers.SeparableConv2D` whose error travels back on two feedback kernels.
 
+    A depthwise and a pointwise convolution, each with its W and its B. The error passes the
+    pointwise B first, then the depthwise one.
+
     Args:
         filters, kernel_size, ...: As `keras.layers.SeparableConv2D`.
         rule: A feedback rule: a name or alias, a config or a `FeedbackRule`.
         feedback_initializer: What both feedback kernels start from. Default: the initializer of
             each kernel with a seed of its own.
+
+    Input shape, output shape: as `keras.layers.SeparableConv2D`.
+
+    Raises:
+        ValueError: The rule is not known, or LoRA or quantization is asked for.
 
     Examples:
         >>> layer = tfwm.layers.FeedbackSeparableConv2D(6, 3, rule="fa", name="conv")

@@ -26,6 +26,10 @@ class DirectFeedbackAlignment(FeedbackRule):
         error_cells: Cells of the output layer. None: `convert_model` counts them.
         is_output: Whether this is the output layer, which sends `e` to all that were called before.
 
+    Raises:
+        ValueError: `error_cells` is not a whole number of at least 1. `convert_model` names what
+            else stands in the way.
+
     Examples:
         >>> layers = [keras.layers.Dense(units, name=f"fc_{units}") for units in (7, 5, 3)]
         >>> model = keras.Sequential([keras.Input((8,)), *layers])

@@ -135,6 +135,10 @@ class UpdatedRandomFeedback(FeedbackRule):
         epsilon: 1 is URFB, 0 is fixed random feedback; not negative.
         ahead: The optimizer's learning rate, where B is updated before the error passes; 0: after.
 
+    Raises:
+        ValueError: `epsilon` or `ahead` is below 0 or not a number; in a step: what `ahead`
+            refuses.
+
     Examples:
         >>> layer = tfwm.layers.FeedbackDense(2, rule=tfwm.rules.UpdatedRandomFeedback(epsilon=0.5))
         >>> with tf.GradientTape() as tape:

@@ -78,6 +78,9 @@ class InformationAlignment(FeedbackRule):
         null: Of the term that silences `B y`.
         centered: Whether x and y are taken without their means over the batch.
 
+    Raises:
+        ValueError: A factor is out of range, or `centered` is no bool.
+
     Examples:
         >>> rule = tfwm.rules.InformationAlignment(amplify=1.0, decay=0.5, null=0.0)
         >>> layer = tfwm.layers.FeedbackDense(2, rule=rule)
@@ -127,6 +130,9 @@ class ActivationAlignment(FeedbackRule):
             r it needs `r sparse E|x|^2 < 2` to be stable whatever x is.
         centered: Whether x and y are taken without their means over the batch.
 
+    Raises:
+        ValueError: A factor is out of range, or `centered` is no bool.
+
     Examples:
         >>> layer = tfwm.layers.FeedbackDense(2, rule=tfwm.rules.ActivationAlignment(), name="fc")
         >>> layer.build((None, 3))
@@ -167,6 +173,9 @@ class SymmetricAlignment(FeedbackRule):
     Args:
         alike: Of the term that draws B to W; positive.
         decay: Of the decay of B; positive.
+
+    Raises:
+        ValueError: A factor is out of range.
 
     Examples:
         >>> rule = tfwm.rules.SymmetricAlignment(alike=0.2, decay=0.1)

@@ -29,6 +29,9 @@ class ProductFeedbackAlignment(FeedbackRule):
         factor: `"random"`: uniform of variance `1 / (expansion n_out)`, as the paper's code draws
             it; `"orthogonal"`: `F^T F` is the identity.
 
+    Raises:
+        ValueError: `expansion` is not a whole number of at least 1, or `factor` none of these.
+
     Examples:
         >>> rule = tfwm.rules.ProductFeedbackAlignment(expansion=4)
         >>> layer = tfwm.layers.FeedbackDense(2, rule=rule)

@@ -39,6 +39,9 @@ class SignSymmetry(FeedbackRule):
             released code); `"fan_in"`: sqrt(2 / n_in), 1 / sqrt(n_in); `"glorot"`:
             sqrt(2 / (n_in + n_out)); or a positive number.
 
+    Raises:
+        ValueError: `magnitude` or `scale` is none of these.
+
     Examples:
         >>> rule = tfwm.rules.SignSymmetry(scale=0.5)
         >>> rule.backward_kernel(tf.constant([[3.0, -0.2, 0.0]]), None, None).numpy().tolist()

@@ -25,6 +25,10 @@ class MultiClassHinge(keras.losses.Loss):
     Input shape: labels (batch, ...) or (batch, ..., 1), whole numbers, and outputs
     (batch, ..., classes). Output shape: (batch, ...). A label that is no class gives NaN.
 
+    Raises:
+        ValueError: `mu` is below 0; in a call: targets with a number for every class, such as
+            one-hot ones, or outputs of one class.
+
     Examples:
         >>> loss, label = tfwm.training.MultiClassHinge(mu=0.5), np.array([0])
         >>> float(loss(label, np.array([[0.25, -2.0, 1.0]])))  # 1 - 0.25, and half of 1 + 1

@@ -48,6 +48,9 @@ class Orthogonal(Noise):
             another `respond`, None is 64 throughout.
         decay: The share of B that one sweep replaces, in (0, 1].
 
+    Raises:
+        ValueError: `std`, `block` or `decay` is out of range.
+
     Examples:
         >>> layer = tfwm.layers.FeedbackDense(5, rule="weight_mirror")
         >>> layer.build((None, 6))
@@ -119,6 +122,9 @@ class Impulse(Orthogonal):
     Args:
         std: A power of two keeps exactness to the bit.
         decay: The share of B that one sweep replaces, in (0, 1].
+
+    Raises:
+        ValueError: `std` or `decay` is out of range.
 
     Examples:
         >>> model = keras.Sequential([keras.Input((20,)), keras.layers.Dense(5, name="head")])

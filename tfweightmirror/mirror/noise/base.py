@@ -45,6 +45,9 @@ class Noise:
     Args:
         std: Standard deviation of a cell's signal. Without an activation it has no effect.
 
+    Raises:
+        ValueError: `std` is not a positive, finite number.
+
     Examples:
         >>> class InTurn(tfwm.mirror.noise.Noise):  # cell after cell fires 1
         ...     name, balanced = "in_turn", True

@@ -30,6 +30,9 @@ class IndependentNoise(Noise):
         target_angle_deg: The weight angle to settle at, in degrees; used where `decay` is None.
             If m samples alone do better than the target, d is 1.
 
+    Raises:
+        ValueError: An option is out of range.
+
     Examples:
         >>> class HalfSilent(tfwm.mirror.noise.IndependentNoise):
         ...     name, kurtosis = "half_silent", 2.0  # E x^4
@@ -104,6 +107,8 @@ class IndependentNoise(Noise):
 class Gaussian(IndependentNoise):
     """Independent normal noise: kurtosis 3.
 
+    Its options are those of `IndependentNoise`.
+
     Examples:
         >>> noise = tfwm.mirror.noise.Gaussian(samples=128, target_angle_deg=12.0)
         >>> round(noise.angle_law_deg(fan_in=500, samples=128))  # what one mirror step would give
@@ -124,6 +129,8 @@ class Gaussian(IndependentNoise):
 class Uniform(IndependentNoise):
     """Independent uniform noise: kurtosis 1.8.
 
+    Its options are those of `IndependentNoise`.
+
     Examples:
         >>> noise = tfwm.mirror.noise.Uniform()
         >>> x = noise.draw((1, 1000, 10), tf.constant([0, 0]))
@@ -143,6 +150,8 @@ class Uniform(IndependentNoise):
 @dataclasses.dataclass(frozen=True)
 class Rademacher(IndependentNoise):
     """Independent signs: kurtosis 1.
+
+    Its options are those of `IndependentNoise`.
 
     Examples:
         >>> noise, gaussian = tfwm.mirror.noise.Rademacher(), tfwm.mirror.noise.Gaussian()
