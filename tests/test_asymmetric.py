@@ -257,3 +257,9 @@ def test_loops_of_the_graph_send_the_same_error_back_under_a_persistent_tape(rul
     for seen, expected in zip(gradients(x, w, True), gradients(x, w, False), strict=True):
         np.testing.assert_allclose(seen, expected, rtol=1e-5)
         assert np.abs(expected).max() > 0.1
+
+
+def test_a_call_without_the_b_that_carries_the_error_is_refused() -> None:
+    x, w = tf.ones((2, 3)), tf.ones((3, 4))
+    with pytest.raises(ValueError, match=r"feedback_alignment.*received feedback=None"):
+        asymmetric(tf.matmul, rules.FeedbackAlignment())(x, w)

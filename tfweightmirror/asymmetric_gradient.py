@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from tfweightmirror._internals.probe import errors_travel_on_w
 from tfweightmirror._internals.tensorflow_hooks import custom_gradient, tape_records
-from tfweightmirror.rules import FeedbackRule, Signals
+from tfweightmirror.rules import DirectFeedbackAlignment, FeedbackRule, Signals
 
 LinearMap: TypeAlias = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -64,8 +64,8 @@ def asymmetric(
         makes of the three, if it is known: one for all steps of a loop.
 
     Raises:
-        ValueError: The rule has a `local_loss` by which nothing would move B; in a backward pass: a
-            local loss that does not depend on B.
+        ValueError: The rule has a `local_loss` by which nothing would move B; in a call: B is
+            missing; in a backward pass: a local loss that does not depend on B.
 
     Examples:
         >>> x, W, B = tf.ones((1, 2)), tf.constant([[1.0], [2.0]]), tf.constant([[5.0], [-5.0]])
@@ -78,6 +78,7 @@ def asymmetric(
         ([[3.0]], [[5.0, -5.0]], [[1.0], [1.0]])
     """
 
+    is_direct = isinstance(rule, DirectFeedbackAlignment)  # whose B is read elsewhere
     taught = _taught_by_signals(op, rule, jit_compile, batch_axis) if rule.has_local_loss else None
 
     def products(
@@ -110,6 +111,11 @@ def asymmetric(
         seed: tf.Tensor | None = None,
         carrier: tf.Tensor | None = None,
     ) -> tf.Tensor:
+        if feedback is carrier is None and rule.uses_feedback_kernel and not is_direct:
+            raise ValueError(
+                f"The error travels on B under the rule '{rule.name}', and f(x, kernel, feedback) "
+                "received feedback=None. Expected a tensor of the kernel's shape."
+            )
         optional = {"feedback": feedback, "seed": seed, "carrier": carrier}
         given = [name for name, tensor in optional.items() if tensor is not None]
 

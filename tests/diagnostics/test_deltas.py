@@ -252,6 +252,8 @@ def test_what_cannot_be_measured_is_refused_in_a_sentence() -> None:
     model = four_layers("fa")
     with pytest.raises(ValueError, match="is not compiled: call"):
         tfwm.delta_angles(model, x, y)
+    with pytest.raises(ValueError, match="Expected a Keras model"):
+        tfwm.delta_angles(model.layers[-1], x, y)
 
     inputs = keras.Input((5, 7))
     one = keras.layers.TimeDistributed(tfwm.layers.FeedbackDense(4, name="inner"))(inputs)

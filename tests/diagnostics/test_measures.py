@@ -136,3 +136,8 @@ def test_mixed_precision_measures_the_float32_kernels() -> None:
     model = keras.Sequential([keras.Input((60,)), dense])
     expected = numpy_angle_deg(dense.kernel.numpy(), dense.feedback_kernel.numpy())
     assert tfwm.weight_angles(model)["dense"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_an_angle_between_tensors_that_only_broadcast_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"shapes \(3,\) and \(3, 1\)\. Expected one shape"):
+        angle_deg(tf.ones(3), tf.ones((3, 1)))

@@ -608,6 +608,11 @@ def other_rules() -> keras.Model:
             lambda: tfwm.mirror_model(model_of(DENSE), first_step=-1),
             r"at least 0, or None to go on counting\. Received: -1",
         ),
+        (
+            lambda: tfwm.mirror_model(model_of(DENSE), first_step=0.5),
+            r"at least 0, or None to go on counting\. Received: 0\.5",
+        ),
+        (lambda: tfwm.mirror_model(L.FeedbackDense(2)), "Expected a Keras model.*FeedbackDense"),
         (lambda: tfwm.mirror_model(plain_model()), "'plain' has no feedback layer"),
         (
             lambda: tfwm.mirror_model(other_rules()),

@@ -7,6 +7,7 @@ import keras
 
 from tfweightmirror import rules
 from tfweightmirror._internals import keras_hooks
+from tfweightmirror._internals.arguments import require_model
 from tfweightmirror._internals.walk import walk
 from tfweightmirror.conversion import compiled, composite, twins
 from tfweightmirror.conversion.output_layer import with_output_layer
@@ -16,7 +17,6 @@ from tfweightmirror.conversion.selection import (
     Target,
     members_of,
     nothing_to_convert,
-    require_model,
     with_last_layer,
 )
 from tfweightmirror.layers.carries_rule import CarriesRule

@@ -129,15 +129,6 @@ def matches(path: str, pattern: str) -> bool:
     return fnmatch.fnmatchcase(path, pattern) or fnmatch.fnmatchcase(name, pattern)
 
 
-def require_model(model: Any) -> None:
-    """Raise a ValueError for what is no Keras model."""
-    if not isinstance(model, keras.Model):
-        raise ValueError(
-            f"Expected a Keras model. Received: {type(model).__name__} ({str(model)[:60]}). Wrap "
-            "single layers as keras.Sequential([layer])."
-        )
-
-
 def _matches_nothing(pattern: str, members: list[Member]) -> str:
     paths = [path for path, layer in members if twins.has_twin(layer)]
     near = difflib.get_close_matches(pattern, paths, n=1, cutoff=0.5) or paths[:1]

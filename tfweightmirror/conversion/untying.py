@@ -5,10 +5,11 @@ from typing import Any
 import keras
 
 from tfweightmirror._internals import keras_hooks
+from tfweightmirror._internals.arguments import require_model
 from tfweightmirror._internals.walk import symbolic_call
 from tfweightmirror.conversion import compiled, composite
 from tfweightmirror.conversion.compiled import Companion
-from tfweightmirror.conversion.selection import Member, matches, members_of, require_model
+from tfweightmirror.conversion.selection import Member, matches, members_of
 from tfweightmirror.conversion.twins import UNTIED, to_untied
 from tfweightmirror.layers.carries_rule import refuse_unsupported
 

@@ -21,6 +21,9 @@ def angle_deg(u: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
     Returns:
         A float32 scalar in [0, 180].
 
+    Raises:
+        ValueError: The shapes differ.
+
     Examples:
         >>> u, v = tf.constant([1.0, 0.0]), tf.constant([1.0, 1.0])
         >>> round(float(tfwm.diagnostics.angle_deg(u, v)), 3)
@@ -31,6 +34,11 @@ def angle_deg(u: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
         nan
     """
     u, v = tf.cast(u, tf.float32), tf.cast(v, tf.float32)
+    if not u.shape.is_compatible_with(v.shape):  # which may broadcast all the same
+        raise ValueError(
+            f"angle_deg received tensors of the shapes {tuple(u.shape)} and {tuple(v.shape)}. "
+            "Expected one shape: reshape one of them."
+        )
     u, v = u / tf.norm(u), v / tf.norm(v)
     return 2.0 * tf.atan2(tf.norm(u - v), tf.norm(u + v)) * _DEGREES
 

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfweightmirror._internals.arguments import require_model
 from tfweightmirror._internals.look_hooks import (
     inlining_functions,
     keeping_what_calls_leave,
@@ -118,6 +119,7 @@ class Probe:
     """
 
     def __init__(self, model: keras.Model, batch: tuple[Any, Any, Any]) -> None:
+        require_model(model)
         if not model.compiled:
             raise ValueError(
                 f"Delta and gradient angles need a loss, but '{model.name}' is not compiled: call "

@@ -2,13 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from numbers import Integral
 from typing import Any, Literal
 
 import tensorflow as tf
 
 from tfweightmirror._internals import draws
-from tfweightmirror._internals.arguments import is_finite
+from tfweightmirror._internals.arguments import is_finite, is_whole
 from tfweightmirror.mirror import noise as noises
 from tfweightmirror.mirror.hebbian import hebbian_product, learn, sent_back
 from tfweightmirror.pathway import Pathway
@@ -84,6 +83,10 @@ class MirrorMode:
         object.__setattr__(self, "noise", noise)
         if isinstance(self.activations, Mapping):
             object.__setattr__(self, "activations", tuple(self.activations.items()))
+        if not is_whole(self.seed):
+            raise ValueError(
+                f"seed of mirror mode must be a whole number. Received: {self.seed!r}."
+            )
         if self.activations and not self.through_activation:
             raise ValueError(
                 "activations were named, but through_activation is False: set it to True, or "
@@ -112,7 +115,7 @@ class MirrorMode:
                 f"Received: {self.response_noise_std!r}."
             )
         bits = self.response_bits
-        if bits is not None and not (is_finite(bits) and isinstance(bits, Integral) and bits >= 1):
+        if bits is not None and not (is_whole(bits) and bits >= 1):
             raise ValueError(
                 f"response_bits must be a whole number, at least 1, or None. Received: {bits!r}."
             )

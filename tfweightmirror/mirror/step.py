@@ -1,13 +1,13 @@
 """Mirror mode on a whole model: one compiled call, every replica."""
 
 import dataclasses
-import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from tfweightmirror._internals.arguments import is_whole, require_model
 from tfweightmirror._internals.walk import pathways
 from tfweightmirror.diagnostics import weight_angle_deg
 from tfweightmirror.mirror.activation import activations_of
@@ -143,7 +143,7 @@ def mirror_model(
         The weight angle after the last step: `{pathway name: degrees}`.
 
     Raises:
-        ValueError: No `weight_mirror` pathway, or an option out of range.
+        ValueError: No model, no `weight_mirror` pathway, or an option out of range.
 
     Examples:
         >>> model = keras.Sequential([keras.Input((20,)), keras.layers.Dense(5, name="head")])
@@ -153,11 +153,12 @@ def mirror_model(
         >>> round(tfwm.mirror_model(model, "gaussian", steps=100)["head"])  # aims at 12 degrees
         12
     """
-    if not isinstance(steps, numbers.Integral) or steps < 1:
+    require_model(model)
+    if not is_whole(steps) or steps < 1:
         raise ValueError(
             f"mirror_model needs a whole number of steps, at least one. Received: steps={steps!r}."
         )
-    if first_step is not None and first_step < 0:
+    if first_step is not None and not (is_whole(first_step) and first_step >= 0):
         raise ValueError(
             f"first_step of mirror_model is the number of a mirror step, at least 0, or None to go "
             f"on counting. Received: {first_step!r}."

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from tfweightmirror._internals import draws
+from tfweightmirror._internals.arguments import is_finite, is_whole
 from tfweightmirror.mirror.noise import base
 from tfweightmirror.mirror.noise.base import Firing, Noise
 from tfweightmirror.pathway import Pathway
@@ -69,11 +70,12 @@ class Orthogonal(Noise):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.block is not None and self.block < 1:
+        if self.block is not None and not (is_whole(self.block) and self.block >= 1):
             raise ValueError(
-                f"block of orthogonal noise must be at least 1 cell. Received: {self.block!r}."
+                "block of orthogonal noise must be a whole number of cells, at least 1 cell. "
+                f"Received: {self.block!r}."
             )
-        if not 0 < self.decay <= 1:
+        if not (is_finite(self.decay) and 0 < self.decay <= 1):
             raise ValueError(f"decay of mirror noise must be in (0, 1]. Received: {self.decay!r}.")
 
     def plan(self, pathway: Pathway) -> Firing:

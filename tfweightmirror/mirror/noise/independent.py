@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from tfweightmirror._internals import draws
+from tfweightmirror._internals.arguments import is_finite, is_whole
 from tfweightmirror.mirror.noise import base
 from tfweightmirror.mirror.noise.base import Firing, Noise
 from tfweightmirror.pathway import Pathway
@@ -53,13 +54,15 @@ class IndependentNoise(Noise):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.samples < 1:
+        if not (is_whole(self.samples) and self.samples >= 1):
             raise ValueError(
-                f"samples of mirror noise must be at least 1. Received: {self.samples!r}."
+                "samples of mirror noise must be a whole number, at least 1. "
+                f"Received: {self.samples!r}."
             )
-        if self.decay is not None and not 0 < self.decay <= 1:
+        decay = self.decay
+        if decay is not None and not (is_finite(decay) and 0 < decay <= 1):
             raise ValueError(f"decay of mirror noise must be in (0, 1]. Received: {self.decay!r}.")
-        if not 0 < self.target_angle_deg < 90:
+        if not (is_finite(self.target_angle_deg) and 0 < self.target_angle_deg < 90):
             raise ValueError(
                 "target_angle_deg of mirror noise must lie between 0 and 90 degrees, both "
                 f"excluded. Received: {self.target_angle_deg!r}."
