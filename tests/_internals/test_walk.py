@@ -491,3 +491,9 @@ def test_receptive_fields_of_an_example_are_counted() -> None:
     any_size = keras.Sequential([keras.Input((None, None, 2)), keras.layers.Conv2D(4, 3)])
     (pathway,) = tfwm.pathways(tfwm.convert_model(any_size, "wm"))
     assert pathway.fields is None
+
+
+def test_what_is_no_layer_is_refused_in_a_sentence() -> None:
+    for look in (tfwm.pathways, tfwm.weight_angles, tfwm.norm_ratios):
+        with pytest.raises(ValueError, match=r"built Keras model or layer\. Received: ndarray"):
+            look(np.ones(3))

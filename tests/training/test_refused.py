@@ -53,6 +53,13 @@ def test_where_constrain_refuses_it_has_changed_nothing(constraint: Any, sentenc
     assert all(layer.kernel_constraint is None for layer in model.layers)
 
 
+def test_what_is_no_model_is_not_constrained() -> None:
+    layer = keras.layers.Dense(2)
+    layer.build((None, 3))
+    with pytest.raises(ValueError, match=r"Expected a Keras model\. Received: Dense"):
+        constrain(layer, GlorotClip())
+
+
 @pytest.mark.parametrize("pattern", ["rnn", "rnn/simple_rnn_cell"])
 def test_a_kernel_inside_another_layer_is_not_offered(pattern: str) -> None:
     rnn = keras.layers.SimpleRNN(2, name="rnn")

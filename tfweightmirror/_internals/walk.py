@@ -55,7 +55,8 @@ def pathways(model: keras.layers.Layer) -> list[Pathway]:
         names below the model, joined by slashes.
 
     Raises:
-        ValueError: A feedback layer that the model calls, or may call, is not built.
+        ValueError: `model` is no Keras layer, or a feedback layer that it calls, or may call, is
+            not built.
 
     Examples:
         >>> inputs = keras.Input((16, 16, 3))
@@ -65,6 +66,11 @@ def pathways(model: keras.layers.Layer) -> list[Pathway]:
         >>> [(p.name, p.fan_in, p.fields, p.sends_error_back) for p in tfwm.pathways(model)]
         [('conv', 27, 196, False), ('head', 784, 1, True)]
     """
+    if not isinstance(model, keras.layers.Layer):
+        raise ValueError(
+            f"Expected a built Keras model or layer. Received: {type(model).__name__} "
+            f"({str(model)[:60]})."
+        )
     named = dict(_feedback_layers(model))
     rank = {id(layer): index for index, (_, layer) in enumerate(walk(model))}
     fingerprint = (

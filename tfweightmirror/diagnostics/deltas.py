@@ -62,12 +62,12 @@ def delta_angles(model: keras.Model, x: Any, y: Any, sample_weight: Any = None) 
         UserWarning: The model has a `train_step` of its own (once per model).
 
     Examples:
-        >>> hidden, head = keras.layers.Dense(16, name="hidden"), keras.layers.Dense(4, name="head")
+        >>> hidden, head = keras.layers.Dense(20, name="hidden"), keras.layers.Dense(4, name="head")
         >>> model = keras.Sequential([keras.Input((8,)), hidden, head])
         >>> tfwm.convert_model(model, "feedback_alignment").compile("sgd", "mse")
         >>> angles = tfwm.delta_angles(model, np.eye(8), np.eye(8, 4))
         >>> {name: round(angle) for name, angle in angles.items()}  # nothing is aligned yet
-        {'hidden': 88, 'head': 0}
+        {'hidden': 83, 'head': 0}
     """
     return _floats(Probe(model, (x, y, sample_weight)).delta_angles())
 
@@ -99,13 +99,13 @@ def gradient_angles(
         UserWarning: The model has a `train_step` of its own (once per model).
 
     Examples:
-        >>> hidden, head = keras.layers.Dense(16, name="hidden"), keras.layers.Dense(4, name="head")
+        >>> hidden, head = keras.layers.Dense(20, name="hidden"), keras.layers.Dense(4, name="head")
         >>> model = keras.Sequential([keras.Input((8,)), hidden, head], name="net")
         >>> tfwm.convert_model(model, "feedback_alignment").compile("sgd", "mse")
         >>> angles = tfwm.gradient_angles(model, np.eye(8), np.eye(8, 4))
         >>> names = "net/hidden/kernel", "net/head/kernel", "whole_network"
         >>> [round(angles[name]) for name in names]
-        [88, 0, 61]
+        [83, 0, 61]
     """
     return _floats(Probe(model, (x, y, sample_weight)).gradient_angles())
 

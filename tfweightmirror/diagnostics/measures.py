@@ -67,8 +67,8 @@ def sign_angle_deg(pathway: Pathway) -> tf.Tensor:
         >>> layer = tfwm.layers.FeedbackDense(1, rule="backprop", use_bias=False)
         >>> layer.build((None, 2))
         >>> layer.set_weights([np.array([[2.0], [-1.0]])])
-        >>> round(float(tfwm.diagnostics.sign_angle_deg(*layer.pathways)), 2)
-        18.43
+        >>> round(float(tfwm.diagnostics.sign_angle_deg(*layer.pathways)), 1)
+        18.4
     """
     kernel = tf.convert_to_tensor(pathway.kernel)
     return angle_deg(kernel, tf.sign(kernel))

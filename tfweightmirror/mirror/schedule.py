@@ -64,7 +64,17 @@ class Schedule:
             )
 
     def mirror_steps(self, batches: int, epochs: int) -> int:
-        """Mirror steps of a training that has gone through so many batches and epochs in all."""
+        """Mirror steps of a training that has gone through so many batches and epochs in all.
+
+        Args:
+            batches: Batches, of all epochs.
+            epochs: Epochs.
+
+        Examples:
+            >>> schedule = tfwm.mirror.Schedule(every_batches=10, epoch_end_steps=5)
+            >>> schedule.mirror_steps(batches=1_000, epochs=2)  # 1 before, 100 between, 10 at ends
+            111
+        """
         around = epochs * (self.epoch_begin_steps + self.epoch_end_steps)
         after = 0 if self.every_batches is None else batches // self.every_batches * self.steps
         return self.warm_up_steps + around + after

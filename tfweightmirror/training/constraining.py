@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import keras
 
 from tfweightmirror._internals import keras_hooks
+from tfweightmirror._internals.arguments import require_model
 from tfweightmirror._internals.saving_hooks import layers_in_config
 from tfweightmirror._internals.walk import walk
 from tfweightmirror.conversion import compiled
@@ -53,9 +54,9 @@ def constrain(
         `model` itself.
 
     Raises:
-        ValueError: Nothing is changed: no constraint; a pattern that matches no kernel; a kernel
-            that has a constraint already; a layer inside another one whose config would not
-            restore the constraint (attention, wrappers, layers of your own: give it
+        ValueError: Nothing is changed: no model; no constraint; a pattern that matches no kernel;
+            a kernel that has a constraint already; a layer inside another one whose config would
+            not restore the constraint (attention, wrappers, layers of your own: give it
             `kernel_constraint` where it is made); `per="neuron"` where input cells are not one axis
             of the kernel; a `hold` that is 0 in the dtype of a kernel; a share of connections that
             leaves a kernel none, or any under `direct_feedback_alignment`.
@@ -72,6 +73,7 @@ def constrain(
             f"constrain received {constraint!r} as the constraint. Expected an instance: one of "
             "Keras' constraints, GlorotClip(), FixedSign() or Sparse()."
         )
+    require_model(model)
     sites = _sites(model, layers, constraint)
     changed = [layer for layer, *_ in sites.values()]
     holders = compiled.holders_of(model, changed, carry_over=False)
