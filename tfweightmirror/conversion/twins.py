@@ -231,4 +231,6 @@ def to_untied(layer: Any) -> list[tuple[keras.Variable, keras.Variable]]:
         kernel = new.shape == layer.kernel.shape  # W or B
         new.assign(on_synapses(value, layer.synapses) if kernel else value)
         new.trainable = old.trainable
+    if layer.kernel_constraint is not None:  # a Sparse, with masks of one position
+        layer.kernel_constraint.untie(layer.kernel.shape)
     return pairs

@@ -48,7 +48,8 @@ def untie(model: keras.Model, pattern: str = "*") -> keras.Model:
         ValueError: Nothing is changed, and the sentence names what is in the way: no convolution
             that matches; one without an untied twin (3D, transposed, depthwise, separable, a class
             of your own) or that is dilated, grouped or causal; one that is not built, or on maps of
-            no known size, or of several; one with a constraint, LoRA or quantization.
+            no known size, or of several; one with LoRA, quantization or a constraint, but for a
+            `Sparse` without one inside.
 
     Examples:
         >>> conv = keras.layers.Conv2D(4, 3, name="conv")
@@ -94,7 +95,8 @@ def _refuse(path: str, layer: Any) -> None:
         raise ValueError(_refusal(path, layer, f"has groups={layer.groups}"))
     if layer.padding == "causal":
         raise ValueError(_refusal(path, layer, "has padding='causal'"))
-    if layer.kernel_constraint is not None or layer.bias_constraint is not None:
+    masks = hasattr(layer.kernel_constraint, "untie") and layer.kernel_constraint.constraint is None
+    if not (layer.kernel_constraint is None or masks) or layer.bias_constraint is not None:
         raise ValueError(
             _refusal(path, layer, "has a constraint, which would bind other axes than before")
         )

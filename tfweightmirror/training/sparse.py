@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfweightmirror._internals import keras_hooks
 from tfweightmirror.training.constraints import GlorotClip, refuse_averages, register
 
 
@@ -131,6 +132,20 @@ class Sparse(keras.layers.Layer):
         kernel.assign(self.mask_kernel(kernel))
         if feedback_kernel is not None:
             feedback_kernel.assign(self.mask_feedback(feedback_kernel))
+
+    def untie(self, shape: Sequence[int]) -> None:
+        """Give every position of a layer that is being untied the masks of the convolution.
+
+        Args:
+            shape: Of the untied kernel: (..positions, ..taps, c_in, filters).
+        """
+        tied = self.mask, self.feedback_mask
+        for mask in tied:
+            keras_hooks.untrack(self, mask)
+        with keras_hooks.adding_weights(self):
+            self.build(shape)
+        for mask, old in zip((self.mask, self.feedback_mask), tied, strict=True):
+            mask.assign(tf.broadcast_to(tf.convert_to_tensor(old), mask.shape))
 
     def existing(self, kernel: keras.Variable) -> int:
         """How many entries of `kernel` exist; refused if none would."""
