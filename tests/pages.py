@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from tools.site_hooks import anchor
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
@@ -19,6 +21,11 @@ def name_of(page: Path) -> str:
 def prose(page: Path) -> str:
     """A page without its fenced blocks."""
     return FENCED.sub("", page.read_text())
+
+
+def anchors(page: Path) -> list[str]:
+    """The anchors of a page's headings, on GitHub and on the site."""
+    return [anchor(heading) for heading in re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)]
 
 
 def blocks(page: Path, language: str) -> list[tuple[int, str]]:

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import tfweightmirror as tfwm
-from tests.pages import DOCS, PAGES, README, ROOT, name_of, prose
+from tests.pages import DOCS, PAGES, README, ROOT, anchors, name_of, prose
 from tools.site_hooks import BROUGHT, anchor, site_uri
 from train.parts import models
 
@@ -25,11 +25,6 @@ FOLDERS = (
     "docs",
     ".ci",
 )
-
-
-def anchors(page: Path) -> list[str]:
-    """The anchors of a page's headings, on GitHub and on the site."""
-    return [anchor(heading) for heading in re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)]
 
 
 def code_spans(page: Path) -> list[str]:

@@ -20,11 +20,13 @@ Examples:
 
 import keras
 
+from tfweightmirror._internals.docs import see
+
 if keras.backend.backend() != "tensorflow":
     raise ImportError(
         f"tfweightmirror needs Keras on TensorFlow, but Keras runs on "
         f"'{keras.backend.backend()}'. Set the environment variable KERAS_BACKEND=tensorflow "
-        "before Python starts (or 'backend' in keras.json)."
+        "before Python starts (or 'backend' in keras.json)." + see("keras-on-another-backend")
     )
 
 from tfweightmirror import (

@@ -18,6 +18,7 @@ from typing import TypeAlias
 
 import tensorflow as tf
 
+from tfweightmirror._internals.docs import see
 from tfweightmirror._internals.probe import errors_travel_on_w
 from tfweightmirror._internals.tensorflow_hooks import custom_gradient, tape_records
 from tfweightmirror.rules import DirectFeedbackAlignment, FeedbackRule, Signals
@@ -158,6 +159,7 @@ def _taught_by_signals(
             f"Rule {type(rule).__name__} has a local_loss, learns_by={rule.learns_by!r} and "
             f"uses_feedback_kernel={rule.uses_feedback_kernel}, so that nothing would move B by "
             "it. Expected learns_by = 'optimizer' and uses_feedback_kernel = True."
+            + see("a-rule-of-your-own", "guides/extend")
         )
 
     def gradient(
@@ -171,6 +173,7 @@ def _taught_by_signals(
             raise ValueError(
                 f"The local_loss of rule {type(rule).__name__} does not depend on B: it should be "
                 "made of signals.feedback, signals.forward(x) or signals.backward(y)."
+                + see("a-rule-of-your-own", "guides/extend")
             )
         # Optimizers sum gradients over replicas, since losses are divided among them.
         return found / tf.cast(tf.distribute.get_strategy().num_replicas_in_sync, found.dtype)

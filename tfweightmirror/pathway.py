@@ -22,6 +22,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfweightmirror._internals.docs import see
 from tfweightmirror.rules import DirectFeedbackAlignment, Fans, FeedbackRule
 
 
@@ -233,7 +234,7 @@ class Pathway:
                 f"Pathway '{self.name}' has no tensor in W's place, and so no weight angle or norm "
                 f"ratio: under {self.rule.name} the error below comes from the output layer, "
                 "through a B of another shape (feedback_kernel). delta_angles tells how that error "
-                "stands to backprop's."
+                "stands to backprop's." + see("no-weight-angle")
             )
         return carrier
 
@@ -249,6 +250,7 @@ class Pathway:
             raise ValueError(
                 f"The bias of pathway '{self.name}' differs between positions, so that one "
                 "receptive field has none of its own: use bias_blocking=True for this model."
+                + see("a-bias-for-every-position")
             )
         return self.view.bias_to_matrix(tf.convert_to_tensor(self.bias))
 

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from train.errors import TerminatedError, UserError, with_source
+from train.errors import TerminatedError, UserError, see, with_source
 
 if TYPE_CHECKING:
     from train.parsing.command_line import Command
@@ -101,11 +101,14 @@ def _run(command: Command) -> int:
         return end.status
     except (MemoryError, tf.errors.ResourceExhaustedError) as error:
         if "No space left" in str(error):
-            raise UserError(f"The disk is full: {reason_of(error)}. Expected room.") from error
+            raise UserError(
+                f"The disk is full: {reason_of(error)}. Expected room." + see("memory-and-disk")
+            ) from error
         what = " ".join(str(error).split())[:120]
         raise UserError(
             f"Memory ran out{f' ({what})' if what else ''}. Expected less at a time: a smaller "
             f"training.batch_size or test_batch_size, data.storage=disk, or fewer --jobs."
+            + see("memory-and-disk")
         ) from error
     return 0
 

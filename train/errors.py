@@ -37,6 +37,14 @@ def did_you_mean(received: str, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
+def see(anchor: str, page: str = "guides/troubleshooting") -> str:
+    """The end of a sentence: the heading of a page of docs/ that explains it.
+
+    The library has the same words in `_internals/docs.py`, whose import would load TensorFlow.
+    """
+    return f" See docs/{page}.md#{anchor}."
+
+
 def with_source(sentence: str, sources: Mapping[str, str]) -> str:
     """A sentence that begins with a key, with the file that set it in front."""
     first = re.split(r"[=:\s]", sentence, maxsplit=1)[0].rstrip(".")

@@ -24,6 +24,7 @@ from tests.mirror.mirroring import (
     random_pathways,
 )
 from tests.slow import slow_but
+from tfweightmirror._internals.docs import see
 from tfweightmirror.mirror import MirrorMode
 from tfweightmirror.mirror import noise as noises
 from tfweightmirror.mirror.activation import activations_of
@@ -530,6 +531,7 @@ def test_layers_without_an_activation_are_reported_all_at_once() -> None:
         "through_activation found no activation behind 'linear', 'also' (one elementwise "
         "activation, the same on every way through the graph). Name one for each, by pattern: "
         "activations={'linear': 'linear'} listens to the linear response."
+        + see("no-activation-to-listen-behind")
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from tfweightmirror._internals import keras_hooks
+from tfweightmirror._internals.docs import see
 from tfweightmirror._internals.optimizer_hooks import any_decay_of, inner_of, optimizers_knowing
 
 _attended = contextvars.ContextVar("tfweightmirror_attended", default=False)
@@ -40,7 +41,7 @@ def warn_if_unattended(layer: keras.layers.Layer) -> None:
         f"'{model.name}' trains with the rule 'weight_mirror', but nothing teaches its feedback "
         "weights: they stay random, which is feedback alignment. Pass "
         "tfweightmirror.callbacks.WeightMirror() to fit, or call mirror_model yourself between "
-        "steps (and ignore this warning).",
+        "steps (and ignore this warning)." + see("nobody-teaches-b"),
         UserWarning,
         stacklevel=2,
     )
@@ -72,7 +73,7 @@ def warn_if_not_decayed(
             f"'{model.name}' trains with the rule '{rule}', but its optimizer decays W of layer "
             f"'{layer.name}' by {unequal[0][0]:g} and B by {unequal[0][1]:g}: the gap between them "
             "does not die out. Give both one weight decay: name both or none in "
-            "exclude_from_weight_decay.",
+            "exclude_from_weight_decay." + see("unequal-decay"),
             UserWarning,
             stacklevel=2,
         )
@@ -85,7 +86,7 @@ def warn_if_not_decayed(
         f"it is{stays if rule == 'kolen_pollack' else ''}. Give the optimizer weight_decay"
         f"{checked if rule == 'kolen_pollack' else ''}. In a training loop of "
         "your own, the optimizer is known if it is an attribute of the model (as after compile), "
-        "or built with the model's variables before the first step.",
+        "or built with the model's variables before the first step." + see("no-weight-decay"),
         UserWarning,
         stacklevel=2,
     )

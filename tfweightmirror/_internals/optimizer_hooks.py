@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tfweightmirror._internals import keras_hooks
 from tfweightmirror._internals.callers import selves_calling
+from tfweightmirror._internals.docs import see
 
 
 def inner_of(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
@@ -151,6 +152,7 @@ def _refuse_another_step(optimizer: keras.optimizers.Optimizer, variable: keras.
             f"'{variable.path}' is updated before errors pass it, by plain SGD of the learning "
             f"rate {rate} (ahead), and the optimizer is {type(optimizer).__name__} with {what}. "
             f"Expected keras.optimizers.SGD({rate}), or ahead=0."
+            + see("updated-random-feedback", "science")
         )
 
 
@@ -165,6 +167,7 @@ def _refuse_half_scaled(
                 f"'{variable.path}' learns from errors, which are scaled, and from a local loss, "
                 "which is not: their sum cannot be unscaled. Train without loss scaling (float32 "
                 "or mixed_bfloat16), or let the rule have feedback_gradient or local_loss alone."
+                + see("local-losses", "science")
             )
 
 
@@ -215,7 +218,7 @@ def optimizer_state(optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:
             f"Optimizer '{optimizer.name}' ({type(optimizer).__name__}) keeps state in a form "
             "that cannot be carried over to another set of weights (expected: one variable, or "
             "one list of variables along the weights, an attribute). Compile the model after this "
-            "call instead of before."
+            "call instead of before." + see("unknown-optimizer-state")
         )
     return state
 

@@ -14,6 +14,8 @@ from tensorflow.python.eager import record
 from tensorflow.python.framework import ops
 from tensorflow.python.ops.parallel_for import pfor
 
+from tfweightmirror._internals.docs import see
+
 # From (inputs of the forward pass, error at its output) to the error at each input (None: none).
 Backward: TypeAlias = Callable[[Sequence[tf.Tensor], tf.Tensor], Sequence[tf.Tensor | None]]
 
@@ -22,6 +24,7 @@ _BACKWARDS = "_tfweightmirror_backwards"  # on a graph: its operations' names to
 _LOST = (
     "This graph has lost the backward pass of its feedback layers: it was loaded from a "
     "SavedModel. Train the Keras model itself, from a .keras file."
+    + see("a-savedmodel-cannot-be-trained")
 )
 _REGISTERED = "_tfweightmirror_registered"  # on a graph: functions that TensorFlow has registered
 
@@ -29,7 +32,7 @@ _VECTORIZED = (
     "The error of a feedback layer inside tf.vectorized_map (keras.ops.vectorized_map, or a "
     "TimeDistributed that does not know the number of steps) would travel on W: TensorFlow keeps "
     "no custom gradient there. Call the layer on the whole batch, use tf.map_fn, or give "
-    "TimeDistributed a number of steps."
+    "TimeDistributed a number of steps." + see("no-path-for-the-error-through-vectorized_map")
 )
 _OF_FORWARD_PASSES = "_tfweightmirror_forward"  # on a graph: the names of those that errors meet
 

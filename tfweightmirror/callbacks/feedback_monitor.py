@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfweightmirror._internals.docs import see
 from tfweightmirror._internals.walk import pathways
 from tfweightmirror.callbacks.train_step import TrainStep
 from tfweightmirror.diagnostics import WEIGHT_MEASURES
@@ -99,7 +100,7 @@ class FeedbackMonitor(keras.callbacks.Callback):
         if not self._measured:
             raise ValueError(
                 f"FeedbackMonitor found no feedback layer in '{self.model.name}': convert the "
-                "model first, or leave the callback out."
+                "model first, or leave the callback out." + see("feedbackmonitor-finds-nothing")
             )
         if self.probe is not None:
             self._probe = Probe(self.model, self.probe)
@@ -113,7 +114,8 @@ class FeedbackMonitor(keras.callbacks.Callback):
             warnings.warn(
                 f"FeedbackMonitor has nothing to measure in '{self.model.name}': under "
                 "direct_feedback_alignment nothing stands in W's place, so that "
-                f"{', '.join(self.measures)} do not exist. Pass probe=(x, y) for delta angles.",
+                f"{', '.join(self.measures)} do not exist. Pass probe=(x, y) for delta angles."
+                + see("no-weight-angle"),
                 UserWarning,
                 stacklevel=2,
             )

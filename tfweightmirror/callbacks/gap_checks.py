@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 import keras
 
 from tfweightmirror._internals import optimizer_hooks, twin_gradient
+from tfweightmirror._internals.docs import see
 from tfweightmirror._internals.walk import pathways
 from tfweightmirror.pathway import Pathway
 from tfweightmirror.rules import KolenPollack
@@ -36,6 +37,7 @@ def pairs_of(model: keras.Model) -> list[Pathway]:
         raise ValueError(
             f"The KolenPollack callback found no layer with the rule 'kolen_pollack' in "
             f"'{model.name}': convert the model with 'kolen_pollack', or leave the callback out."
+            + see("the-callback-finds-no-layer")
         )
     for pathway in pairs:
         _check_pair(pathway)
@@ -55,12 +57,14 @@ def _check_pair(pathway: Pathway) -> None:
             f"Kolen-Pollack needs equal changes of W and B, but in {where} the rule "
             f"{type(pathway.rule).__name__} gives B a gradient of its own. "
             "Leave the KolenPollack callback out, which would give B the increments of W."
+            + see("the-gap-under-kolen-pollack", "science")
         )
     if pathway.sparse is not None:
         raise ValueError(
             f"Kolen-Pollack needs equal changes of W and B, but {where} has masks of its own for "
             "W and for B (Sparse), and what only one of them has cannot come closer. Leave the "
             "KolenPollack callback out, or the layer out of Sparse by patterns."
+            + see("sparse-connectivity", "science")
         )
     for kind in ("regularizer", "constraint"):
         found = getattr(kernel, kind)
@@ -68,18 +72,19 @@ def _check_pair(pathway: Pathway) -> None:
             raise ValueError(
                 f"Kolen-Pollack needs equal changes of W and B, but {where} has a kernel {kind} "
                 f"({type(found).__name__}), which changes W alone. Use the optimizer's "
-                "weight_decay instead."
+                "weight_decay instead." + see("a-regularizer-or-a-constraint")
             )
     if kernel.dtype not in ("float32", "float64"):
         raise ValueError(
             f"Kolen-Pollack needs weights in float32: in {where} they are {kernel.dtype}, where "
             "equal decays round differently and the gap stops shrinking. Use a mixed policy such "
-            "as 'mixed_bfloat16'."
+            "as 'mixed_bfloat16'." + see("weights-in-16-bits")
         )
     if kernel.trainable != feedback.trainable:
         raise ValueError(
             f"Kolen-Pollack needs equal changes of W and B, but in {where} trainable is "
             f"{kernel.trainable} for W and {feedback.trainable} for B. Set both alike."
+            + see("the-gap-under-kolen-pollack", "science")
         )
 
 
@@ -97,12 +102,12 @@ def check_optimizer(optimizer: keras.optimizers.Optimizer, pairs: Sequence[Pathw
             raise ValueError(
                 f"Kolen-Pollack cannot hold under {name}{kind}: {_REFUSED[cls.__name__]}. Use an "
                 "optimizer whose update depends on gradient, state and learning rate alone, such "
-                "as SGD or AdamW with weight_decay."
+                "as SGD or AdamW with weight_decay." + see("an-optimizer-that-cannot-hold-the-law")
             )
     if optimizer.use_ema:
         raise ValueError(
             f"Kolen-Pollack cannot hold under {name} with use_ema=True, which overwrites weights "
-            "by their average. Use use_ema=False."
+            "by their average. Use use_ema=False." + see("an-optimizer-that-cannot-hold-the-law")
         )
     if getattr(optimizer, "coupled_weight_decay", None) and not isinstance(
         optimizer, keras.optimizers.SGD
@@ -110,7 +115,7 @@ def check_optimizer(optimizer: keras.optimizers.Optimizer, pairs: Sequence[Pathw
         raise ValueError(
             f"Kolen-Pollack cannot hold under {name} with coupled weight decay: it divides each "
             "step by the size of gradients that hold the decay, so W and B get unequal steps. Use "
-            "decoupled decay (weight_decay), or SGD."
+            "decoupled decay (weight_decay), or SGD." + see("an-optimizer-that-cannot-hold-the-law")
         )
     for pathway in pairs:
         _check_decay(optimizer, pathway)
@@ -123,12 +128,14 @@ def _check_decay(optimizer: keras.optimizers.Optimizer, pathway: Pathway) -> Non
         raise ValueError(
             f"Kolen-Pollack needs equal changes of W and B, but {name} excludes one of the pair in "
             f"{where} from its update (exclude_layers). Exclude both or none."
+            + see("the-gap-under-kolen-pollack", "science")
         )
     decays = [optimizer_hooks.any_decay_of(optimizer, v) for v in (kernel, feedback)]
     if decays[0] != decays[1]:
         raise ValueError(
             f"Kolen-Pollack needs equal decay of W and B, but in {where} {name} decays W by "
             f"{decays[0]} and B by {decays[1]} (exclude_from_weight_decay). Exclude both or none."
+            + see("unequal-decay")
         )
     if decays[0] <= 0:
         decay = f"weight_decay={optimizer.weight_decay}"
@@ -138,6 +145,7 @@ def _check_decay(optimizer: keras.optimizers.Optimizer, pathway: Pathway) -> Non
             f"Kolen-Pollack needs weight decay, without which the gap between W and B never "
             f"shrinks (that is 'updated_random_feedback'), but {name} {has}. Try "
             "weight_decay so that learning rate x decay x steps is about 4."
+            + see("it-needs-weight-decay")
         )
 
 
@@ -154,6 +162,7 @@ def check_update(
                 f"given {one} of layer '{pathway.name}' without {other}. Give it the gradients of "
                 "both, as in the layer's trainable_variables. (If no fit is running, the last one "
                 "has failed: the next fit, or train_on_batch, ends its callbacks.)"
+                + see("the-gap-under-kolen-pollack", "science")
             )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfweightmirror._internals import look_hooks, optimizer_hooks, twin_gradient
+from tfweightmirror._internals.docs import see
 from tfweightmirror._internals.walk import walk
 from tfweightmirror.callbacks import gap_checks
 from tfweightmirror.callbacks.gap_follower import GapFollower
@@ -159,7 +160,7 @@ class KolenPollack(keras.callbacks.Callback):
             warnings.warn(
                 f"Kolen-Pollack's law does not hold in '{self._pairs[worst].name}': |B - W| is "
                 f"{ratios[worst]:.4g} of what it was, {updates}. Something else moves W or B: "
-                "another callback, or assignments between steps.",
+                "another callback, or assignments between steps." + see("the-law-does-not-hold"),
                 UserWarning,
                 stacklevel=2,
             )

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfweightmirror._internals import fit_hooks, tensorflow_hooks
+from tfweightmirror._internals.docs import see
 from tfweightmirror.callbacks.train_functions import TrainFunctions
 
 Around = Callable[[], contextlib.AbstractContextManager[None]]
@@ -122,6 +123,7 @@ class TrainStep:
         if present is not None and present != around and stage not in self._used:
             raise ValueError(
                 f"'{self.model.name}' is already trained with a {stage} callback: pass one only."
+                + see("two-mirror-callbacks")
             )
         self._clean_up(stage)
         self._used.discard(stage)

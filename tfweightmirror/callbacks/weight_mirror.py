@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfweightmirror._internals import fit_hooks
 from tfweightmirror._internals.attendance import mirror_attends
+from tfweightmirror._internals.docs import see
 from tfweightmirror._internals.walk import pathways
 from tfweightmirror.callbacks.angles_before import AnglesBefore
 from tfweightmirror.callbacks.train_step import TrainStep
@@ -262,6 +263,7 @@ class WeightMirror(keras.callbacks.Callback):
                 f"The 'weight_mirror' layers of '{self.model.name}' were converted or stripped in "
                 "the middle of a training under WeightMirror, which teaches those that it found "
                 "at the begin. Let this fit end, change the layers, and begin another."
+                + see("converted-in-the-middle-of-a-training")
             )
         self._changes = changes
 

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfweightmirror._internals import keras_hooks, optimizer_hooks, tensorflow_hooks
+from tfweightmirror._internals.docs import see
 from tfweightmirror._internals.walk import functions_inside, walk
 from tfweightmirror.mirror.memory import layers_have_changed
 
@@ -92,7 +93,7 @@ def holders_of(
             "gc.freeze() hides what lived before it: a compiled model around or beside "
             f"'{model.name}' that shares its layers cannot be found, and would go on with the "
             "backward pass that it was traced with. If there is one, compile it again after this "
-            "call.",
+            "call." + see("models-that-were-frozen-for-the-garbage-collector"),
             UserWarning,
             stacklevel=3,
         )

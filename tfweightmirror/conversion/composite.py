@@ -14,6 +14,7 @@ import keras
 
 from tfweightmirror import rules
 from tfweightmirror._internals import keras_hooks, saving_hooks
+from tfweightmirror._internals.docs import see
 from tfweightmirror._internals.walk import walk
 from tfweightmirror.conversion import twins
 from tfweightmirror.layers.carries_rule import CarriesRule
@@ -41,6 +42,7 @@ class Composite:
                 f"Model '{self.name}' ({type(self).__name__}) holds converted layers, and a legacy "
                 ".h5 file knows a model of your own by its class alone: their rules would be lost. "
                 "Save it as .keras, or its weights as .weights.h5."
+                + see("a-legacy-file-cannot-hold-the-rules")
             )
         for path, layer in walk(self):
             if keras_hooks.waits_for_build(layer):
@@ -48,6 +50,7 @@ class Composite:
                     f"Layer '{path}' ({type(layer).__name__}) is not built, and feedback layers "
                     f"that it makes when it is built would be lost from the config of '{self.name}'"
                     ". Build the model first, by calling it on data."
+                    + see("a-layer-that-is-not-built")
                 )
         plain, made = self.plain_class, type(self)
         self.__class__ = plain
@@ -181,6 +184,7 @@ def _convert_again(owner: keras.layers.Layer, feedback: dict[str, Any]) -> None:
                 f"{config['layer']}{under or ''} at place "
                 f"{place} of the layers below it, and has {type(layer).__name__} there when made "
                 "from its config. Make the model by its own code, convert it, and load its weights."
+                + see("another-model-was-saved")
             )
     for place, rest in later.items():
         waiting = found[place]

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from tfweightmirror._internals import keras_hooks
+from tfweightmirror._internals.docs import see
 from tfweightmirror._internals.keras_hooks import LayerCall
 from tfweightmirror._internals.walk import symbolic_call
 from tfweightmirror.conversion import twins
@@ -46,6 +47,7 @@ def with_output_layer(
             f"The last layer of model '{model.name}', '{path}' ({type(last).__name__}), is left to "
             f"another rule or to backprop, but under {_RULE} it is the output layer, which sends "
             "its error to all others. Give it the rule, too: its own dW is backprop's anyway."
+            + see("the-output-layer-keeps-another-rule")
         )
     of_last = [call for call in calls if call.layer is last]
     cells = _cells(of_last, path)
@@ -71,7 +73,7 @@ def _refuse_another(model: keras.Model, members: list[Member]) -> None:
             raise ValueError(
                 f"Layer '{path}' of model '{model.name}' trains by {_RULE} already, and hears of "
                 "an output layer of its own. Call strip_feedback(model) first, and convert all "
-                "layers together."
+                "layers together." + see("direct-feedback-alignment", "science")
             )
 
 
@@ -85,6 +87,7 @@ def _calls(model: keras.Model, layers: list[keras.layers.Layer]) -> tuple[list[L
         raise ValueError(
             f"Under {_RULE} the output layer must be known, and model '{model.name}' is not built, "
             "or cannot be called on shapes alone. Build it first, by calling it on data."
+            + see("the-model-is-not-built")
         )
     return calls, graph
 
@@ -100,6 +103,7 @@ def _cells(of_last: list[LayerCall], path: str) -> int:
             f"{shown}. Under {_RULE} it sends one error of a fixed size for each example, (batch, "
             "cells): end the model with pooling or Flatten and a Dense layer, or use "
             "'feedback_alignment', under which each position has an error."
+            + see("direct-feedback-alignment", "science")
         )
     return int(shape[0])
 
@@ -115,6 +119,7 @@ def _refuse_outputs_beside(
                 f"Model '{model.name}' has an output of shape {tuple(output.shape)} that its last "
                 f"layer '{path}' has no part in, and under {_RULE} there is one error, of one "
                 "output layer. Convert a model with one output, or use 'feedback_alignment'."
+                + see("more-than-one-output")
             )
 
 
@@ -135,6 +140,7 @@ def _refuse_in_a_loop(call: LayerCall, path: str, graph: Any, below: set[int]) -
             f"Layer '{path}' ({type(call.layer).__name__}) is called inside a loop or a branch of "
             f"the graph, where {_RULE} cannot send it the error of the output layer. Leave it to "
             f"backprop with a pattern: {{'{path}': 'backprop', '*': ...}}."
+            + see("direct-feedback-alignment", "science")
         )
 
 
@@ -144,7 +150,7 @@ def _refuse_unreached(call: LayerCall, path: str, graph: Any, below: set[int]) -
             f"No error of the output comes back to layer '{path}' ({type(call.layer).__name__}): a "
             f"stop_gradient stands behind it, or the output does not depend on it. {_RULE} would "
             "teach the layers below it all the same: leave it to backprop with a pattern: "
-            f"{{'{path}': 'backprop', '*': ...}}."
+            f"{{'{path}': 'backprop', '*': ...}}." + see("direct-feedback-alignment", "science")
         )
 
 

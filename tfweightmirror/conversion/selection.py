@@ -10,6 +10,7 @@ import keras
 
 from tfweightmirror import rules
 from tfweightmirror._internals import keras_hooks
+from tfweightmirror._internals.docs import see
 from tfweightmirror._internals.walk import symbolic_call, walk
 from tfweightmirror.conversion import twins
 from tfweightmirror.rules import Backprop, FeedbackRule
@@ -100,6 +101,7 @@ class Choice:
                     f"'{matched[0][0]}', match an earlier pattern "
                     f"({', '.join(repr(p) for p, _ in self.patterns[:position])}). The first that "
                     "matches counts: put the narrower pattern first."
+                    + see("a-pattern-decides-nothing")
                 )
             if not isinstance(rule, Backprop) and not any(twins.has_twin(layer) for layer in won):
                 raise ValueError(_matches_unsupported(pattern, rule, matched))
@@ -117,7 +119,7 @@ class Choice:
             warnings.warn(
                 f"These layers have matrices but no feedback twin, and stay on backprop: {listed}. "
                 f"If that is meant, say so with a pattern, such as {{'{named[0][0]}': 'backprop', "
-                "'*': ...}.",
+                "'*': ...}." + see("matrices-without-a-twin"),
                 UserWarning,
                 stacklevel=3,
             )
@@ -143,6 +145,7 @@ def _matches_nothing(pattern: str, members: list[Member]) -> str:
     return (
         f"Pattern '{pattern}' matches no layer. Patterns are compared with a layer's name and with "
         f"the names of its owners and itself joined by slashes.{hint}"
+        + see("a-pattern-matches-no-layer")
     )
 
 
@@ -154,6 +157,7 @@ def _matches_unsupported(pattern: str, rule: FeedbackRule, matched: list[Member]
     return (
         f"Pattern '{pattern}' asks for '{rule.name}' on an unsupported layer: it matches only "
         f"{named}. Supported: {', '.join(cls.__name__ for cls in twins.TWINS)}. {remedy}"
+        + see("what-can-be-converted", "guides/convert")
     )
 
 
@@ -191,7 +195,7 @@ def nothing_to_convert(model: keras.Model, members: list[Member]) -> str:
     else:
         kinds = sorted({type(layer).__name__ for _, layer in members})
         reason = f"it holds only {', '.join(kinds)}. Supported: {supported}"
-    return f"Nothing to convert in model '{model.name}': {reason}."
+    return f"Nothing to convert in model '{model.name}': {reason}." + see("nothing-to-convert")
 
 
 def _holds_matrices(layer: keras.layers.Layer) -> bool:

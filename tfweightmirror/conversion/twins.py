@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tfweightmirror import layers
 from tfweightmirror._internals import keras_hooks, twin_gradient
+from tfweightmirror._internals.docs import see
 from tfweightmirror.conversion.compiled import Companion
 from tfweightmirror.layers.carries_rule import (
     CarriesRule,
@@ -77,7 +78,7 @@ def refuse(layer: keras.layers.Layer, path: str, rule: FeedbackRule) -> None:
         raise ValueError(
             f"Layer '{path}' ({cls.__name__}) is a feedback layer already, with the rule "
             f"'{layer.rule.name}'. Call strip_feedback(model) first, or convert other layers with "
-            "a dict of patterns."
+            "a dict of patterns." + see("a-feedback-layer-already")
         )
     if cls not in TWINS:
         base = next(base for base in cls.__mro__ if base in TWINS)
@@ -87,7 +88,7 @@ def refuse(layer: keras.layers.Layer, path: str, rule: FeedbackRule) -> None:
             f"Layer '{path}' is a {cls.__name__}, a subclass of {base.__name__}{changes}, and only "
             f"{home}.layers.{base.__name__} itself can be converted. Derive {cls.__name__} from "
             f"tfweightmirror.layers.{TWINS[base].__name__}, or leave the layer to backprop with a "
-            f"pattern: {{'{path}': 'backprop', '*': ...}}."
+            f"pattern: {{'{path}': 'backprop', '*': ...}}." + see("a-subclass-cannot-be-converted")
         )
     if "call" in vars(layer):
         raise ValueError(
@@ -119,7 +120,7 @@ def _refuse_cell(layer: Any, path: str) -> None:
         raise ValueError(
             f"Layer '{path}' ({type(layer).__name__}) has use_cudnn=True, but cuDNN sends errors "
             "back on W itself. Set layer.use_cudnn = 'auto' first, or leave the layer to backprop "
-            f"with a pattern: {{'{path}': 'backprop', '*': ...}}."
+            f"with a pattern: {{'{path}': 'backprop', '*': ...}}." + see("cudnn")
         )
     expected = TWINS[type(layer)].cell_class.__mro__
     if type(layer.cell) not in expected or "call" in vars(layer.cell):

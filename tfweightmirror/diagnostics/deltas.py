@@ -14,6 +14,7 @@ import keras
 import tensorflow as tf
 
 from tfweightmirror._internals.arguments import require_model
+from tfweightmirror._internals.docs import see
 from tfweightmirror._internals.look_hooks import (
     inlining_functions,
     keeping_what_calls_leave,
@@ -123,7 +124,7 @@ class Probe:
         if not model.compiled:
             raise ValueError(
                 f"Delta and gradient angles need a loss, but '{model.name}' is not compiled: call "
-                "model.compile(...) first."
+                "model.compile(...) first." + see("a-model-that-is-not-compiled")
             )
         _tell_of_own_train_step(model)
         self.model = model
@@ -246,7 +247,7 @@ def _unseen(name: str) -> str:
         f"The error of layer '{name}' cannot be seen: it is called inside a loop or "
         "branch, under keras.remat or in a function that was traced before "
         "(get_concrete_function), or the loss does not depend on it. Measure a model without "
-        "these, such as one with RNN(unroll=True)."
+        "these, such as one with RNN(unroll=True)." + see("an-error-that-cannot-be-seen")
     )
 
 

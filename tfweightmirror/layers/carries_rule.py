@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import keras
 
 from tfweightmirror import rules
+from tfweightmirror._internals.docs import see
 
 
 class CarriesRule(keras.layers.Layer):
@@ -88,7 +89,7 @@ def no_direct_error(layer: keras.layers.Layer, path: str) -> str:
         "matrices are read at every step in time, or their products meet in attention scores, so "
         "that there is no one input to send the output error to. Leave it to backprop with a "
         "pattern: "
-        f"{{'{path}': 'backprop', '*': ...}}."
+        f"{{'{path}': 'backprop', '*': ...}}." + see("direct-feedback-alignment", "science")
     )
 
 
@@ -109,7 +110,7 @@ def refuse_many_calls(layer: keras.layers.Layer, rule: rules.FeedbackRule) -> No
         raise ValueError(
             f"Layer '{layer.name}' ({type(layer).__name__}) passes errors at every step, before "
             f"the sum of all steps could update B first, as the rule '{rule.name}' wants (ahead). "
-            "Use ahead=0 for it."
+            "Use ahead=0 for it." + see("updated-random-feedback", "science")
         )
 
 
@@ -120,6 +121,7 @@ def refuse_second_call(layer: keras.layers.Layer, called: set[int] | None) -> No
             f"Layer '{layer.name}' ({type(layer).__name__}) is called twice in a step, and each "
             f"call knows its own part of B's update alone, which the rule '{layer.rule.name}' "
             "wants before the error passes (ahead). Use ahead=0 for it."
+            + see("updated-random-feedback", "science")
         )
     if called is not None:
         called.add(id(layer))
@@ -134,14 +136,14 @@ def refuse_bound_feedback(
             f"Layer '{layer.name}' ({type(layer).__name__}) has the constraint "
             f"{type(constraint).__name__}, which binds B after every update, and the rule "
             f"'{rule.name}' lets the error pass before that (ahead). Use ahead=0, or leave the "
-            "constraint out."
+            "constraint out." + see("updated-random-feedback", "science")
         )
     if hasattr(constraint, "of_feedback") and rule.factors((1, 1, 1)) is not None:
         raise ValueError(
             f"Layer '{layer.name}' ({type(layer).__name__}) has the constraint "
             f"{type(constraint).__name__}, which binds every entry of B, and under the rule "
             f"'{rule.name}' B is a product of two matrices. Use another rule, or leave "
-            "the constraint out."
+            "the constraint out." + see("product-feedback-alignment", "science")
         )
 
 
@@ -149,5 +151,5 @@ def _refusal(layer: keras.layers.Layer, feature: str) -> str:
     return (
         f"Layer '{layer.name}' ({type(layer).__name__}) uses {feature}, where no single kernel is "
         "trained by dW: feedback rules cannot work on it. Merge or remove it first, or leave this "
-        "layer to backprop with a dict of patterns."
+        "layer to backprop with a dict of patterns." + see("lora-and-quantization")
     )

@@ -15,6 +15,7 @@ import keras
 import tensorflow as tf
 
 from tfweightmirror._internals import keras_hooks
+from tfweightmirror._internals.docs import see
 from tfweightmirror._internals.probe import errors_travel_on_w
 from tfweightmirror._internals.tensorflow_hooks import custom_gradient, tape_records
 from tfweightmirror.asymmetric_gradient import LinearMap, asymmetric
@@ -24,7 +25,7 @@ _AGAIN = (
     "Under direct_feedback_alignment a second derivative was asked for (of a gradient penalty, "
     "say), or a gradient was taken while another tape records. Its errors are no gradients of the "
     "loss, and have no derivatives. Take the gradient outside of other tapes, or train this model "
-    "with 'feedback_alignment' or 'backprop'."
+    "with 'feedback_alignment' or 'backprop'." + see("a-second-derivative")
 )
 
 
@@ -47,6 +48,7 @@ class _Called(DirectFeedbackAlignment):
                 "whole converted model, without keras.remat and without loops or functions of its "
                 "own around layers; a part of it, or another model around that part, wants "
                 "strip_feedback, or a conversion of its own."
+                + see("no-output-layer-sends-an-error")
             )
 
 
@@ -100,7 +102,7 @@ def carry(
             f"Layer '{layer.name}' ({type(layer).__name__}) has a B for {feedback.shape[0]} input "
             f"cells and received inputs of shape {tuple(inputs.shape)}. Under direct_feedback_"
             "alignment a layer takes inputs of one size: call it on that, or leave it to backprop "
-            "with a pattern."
+            "with a pattern." + see("direct-feedback-alignment", "science")
         )
     called = _Called(layer=layer.name)
     outputs = asymmetric(op, called, jit_compile=jit_compile)(inputs, kernel)
@@ -128,6 +130,7 @@ def _send(layer: Any, outputs: tf.Tensor, forward_pass: _Pass) -> tf.Tensor:
             f"Output layer '{layer.name}' ({type(layer).__name__}) gives outputs of shape "
             f"{tuple(outputs.shape)}. Expected (batch, {layer.rule.error_cells}): one error of "
             "that size for each example. Put pooling or Flatten before it."
+            + see("direct-feedback-alignment", "science")
         )
     here = forward_pass.waiting[-1].place
     reached = [each for each in forward_pass.waiting if each.place == here]
@@ -140,6 +143,7 @@ def _send(layer: Any, outputs: tf.Tensor, forward_pass: _Pass) -> tf.Tensor:
                     f"'{each.called.layer}', which was called before it and does not lead to it. "
                     "Call one network after the other, each as a model of its own: a model over "
                     "the tensors of several calls their layers in turns."
+                    + see("direct-feedback-alignment", "science")
                 )
     those = sorted(each.layer for each in reached)
     if forward_pass.reached.setdefault(id(layer), those) != those:
@@ -197,6 +201,7 @@ def crossed(path: str) -> str:
         "alignment than before its first call: it cannot be told which of them hear of which error."
         " Call the layers below it and it for one input after the other, as one model, or once on "
         "all inputs together, one batch behind the other."
+        + see("direct-feedback-alignment", "science")
     )
 
 
@@ -214,6 +219,7 @@ def kernel_options(
             f"{name} does not know whose error it is to hear of under direct_feedback_alignment. "
             "Convert the whole model once it is built, or, in layers made by hand, give "
             "rule=DirectFeedbackAlignment(error_cells=...), and is_output=True to the last."
+            + see("direct-feedback-alignment", "science")
         )
     if hasattr(getattr(layer, site.constraint, None), "mask_feedback"):
         raise ValueError(masked(layer, layer.name))
@@ -224,7 +230,7 @@ def kernel_options(
         raise ValueError(
             f"{name} is built for inputs of shape {tuple(input_shape)}. Under direct_feedback_"
             "alignment B has a row for each input cell: give keras.Input the whole shape, or leave "
-            "the layer to backprop with a pattern."
+            "the layer to backprop with a pattern." + see("direct-feedback-alignment", "science")
         )
     shape = (math.prod(cells), rule.error_cells)
     return {"shape": shape, "initializer": layer.initial_feedback(site)}
@@ -235,7 +241,7 @@ def masked(layer: Any, path: str) -> str:
     return (
         f"Layer '{path}' ({type(layer).__name__}) is to have a constraint that masks B as it masks "
         "W (Sparse), but under direct_feedback_alignment B has another shape. Leave it out there, "
-        "or use 'feedback_alignment'."
+        "or use 'feedback_alignment'." + see("direct-feedback-alignment", "science")
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeAlias
 import keras
 
 from tfweightmirror._internals import keras_hooks
+from tfweightmirror._internals.docs import see
 from tfweightmirror.layers.carries_rule import CarriesRule
 from tfweightmirror.layers.cells import FeedbackCell, FeedbackSimpleRNNCell
 from tfweightmirror.layers.feedback_layer import register
@@ -68,7 +69,7 @@ class FeedbackRNN(CarriesRule):
             raise ValueError(
                 f"Layer '{self.name}' ({type(self).__name__}) received use_cudnn=True, but cuDNN "
                 "sends errors back on W itself. Leave it at 'auto', which is False in a feedback "
-                "layer, or take the plain Keras layer."
+                "layer, or take the plain Keras layer." + see("cudnn")
             )
         self.__dict__["use_cudnn"] = value  # what a plain layer has again
 

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from tfweightmirror._internals import look_hooks
+from tfweightmirror._internals.docs import see
 from tfweightmirror.layers.activations import SaturatedLinear
 from tfweightmirror.mirror.mode import Activation, MirrorMode
 from tfweightmirror.pathway import Pathway
@@ -67,6 +68,7 @@ def activations_of(pathways: Iterable[Pathway], mode: MirrorMode) -> dict[str, A
                 f"through_activation needs an elementwise activation, but that of pathway "
                 f"'{pathway.name}' ({_name(activation)}) mixes cells. Name another one: "
                 f"activations={{'{pathway.name}': 'linear'}}."
+                + see("an-activation-that-mixes-cells")
             )
         found[pathway.name] = activation
     if missing:
@@ -74,7 +76,7 @@ def activations_of(pathways: Iterable[Pathway], mode: MirrorMode) -> dict[str, A
             f"through_activation found no activation behind {', '.join(map(repr, missing))} (one "
             "elementwise activation, the same on every way through the graph). "
             f"Name one for each, by pattern: activations={{{missing[0]!r}: 'linear'}} listens to "
-            "the linear response."
+            "the linear response." + see("no-activation-to-listen-behind")
         )
     return found
 

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfweightmirror._internals import draws
 from tfweightmirror._internals.arguments import is_finite, is_whole
+from tfweightmirror._internals.docs import see
 from tfweightmirror.mirror import noise as noises
 from tfweightmirror.mirror.hebbian import hebbian_product, learn, sent_back
 from tfweightmirror.pathway import Pathway
@@ -100,14 +101,14 @@ class MirrorMode:
             raise ValueError(
                 f"centre=True takes the constant direction out of a balanced sweep, and with it "
                 f"exactness. Use sign_pairs=True with {self.noise.name} noise, or independent "
-                "noise."
+                "noise." + see("centred-balanced-noise")
             )
         if not (is_finite(self.null) and self.null >= 0):
             raise ValueError(f"null must be a finite number >= 0. Received: {self.null!r}.")
         if self.null and (self.noise.balanced or self.norm != "decay"):
             raise ValueError(
                 f"null={self.null!r} needs independent noise and norm='decay'. Received: "
-                f"{self.noise.name} noise and norm={self.norm!r}."
+                f"{self.noise.name} noise and norm={self.norm!r}." + see("local-losses", "science")
             )
         if not (is_finite(self.response_noise_std) and self.response_noise_std >= 0):
             raise ValueError(
@@ -126,6 +127,7 @@ class MirrorMode:
                 f"simultaneous=True has cells fire while they listen, under which only independent "
                 f"noise, such as 'gaussian', averages to W. Received: {self.noise.name!r}. "
                 "Balanced noise needs layers that fire in turns."
+                + see("layers-that-fire-at-once-need-independent-noise")
             )
         if self.eta is not None and not (is_finite(self.eta) and self.eta > 0):
             raise ValueError(f"eta must be a positive number or None. Received: {self.eta!r}.")

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from tfweightmirror._internals.arguments import is_whole, require_model
+from tfweightmirror._internals.docs import see
 from tfweightmirror._internals.walk import pathways
 from tfweightmirror.diagnostics import weight_angle_deg
 from tfweightmirror.mirror.activation import activations_of
@@ -105,6 +106,7 @@ def mirror_pathways(model: keras.layers.Layer) -> list[Pathway]:
             f"Mirror mode teaches pathways with the rule 'weight_mirror', but '{model.name}' has "
             f"{'none: its rules are ' + ', '.join(rules) if rules else 'no feedback layer'}. "
             "Use convert_model(model, 'weight_mirror') on a built model first."
+            + see("no-weight_mirror-layer")
         )
     return mirrored
 

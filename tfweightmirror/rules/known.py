@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfweightmirror._internals.docs import see
 from tfweightmirror.rules.direct import DirectFeedbackAlignment
 from tfweightmirror.rules.feedback_rule import FeedbackRule
 from tfweightmirror.rules.local_losses import (
@@ -175,6 +176,7 @@ class UpdatedRandomFeedback(FeedbackRule):
             raise ValueError(
                 f"updated_random_feedback received ahead={self.ahead} and trains on several "
                 "replicas, of which each knows its own part of B's update alone. Expected ahead=0."
+                + see("updated-random-feedback", "science")
             )
         return carrier - tf.cast(self.ahead, carrier.dtype) * tf.cast(
             self.feedback_gradient(kernel_gradient), carrier.dtype

@@ -9,7 +9,7 @@ from train.config.data import DataConfig
 from train.config.feedback import FeedbackConfig, MirrorConfig, MonitorConfig
 from train.config.optimizer import OptimizerConfig
 from train.config.part import Count, InitFrom, Part, Port, Positive, Seed
-from train.errors import UserError
+from train.errors import UserError, see
 
 # A run goes on although these have changed: they do not touch its numbers.
 MAY_DIFFER = (
@@ -63,7 +63,7 @@ class TrainingConfig:
         if (self.epochs is None) == (self.steps is None):
             raise UserError(
                 f"training.epochs is {self.epochs} and training.steps {self.steps}. Expected one "
-                f"of them, and null for the other."
+                f"of them, and null for the other." + see("epochs-and-steps")
             )
         if self.jit_compile and self.deterministic:
             raise UserError(

@@ -16,7 +16,7 @@ from train.data import EMBEDDED, coco, files, own_function, tfds_sets
 from train.data.normalization import Normalization, measured
 from train.data.source import Source, Target
 from train.data.splits import Split, faults_named, read_into_memory
-from train.errors import UserError
+from train.errors import UserError, see
 
 MAX_BYTES_IN_MEMORY = 4 * 2**30
 
@@ -98,7 +98,7 @@ def _opener(config: DataConfig) -> Callable[[DataConfig], Source]:
         raise UserError(
             f"data.name={config.name} {there}. Expected a .npz file, a folder of images by class, "
             f"in COCO's layout, of .npy files or of a prepared TensorFlow Datasets set, a name "
-            f"such as mnist, or the import path of a function."
+            f"such as mnist, or the import path of a function." + see("data", "launcher/data")
         )
     return tfds_sets.tfds_set
 
@@ -153,5 +153,6 @@ def _moves_into_memory(source: Source, train: Split, test: Split, config: DataCo
             f"data.name={config.name} takes {size_bytes / 2**30:.1f} GiB in memory. Expected at "
             f"most {MAX_BYTES_IN_MEMORY / 2**30:.0f}: set data.storage=disk, or name a part "
             f"of it, such as '{config.train_split}[:10%]'."
+            + see("a-data-set-that-is-too-large-for-memory")
         )
     return size_bytes <= MAX_BYTES_IN_MEMORY

@@ -17,7 +17,7 @@ from train.data import Sets
 from train.data.files import source_of_pairs
 from train.data.source import Pieces, Source, spec_of, splits_of, target_of
 from train.data.splits import Split, by_python, streamed
-from train.errors import UserError
+from train.errors import UserError, see
 from train.parts.named import checked_options, imported
 
 
@@ -26,7 +26,10 @@ def function(config: DataConfig) -> Source:
     who = f"data.name={config.name}"
     target = imported("data.name", config.name)
     if not callable(target):
-        raise UserError(f"{who} is {target!r}. Expected a function that returns (train, test).")
+        raise UserError(
+            f"{who} is {target!r}. Expected a function that returns (train, test)."
+            + see("parts-of-your-own", "own_parts")
+        )
     options = checked_options("data.options", target, config.options)
     with _failures_named(who):
         sets = target(**options)
@@ -35,6 +38,7 @@ def function(config: DataConfig) -> Source:
     if not isinstance(sets, Sets):
         raise UserError(
             f"{who} returned {type(sets).__name__}. Expected (train, test), or train.data.Sets."
+            + see("parts-of-your-own", "own_parts")
         )
     both = {"train": sets.train, "test": sets.test}
     if all(isinstance(one, tuple) and len(one) == 2 for one in both.values()):
@@ -48,6 +52,7 @@ def function(config: DataConfig) -> Source:
         f"{who} returned a training set of type {type(sets.train).__name__} and a test set of type "
         f"{type(sets.test).__name__}. Expected of both a pair of arrays (inputs, targets), a "
         f"tf.data.Dataset, or an object with __len__ and __getitem__."
+        + see("parts-of-your-own", "own_parts")
     )
 
 

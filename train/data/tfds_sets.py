@@ -23,7 +23,7 @@ from train.config import DataConfig
 from train.data import EMBEDDED
 from train.data.source import Pieces, Source, target_of
 from train.data.splits import Plan, Split, by_python, streamed
-from train.errors import UserError, did_you_mean
+from train.errors import UserError, did_you_mean, see
 
 RANDOM_ACCESS = {tfds.core.FileFormat.ARRAY_RECORD, tfds.core.FileFormat.PARQUET}
 FILES_READ_TOGETHER = 16
@@ -155,7 +155,7 @@ def _builder(config: DataConfig) -> Any:
         raise UserError(
             f"data.name={config.name} is not known. Expected digits (embedded), a TensorFlow "
             f"Datasets name such as mnist, fashion_mnist, cifar10 or cifar100, or the path of a "
-            f"builder folder.{did_you_mean(config.name, known)}"
+            f"builder folder.{did_you_mean(config.name, known)}" + see("data", "launcher/data")
         ) from error
     except (AssertionError, ValueError) as error:  # an unknown version or configuration of a set
         reason = str(error).strip().splitlines()[-1]
@@ -191,7 +191,7 @@ def _prepare(builder: Any, config: DataConfig, *, stays_on_disk: bool) -> None:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise UserError(
             f"data.name={config.name} could not be fetched ({reason}), and there is no copy in "
-            f"{builder.data_dir}. {COPY}{archives}"
+            f"{builder.data_dir}. {COPY}{archives}" + see("no-network")
         ) from error
 
 

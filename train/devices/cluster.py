@@ -20,7 +20,7 @@ import tensorflow as tf
 import tfweightmirror as tfwm
 import train
 from train.config import FitConfig
-from train.errors import UserError
+from train.errors import UserError, see
 from train.parsing.phases import leaves
 
 WORKER_LOST = 3
@@ -75,7 +75,7 @@ def meet(
         raise UserError(
             f"The cluster did not come together within {timeout_s:g} s (cluster.timeout_s): "
             f"{', '.join(workers[other] for other in silent)} did not answer. Expected the "
-            f"same command on every worker."
+            f"same command on every worker." + see("workers-that-do-not-meet")
         )
     if differing:
         raise UserError(

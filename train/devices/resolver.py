@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from train.config import ClusterConfig
-from train.errors import UserError
+from train.errors import UserError, see
 
 Described = tuple[dict[str, list[str]], str, int]
 """Addresses of every type of task, and the type and index of this process' task."""
@@ -32,7 +32,7 @@ def resolve_cluster(config: ClusterConfig, *, gpus: int = 0) -> tuple[Any, tuple
             "strategy=multi_worker found no description of the cluster. Expected TF_CONFIG, a "
             "Slurm job step (srun), cluster.kubernetes_selector, or cluster.workers=[host:port,"
             "...] and cluster.index. `python -m train.local_cluster` starts several workers on "
-            "this machine."
+            "this machine." + see("no-cluster")
         )
     _, describe = sources[there[0] if config.source == "auto" else config.source]
     cluster, kind, index = describe(config)

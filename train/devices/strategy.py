@@ -13,7 +13,7 @@ import tensorflow as tf
 from train.config import FitConfig
 from train.devices.cluster import ends_after, lost_workers_end_the_run, meet, notes_of
 from train.devices.resolver import resolve_cluster
-from train.errors import UserError
+from train.errors import UserError, see
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ def place(config: FitConfig) -> Placement:
             raise UserError(
                 f"training.{key} is {batch_size}, which does not divide among {replicas} "
                 f"replicas: uneven parts would change the gradient. Expected a multiple, such as "
-                f"{-(-batch_size // replicas) * replicas}."
+                f"{-(-batch_size // replicas) * replicas}." + see("a-batch-that-does-not-divide")
             )
     if config.training.jit_compile and replicas > 1 and not _gpus():
         raise UserError(
@@ -108,7 +108,7 @@ def _mirrored(config: FitConfig) -> Any:
     if config.replicas is None:
         raise UserError(
             "strategy=mirrored found no GPU. Expected GPUs, or replicas=2 to split the processor "
-            "into two devices, which is for trying out."
+            "into two devices, which is for trying out." + see("no-gpu")
         )
     processor = tf.config.list_physical_devices("CPU")[0]
     parts = [tf.config.LogicalDeviceConfiguration()] * config.replicas

@@ -9,7 +9,7 @@ from typing import Any
 
 from train.config import FitConfig
 from train.config.part import import_paths
-from train.errors import UserError, did_you_mean, with_source
+from train.errors import UserError, did_you_mean, see, with_source
 from train.parsing.commands import COMMANDS, FLAGS, NEEDED, SWITCHES, print_help
 from train.parsing.config_file import (
     DEFAULT,
@@ -162,7 +162,9 @@ def _sorted_out(name: str, words: list[str]) -> tuple[dict[str, Any], list[str],
         keys.append(f"--{flag}{equals}{text}")
         near, table = did_you_mean(flag, known), flag.partition(".")[0]
         if not kind.has_config or (near and table != "config" and not hasattr(DEFAULT, table)):
-            raise UserError(f"command line: {flag} is not a known key.{near}")
+            raise UserError(
+                f"command line: {flag} is not a known key.{near}" + see("an-unknown-key")
+            )
     _, expected, least, most = kind.operands
     if operands[most:]:
         raise UserError(

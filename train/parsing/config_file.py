@@ -15,7 +15,7 @@ import jsonargparse
 from train.config import FitConfig
 from train.config.old import modern
 from train.config.part import Part
-from train.errors import UserError, did_you_mean
+from train.errors import UserError, did_you_mean, see
 from train.parsing.yaml_file import load_yaml, read_yaml
 
 Flat = dict[str, Any]
@@ -126,14 +126,13 @@ def built(flat: Mapping[str, Any], default: Any = DEFAULT, prefix: str = "") -> 
 
 def _unknown_key(name: str, known: Mapping[str, Any], prefix: str = "") -> str:
     """The sentence about a key that does not exist among those `known` below `prefix`."""
-    here = [f"{prefix}{key}" for key in known]
-    if near := did_you_mean(name, here):
-        return f"{name} is not a known key.{near}"
+    here, last = [f"{prefix}{key}" for key in known], f".{name.rpartition('.')[2]}"
     # The right key in the wrong table, such as epochs instead of training.epochs.
-    for full in dotted_names():
-        if full.startswith(prefix) and full.endswith(f".{name.rpartition('.')[2]}"):
-            return f"{name} is not a known key. Did you mean {full!r}?"
-    return f"{name} is not a known key. Expected one of {', '.join(here)}."
+    elsewhere = (k for k in dotted_names() if k.startswith(prefix) and k.endswith(last))
+    hint = did_you_mean(name, here) or next(
+        (f" Did you mean {key!r}?" for key in elsewhere), f" Expected one of {', '.join(here)}."
+    )
+    return f"{name} is not a known key.{hint}" + see("an-unknown-key")
 
 
 _NAMES = {

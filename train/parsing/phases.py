@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from train.config import MAY_DIFFER, FitConfig, Part
-from train.errors import UserError, did_you_mean
+from train.errors import UserError, did_you_mean, see
 from train.parsing.config_file import Flat, built, flatten, merged
 from train.parsing.yaml_file import plain
 
@@ -100,5 +100,5 @@ def _check_keys(table: Mapping[str, Any], source: str) -> None:
         if name not in known:
             raise UserError(
                 f"{source}: {name} is not a key of a phase.{did_you_mean(name, known)} Expected "
-                f"some of {', '.join(known)}."
+                f"some of {', '.join(known)}." + see("phases", "launcher/phases")
             )

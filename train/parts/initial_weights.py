@@ -13,7 +13,7 @@ import keras
 
 import tfweightmirror as tfwm
 from tfweightmirror.training.constraining import kernels_by_path
-from train.errors import UserError, did_you_mean
+from train.errors import UserError, did_you_mean, see
 
 
 def load_model(path: Path, key: str) -> Any:
@@ -66,7 +66,7 @@ def take_weights(model: Any, path: Path, layers: Sequence[str] = ()) -> None:
         raise UserError(
             f"init_from={path} has other weights than this model: {name} is "
             f"{there.get(name, 'missing')} there and {here.get(name, 'missing')} here. Expected "
-            f"{expected}."
+            f"{expected}." + see("weights-of-another-model")
         )
     for name, weight in ours.items():
         in_both = name in theirs and theirs[name].shape == weight.shape

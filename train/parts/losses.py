@@ -11,7 +11,7 @@ import keras
 from tfweightmirror.training import MultiClassHinge
 from train.config import Part
 from train.detection.losses import PartOfLoss, RetinaNetLoss
-from train.errors import UserError
+from train.errors import UserError, see
 from train.parts.named import checked_options, classes_of, find, instance, options_of
 
 
@@ -119,22 +119,25 @@ def _built(key: str, part: Part, known: dict[str, Any], base: Any, kind: str | N
         raise UserError(
             f"{key} is {part.name}, which compares values, but data.target is classes. Expected "
             f"one of classes, such as {example}, or data.target=values."
+            + see("a-loss-that-does-not-fit-the-targets")
         )
     ours = of_classes or module.startswith("keras.")
     if of_boxes and kind not in (None, "boxes"):
         raise UserError(
             f"{key} is {part.name}, which is of boxes, but data.target is {kind}. Expected data "
             f"whose targets are boxes, such as a folder in COCO's layout, or another {key}."
+            + see("a-loss-that-does-not-fit-the-targets")
         )
     if kind == "boxes" and ours and not of_boxes:
         raise UserError(
             f"{key} is {part.name}, but the targets of data.name are boxes. Expected "
             f"{'retinanet' if key == 'loss' else 'none: the parts of the loss are logged'}."
+            + see("a-loss-that-does-not-fit-the-targets")
         )
     if kind not in (None, "classes") and of_classes:
         example = "mean_squared_error" if key == "loss" else "mean_absolute_error"
         raise UserError(
             f"{key} is {part.name}, which is of classes, but data.target is {kind}. Expected "
-            f"one of values, such as {example}."
+            f"one of values, such as {example}." + see("a-loss-that-does-not-fit-the-targets")
         )
     return built

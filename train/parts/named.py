@@ -14,7 +14,7 @@ from typing import Any
 
 from train.config import FitConfig, Part
 from train.config.part import import_paths
-from train.errors import UserError, did_you_mean
+from train.errors import UserError, did_you_mean, see
 from train.parsing.config_file import checked
 
 
@@ -31,6 +31,7 @@ def find(key: str, name: str | None, known: Mapping[str, Any], *, also: str = ""
         raise UserError(
             f"{key} is {name or None!r}, which is not known. Expected one of {', '.join(known)}"
             f"{also}, or an import path package.module:attribute.{did_you_mean(name, known)}"
+            + see("a-name-that-is-not-known")
         )
     return found
 
@@ -46,6 +47,7 @@ def imported(key: str, path: str) -> Any:
         raise UserError(
             f"{key} is {path!r}, but there is no module {error.name!r}. Expected one that Python "
             f"finds, in the folder of the configuration file or in one of import_from."
+            + see("a-module-of-your-own-is-not-found")
         ) from error
     except Exception as error:  # whatever a module of the user's does
         raise UserError(
@@ -103,7 +105,7 @@ def checked_options(
             offered = f"Expected one of {', '.join(accepted)}." if accepted else "It has none."
             raise UserError(
                 f"{key}.{option} is not an option of {name}. {offered}"
-                f"{did_you_mean(option, accepted)}"
+                f"{did_you_mean(option, accepted)}" + see("an-option-that-a-part-does-not-have")
             )
     values = {o: checked(v, hints.get(o, Any), name=f"{key}.{o}") for o, v in options.items()}
     for option, parameter in accepted.items():

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfweightmirror.training import BatchManhattan
 from train.config import OptimizerConfig
-from train.errors import UserError
+from train.errors import UserError, see
 from train.parts.named import checked_options, classes_of, find, options_of, refusals
 from train.parts.schedules import build_schedule
 
@@ -51,7 +51,7 @@ def build_optimizer(
     if not (inspect.isclass(optimizer_class) and issubclass(optimizer_class, _OPTIMIZER)):
         raise UserError(
             f"optimizer.name={config.name} is {optimizer_class!r}. Expected a subclass of "
-            f"keras.optimizers.Optimizer."
+            f"keras.optimizers.Optimizer." + see("parts-of-your-own", "own_parts")
         )
     ours = ("learning_rate", "weight_decay", "coupled_weight_decay", "name")
     options = checked_options("optimizer.options", optimizer_class, config.options, set_by_us=ours)

@@ -12,7 +12,7 @@ from pathlib import Path
 import markdown
 import pandas as pd
 
-from train.errors import UserError
+from train.errors import UserError, see
 from train.report import figures, tables
 from train.report.configs import noise_of
 from train.report.first_weights import TEXT, draw_first_weights
@@ -73,7 +73,7 @@ def report(paths: Sequence[str], out: str) -> None:
         path, reason = next(iter(left_out.items()))
         raise UserError(
             f"No run is left to report on: {path}: {reason}. Expected at least one finished run; "
-            f"the command that trained it goes on from where it was."
+            f"the command that trained it goes on from where it was." + see("a-report-without-runs")
         )
     try:
         published = write(groups, left_out, folder)

@@ -25,7 +25,7 @@ import tensorflow as tf
 
 from train.devices.cluster import is_lost_worker
 from train.disk import reason_of, rename_on_disk
-from train.errors import UserError
+from train.errors import UserError, see
 from train.run.loop import Position
 
 DIGITS = 8
@@ -85,7 +85,7 @@ class Checkpoints:
             raise UserError(
                 f"The checkpoint of step {position.step} cannot be written to {self.folder}: "
                 f"{reason_of(error)}. {kept} Make room or give rights, and start the same command "
-                f"again."
+                f"again." + see("memory-and-disk")
             ) from error
         self._known[final] = found
         self._make_way_for(found)

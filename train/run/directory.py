@@ -19,7 +19,7 @@ import yaml
 from train.config import FitConfig
 from train.config.part import short_rule
 from train.disk import GO_ON, disk_errors, to_json, write_whole
-from train.errors import UserError
+from train.errors import UserError, see
 from train.parsing.config_file import config_from, config_of
 from train.parsing.phases import differences as configs_differ
 from train.parsing.phases import leaves
@@ -71,8 +71,12 @@ class RunDirectory:
                     return directory
                 directory.release()
             if named is not None:
-                in_use = "is in use by another process. Wait for its end, or give another name"
-                raise UserError(refusal or f"run_directory={named} {in_use}.")
+                raise UserError(
+                    refusal
+                    or f"run_directory={named} is in use by another process. Wait for its end, or "
+                    "give another name."
+                    + see("a-run-directory-in-use")
+                )
         raise AssertionError  # there is always a next free one
 
     @classmethod

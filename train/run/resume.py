@@ -14,7 +14,7 @@ import tfweightmirror as tfwm
 from train.config import FitConfig
 from train.devices.cluster import agree, anybody
 from train.devices.strategy import Placement
-from train.errors import DivergedError, TerminatedError, UserError
+from train.errors import DivergedError, TerminatedError, UserError, see
 from train.parts.schedules import learning_rate_now, rate_variables, reduce_learning_rate
 from train.run.checkpoint import Checkpoints, Found, OtherModelError, restore, state_of
 from train.run.directory import RunDirectory
@@ -168,11 +168,16 @@ class Training(Guest):
             found = next(iter(further or whole[-1:]), None)
             self._went_back_to = found.position.step if found else math.inf
             return found
-        advice = "Lower optimizer.learning_rate, or set on_nan=rollback."
-        if self.config.on_nan == "rollback":
-            advice = f"The learning rate was halved {MOST_LEARNING_RATE_CUTS} times: lower it."
         kept = f"The last checkpoint is {whole[0].folder}. " if whole else ""
-        raise DivergedError(f"{sentence} {kept}{advice}") from error
+        if self.config.on_nan == "rollback":
+            raise DivergedError(
+                f"{sentence} {kept}The learning rate was halved {MOST_LEARNING_RATE_CUTS} times: "
+                "lower it." + see("the-loss-is-not-finite")
+            ) from error
+        raise DivergedError(
+            f"{sentence} {kept}Lower optimizer.learning_rate, or set on_nan=rollback."
+            + see("the-loss-is-not-finite")
+        ) from error
 
     def _explain(self, error: NotFiniteError) -> str:
         """Where the numbers went: step, learning rate, layers."""

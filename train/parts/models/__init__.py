@@ -13,7 +13,7 @@ from typing import Any
 import keras
 
 from train.config import Part
-from train.errors import UserError
+from train.errors import UserError, see
 from train.parsing.yaml_file import plain
 from train.parts.models.alexnet import alexnet
 from train.parts.models.amit import deepernet, deepernet_s, simpnet
@@ -57,7 +57,7 @@ def check(part: Part) -> tuple[Callable[..., Any], dict[str, Any]]:
     if not callable(function):
         raise UserError(
             f"model={part.name} is {function!r}. Expected a callable (input_shape, output_shape, "
-            f"**options) that gives a Keras model."
+            f"**options) that gives a Keras model." + see("parts-of-your-own", "own_parts")
         )
     given = _given(function)
     return function, checked_options("model.options", function, part.options, set_by_us=given)
@@ -88,7 +88,10 @@ def build(part: Part, input_shape: tuple[int, ...], output_shape: tuple[int, ...
     with refusals(f"model={part.name} refuses its options"):
         model = function(tuple(input_shape), tuple(output_shape), **options)
     if not isinstance(model, keras.Model):
-        raise UserError(f"model={part.name} gave {model!r}. Expected a Keras model.")
+        raise UserError(
+            f"model={part.name} gave {model!r}. Expected a Keras model."
+            + see("parts-of-your-own", "own_parts")
+        )
     if not model.built:
         model.build((None, *input_shape))
     given = model.compute_output_shape((None, *input_shape))
@@ -96,6 +99,7 @@ def build(part: Part, input_shape: tuple[int, ...], output_shape: tuple[int, ...
         raise UserError(
             f"model={part.name} gives outputs of shape {tuple(given[1:])}. Expected "
             f"{tuple(output_shape)}, its second argument, for this data."
+            + see("parts-of-your-own", "own_parts")
         )
     return model
 

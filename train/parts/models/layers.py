@@ -14,7 +14,7 @@ from tfweightmirror.layers import (
     SaturatedLinear,
     rectified_tanh,
 )
-from train.errors import UserError
+from train.errors import UserError, see
 
 # Names beside Keras' to layers. Amit 2018 has slope 1 in the paper, and 1/2 in the released code;
 # MixedReLU is Khandwala and Bedi's; rectified tanh is named by Akrout et al. 2019.
@@ -36,6 +36,7 @@ def check_activation(key: str, name: str) -> None:
         raise UserError(
             f"{key}={name} is not known. Expected the name of a Keras activation, such as relu, "
             f"tanh or sigmoid, or one of {', '.join(OUR_ACTIVATIONS)}."
+            + see("a-name-that-is-not-known")
         ) from error
 
 
@@ -80,6 +81,7 @@ def initializer_of(name: str) -> keras.initializers.Initializer:
         raise UserError(
             f"model.options.initializer={name} is not known. Expected the name of a Keras "
             f"initializer, such as glorot_uniform, or one of {', '.join(PAPERS_INITIALIZERS)}."
+            + see("a-name-that-is-not-known")
         ) from error
 
 
