@@ -16,7 +16,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-cuda quickstart test slow slow-share keras-suite tpu-check tpu-cost browser-check \
-    docs lint types bench bench-check clean
+    docs tutorials lint types bench bench-check clean
 
 help:
 	@echo 'make setup       .venv with everything the project needs (the other targets do it too)'
@@ -30,6 +30,7 @@ help:
 	@echo 'make tpu-cost    what every rule costs on a TPU by its compiler (hours; goes on where it was stopped)'
 	@echo 'make browser-check  TensorBoard and the documentation in a real browser (needs chromium and chromedriver)'
 	@echo 'make docs        the documentation as a site, site/index.html, which needs no network'
+	@echo 'make tutorials   runs the tutorials and writes their pages anew (NAME=digits: that one)'
 	@echo 'make lint types  ruff; mypy --strict'
 	@echo 'make bench       what every rule costs over plain Keras, on one network (NETWORK=mlp)'
 	@echo 'make bench-check  whether the committed costs got worse (some minutes on a quiet machine)'
@@ -84,6 +85,9 @@ browser-check: $(STAMP) $(BROWSER_STAMP) $(DOCS_STAMP)
 # --quiet, under which MkDocs counts no warnings).
 docs: $(STAMP) $(DOCS_STAMP)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+tutorials: $(STAMP) $(DOCS_STAMP)
+	@$(BIN)/python -m tools.tutorials $(NAME)
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .
