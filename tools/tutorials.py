@@ -59,7 +59,10 @@ def render(source: Path) -> Path:
     notebook = jupytext.read(source)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # start-up messages are not of the tutorial
     nbclient.NotebookClient(
-        notebook, timeout=SECONDS_A_CELL, resources={"metadata": {"path": str(ROOT)}}
+        notebook,
+        timeout=SECONDS_A_CELL,
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(ROOT)}},
     ).execute()
     names = {"unique_key": source.stem, "output_files_dir": pictures.name}
     text, resources = nbconvert.MarkdownExporter().from_notebook_node(notebook, names)
