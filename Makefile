@@ -10,13 +10,14 @@ TPU_VENV := .venv-tpu
 TPU_STAMP := $(TPU_VENV)/installed
 BROWSER_STAMP := $(VENV)/browser-installed
 DOCS_STAMP := $(VENV)/docs-installed
+RELEASE_STAMP := $(VENV)/release-installed
 
 # Keeps TensorFlow's start-up messages, not its warnings and errors, out of the way.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-cuda quickstart test slow slow-share keras-suite tpu-check tpu-cost browser-check \
-    docs tutorials lint types bench bench-check clean
+    docs tutorials dist lint types bench bench-check clean
 
 help:
 	@echo 'make setup       .venv with everything the project needs (the other targets do it too)'
@@ -31,6 +32,7 @@ help:
 	@echo 'make browser-check  TensorBoard and the documentation in a real browser (needs chromium and chromedriver)'
 	@echo 'make docs        the documentation as a site, site/index.html, which needs no network'
 	@echo 'make tutorials   runs the tutorials and writes their pages anew (NAME=digits: that one)'
+	@echo "make dist        wheel and sdist, checked, and run in fresh environments (PYTHONS='python3.11 python3.13')"
 	@echo 'make lint types  ruff; mypy --strict'
 	@echo 'make bench       what every rule costs over plain Keras, on one network (NETWORK=mlp)'
 	@echo 'make bench-check  whether the committed costs got worse (some minutes on a quiet machine)'
@@ -89,6 +91,9 @@ docs: $(STAMP) $(DOCS_STAMP)
 tutorials: $(STAMP) $(DOCS_STAMP)
 	@$(BIN)/python -m tools.tutorials $(NAME)
 
+dist: $(STAMP) $(RELEASE_STAMP)
+	@$(BIN)/python -m tools.distribution $(PYTHONS)
+
 lint: $(STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -136,6 +141,10 @@ $(BROWSER_STAMP): pyproject.toml | $(STAMP)
 $(DOCS_STAMP): pyproject.toml | $(STAMP)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[docs]'
 	@touch $(DOCS_STAMP)
+
+$(RELEASE_STAMP): pyproject.toml | $(STAMP)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[release]'
+	@touch $(RELEASE_STAMP)
 
 # Only the packages of the extra: TensorFlow stays out.
 $(TPU_STAMP): pyproject.toml | $(STAMP)

@@ -104,22 +104,6 @@ def test_contracts_are_numbered_from_1_to_15() -> None:
     assert numbers == [str(number) for number in range(1, 16)]
 
 
-def test_sources_have_an_entry_each_and_no_entry_is_idle() -> None:
-    science = (DOCS / "science.md").read_text()
-    keys = re.findall(r"^@\w+\{(\w+),$", science, re.MULTILINE)
-    assert len(keys) == len(set(keys))
-    text = " ".join((prose(DOCS / "science.md") + prose(README)).split())
-    cited = {
-        name.lower() + year
-        for name, year in re.findall(r"(\w+)(?: et al\.| and \w+)?,? ((?:19|20)\d\d)\b", text)
-    }
-    idle = [key for key in keys if key[-1].isdigit() and key not in cited]
-    assert idle == []
-    named = {key.rstrip("0123456789") for key in keys}
-    missing = {re.sub(r"\d+$", "", c) for c in cited if c[:-4] in named and c not in keys}
-    assert missing == set()
-
-
 def test_firings_of_a_sweep_are_those_that_the_code_counts() -> None:
     model = models.resnet18((64, 64, 3), (10,), stem="imagenet")
     tfwm.convert_model(model, "weight_mirror")

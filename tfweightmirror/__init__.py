@@ -56,7 +56,7 @@ scale_gradients_of_local_losses()
 refuse_errors_of_vectorized_calls()
 tell_training_from_defaults()
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Pathway",
