@@ -14,7 +14,7 @@ import keras
 import pytest
 
 import tfweightmirror as tfwm
-from tests.pages import DOCS, PAGES, README, ROOT, blocks, name_of, with_blocks
+from tests.pages import DOCS, PAGES, README, ROOT, TUTORIALS, blocks, name_of, with_blocks
 from tfweightmirror.diagnostics import angle_deg
 
 KINDS = ("python", "sh", "yaml", "text", "output", "bibtex")
@@ -43,7 +43,9 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Names]:
     return run
 
 
-@pytest.mark.parametrize("page", [name_of(page) for page in with_blocks("python")])
+@pytest.mark.parametrize(
+    "page", [name_of(page) for page in with_blocks("python") if page.parent != TUTORIALS]
+)
 def test_python_of_a_page_runs(names: Callable[[str], Names], page: str) -> None:
     assert names(page)
 

@@ -36,7 +36,7 @@ print(f"{len(x)} training images, {len(x_test)} test images of {data.input_shape
 # trainings start from the same network.
 
 # %%
-EPOCHS, BATCH, LEARNING_RATE, WEIGHT_DECAY = 20, 64, 0.05, 0.15
+EPOCHS, BATCH, LEARNING_RATE, WEIGHT_DECAY = 15, 64, 0.05, 0.2
 
 
 def network():
@@ -233,14 +233,13 @@ assert abs(plain[-1] - mirrored[-1]) < 2
 # %% [markdown]
 # **It does not prove that a brain could do it.** The sweep needs cells that fire on a schedule,
 # answers without activation, bias and noise, and synapses that are overwritten once a sweep. Take
-# one of these away and the zero is gone. Here the answers are noisy:
+# one of these away and the zero is gone. Here the answers have noise of standard deviation 0.3:
 
 # %%
-for noise in (0.1, 1.0):
-    found = tfwm.mirror_model(untrained, response_noise_std=noise)
-    print(f"noise {noise}: " + ", ".join(f"{layer} {found[layer]:.1f}" for layer in exact))
+found = tfwm.mirror_model(untrained, response_noise_std=0.3)
+print(", ".join(f"{layer} {found[layer]:.1f}" for layer in exact))
 
-assert min(found.values()) > 20
+assert min(found.values()) > 8
 
 # %% [markdown]
 # What it does prove: the answers of this network to this basis were linear and exact, and no update
