@@ -1,9 +1,10 @@
 """Runs the tutorials and writes them as pages with their outputs: `python -m tools.tutorials`.
 
 Each `docs/tutorials/<name>.py` is run from its first cell to its last in a new kernel, and becomes
-`<name>.md` beside it, with its pictures in `<name>_files/`. Markdown pages, and not MkDocs' plugin
-for notebooks, because MkDocs then checks and rewrites their links as on every other page, and they
-load no script from elsewhere.
+`<name>.md` beside it, with its pictures in `<name>_files/`. These are committed, so that whoever
+reads the repository or builds the site needs no TensorFlow. Markdown, and not MkDocs' plugin for
+notebooks, because MkDocs then checks and rewrites links as on every other page, and a page loads no
+script from elsewhere.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def render(source: Path) -> Path:
         file = source.parent / name
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(content)
-    page.write_text(text)
+    page.write_text(re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE))
     return page
 
 
