@@ -43,7 +43,7 @@ def small_twin_of(cell: Path) -> Path | None:
     folder, parts = cell.parent, cell.stem.split("_")
     network = next((n for n in ("simpnet", "deepernet_s") if n in cell.stem), parts[1])
     untied = f"small_untied_{network}" if parts[-1] == "untied" else ""
-    for stem in filter(None, (untied, f"small_{network}", "small")):
+    for stem in filter(None, (untied, f"small_{parts[0]}", f"small_{network}", "small")):
         if (folder / f"{stem}.yaml").exists() and parts[1] != "mlp":
             return folder / f"{stem}.yaml"
     return None
