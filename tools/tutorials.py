@@ -16,6 +16,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jupytext
 import nbclient
@@ -24,6 +25,10 @@ import nbconvert
 ROOT = Path(__file__).parents[1]
 TUTORIALS = ROOT / "docs" / "tutorials"
 SECONDS_A_CELL = 1200
+START_UP = re.compile(
+    r"^(WARNING: All log messages before absl|[IWE]\d{4} \d\d:).*\n", re.MULTILINE
+)
+"""What TensorFlow's libraries say of the machine as they are loaded."""
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -58,13 +63,14 @@ def render(source: Path) -> Path:
     page.unlink(missing_ok=True)
     shutil.rmtree(pictures, ignore_errors=True)
     notebook = jupytext.read(source)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # start-up messages are not of the tutorial
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # TensorFlow says the rest of it only below this
     nbclient.NotebookClient(
         notebook,
         timeout=SECONDS_A_CELL,
         coalesce_streams=True,
         resources={"metadata": {"path": str(ROOT)}},
     ).execute()
+    _leave_out_start_up(notebook)
     names = {"unique_key": source.stem, "output_files_dir": pictures.name}
     text, resources = nbconvert.MarkdownExporter().from_notebook_node(notebook, names)
     for name, content in resources["outputs"].items():
@@ -73,6 +79,14 @@ def render(source: Path) -> Path:
         file.write_bytes(content)
     page.write_text(re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE))
     return page
+
+
+def _leave_out_start_up(notebook: Any) -> None:
+    for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
+        for output in cell.outputs:
+            if output.get("name") == "stderr":
+                output.text = START_UP.sub("", output.text)
+        cell.outputs = [output for output in cell.outputs if output.get("text") != ""]
 
 
 if __name__ == "__main__":

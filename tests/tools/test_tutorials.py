@@ -12,9 +12,12 @@ SOURCE = """
 # See [science](../science.md).
 
 # %%
+import sys
 import matplotlib.pyplot as plt
 from train.config import DataConfig
 print(DataConfig(name="digits").name.upper())
+print("I0000 00:00:1 stub.cc:31] Could not find it.", file=sys.stderr)
+print("a warning", file=sys.stderr)
 plt.plot([1, 2])
 plt.show()
 """
@@ -28,6 +31,8 @@ def test_page_has_text_code_output_and_picture(tmp_path: Path) -> None:
     assert "# A page\nSee [science](../science.md)." in text
     assert 'print(DataConfig(name="digits")' in text
     assert "    DIGITS\n" in text
+    assert "    a warning\n" in text
+    assert "    I0000" not in text
     (picture,) = (tmp_path / "short_files").iterdir()
     assert f"(short_files/{picture.name})" in text
     assert picture.read_bytes().startswith(b"\x89PNG")
