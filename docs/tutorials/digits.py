@@ -6,9 +6,10 @@
 # %% [markdown]
 # # Five ways to carry an error back
 #
-# One small convolutional network learns handwritten digits five times. Only one thing differs: what
-# carries the error back through a layer. At the end you can read the curves of the angle between
-# the forward kernel W and the feedback kernel B, and you know what an angle of zero does not prove.
+# This tutorial is a first look at the [rules](../choosing.md). One small convolutional network
+# learns handwritten digits five times. Only one thing differs: what carries the error back through
+# a layer. At the end you can read the curves of the angle between the forward kernel W and the
+# feedback kernel B, and you know what an angle of zero does not prove.
 #
 # The data are 1,437 images of 8x8 pixels to train on and 360 to test on. They are part of the
 # repository.
@@ -64,11 +65,12 @@ def network():
 # | weight mirror, the paper's mode | B | random noise is fired, answers pass the activation |
 # | weight mirror, balanced | B | an orthogonal basis is fired, answers are linear |
 #
-# `convert_model` gives each layer its B, and a callback teaches it. The paper's mode is that of
+# `convert_model` gives each layer its B. Under the weight mirror a callback teaches B; under
+# Kolen-Pollack the optimizer moves it, and the callback checks that. The paper's mode is that of
 # Akrout et al. 2019; Gaussian noise of variance 1 is our choice, since the paper names no
 # distribution.
 #
-# Kolen-Pollack needs weight decay: the distance between W and B shrinks by
+# Kolen-Pollack needs weight decay: the gap, which is the norm of B - W, is multiplied by
 # `exp(-learning rate x decay x steps)`. All five get the same decay, so that they are compared
 # under one setting. It suits Kolen-Pollack; it was not tuned for the others.
 
@@ -132,17 +134,18 @@ for panel, (label, history) in zip(panels.flat, list(histories.items())[1:], str
 plt.show()
 
 # %% [markdown]
-# **Feedback alignment.** B never moves, so every change of the angle is W turning. A layer starts
-# near 90 degrees, where B sends down an error that has nothing to do with W. The layers near the
-# output come down; none gets near zero.
+# **Feedback alignment.** B never moves, so the angle changes only because W turns. A layer starts
+# near 90 degrees, where B sends down an error that has nothing to do with W. In the layers near the
+# output the angle falls, but in none does it get near zero.
 #
-# **Kolen-Pollack.** W and B get the same steps, so their difference only decays. The callback
-# compares it with the law after every epoch. The angle follows, and no signal was fired for it.
+# **Kolen-Pollack.** W and B get the same steps, so the gap only decays. The callback compares it
+# with the law after every epoch. The angle falls with the gap, and no signal was fired for it.
 #
-# **Weight mirror, the paper's mode.** The angle settles where new noise and old noise balance. The
-# mirror was asked for 12 degrees. That holds at the head, which is heard without an activation. A
-# ReLU silences half of the answers, and the law then gives `tan(angle) = sqrt(2) tan(12)`, which is
-# 16.7 degrees. What W moves between mirror steps comes on top.
+# **Weight mirror, the paper's mode.** Each mirror step adds noise to B, and decay removes some. The
+# angle settles where the two balance. The mirror was asked for 12 degrees. The head reaches them,
+# since it is heard without an activation. A ReLU silences half of the answers, and the law then
+# gives `tan(angle) = sqrt(2) tan(12)`, which is 16.7 degrees. Movements of W between mirror steps
+# add to the angle.
 #
 # **Weight mirror, balanced.** Flat at zero from the first epoch on.
 #
@@ -197,14 +200,15 @@ table = pd.DataFrame(
 print(table.to_string())
 
 # %% [markdown]
-# Read the table with care. One test image is 0.28 points, and this is one seed: differences of less
-# than two points mean nothing here. Backprop has angles of zero because W itself is the carrier.
-# The last column is what the mirror pays: noise samples fired, all layers together, for every
-# training image.
+# Read the table with care. One test image is 0.28 percentage points, and this is one seed:
+# differences of less than two points mean nothing here. Backprop has angles of zero because W
+# itself is the carrier. The last column is the price of the mirror: the noise samples that all
+# layers together fire for every training image.
 #
 # ## What a flat zero does not prove
 #
-# **It does not prove learning.** An untrained network has it after one sweep of balanced noise.
+# **It does not prove learning.** An untrained network has a flat zero after one sweep of balanced
+# noise.
 
 # %%
 untrained = tfwm.convert_model(network(), "weight_mirror", seed=0)
@@ -242,6 +246,6 @@ print(", ".join(f"{layer} {found[layer]:.1f}" for layer in exact))
 assert min(found.values()) > 8
 
 # %% [markdown]
-# What it does prove: the answers of this network to this basis were linear and exact, and no update
-# of B read W. [Science](../science.md#what-exactness-means) has the rest, and
+# A flat zero does show one thing: the answers of this network to this basis were linear and exact.
+# [Science](../science.md#what-exactness-means) says more about exactness, and
 # [noisy hardware](../noisy_hardware.md) measures the faults one by one.

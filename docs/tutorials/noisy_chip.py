@@ -6,10 +6,10 @@
 # %% [markdown]
 # # A noisy chip
 #
-# The weight mirror fires signals and hears answers. It hears them through one door, `respond`, and
-# you can put your own hardware behind that door. Here it is a simulated chip whose answers are
-# noisy, are read with few bits, or are missing. You see how many firings buy which angle, and what
-# B learns when the chip is not W.
+# This tutorial is for people who design chips. The weight mirror fires signals and hears answers.
+# It hears them through one door, `respond`, and you can put your own hardware behind that door.
+# Here the hardware is a simulated chip, whose answers are noisy, are read with few bits, or are
+# missing. You see how many firings buy which angle, and what B learns when the chip is not W.
 #
 # [Noisy hardware](../noisy_hardware.md) is the full study, with more faults, seeds and trainings.
 # This page is its smallest version, with a chip that you can replace.
@@ -79,7 +79,8 @@ class Chip:
 #
 # We train a small network by backprop, and then let the mirror find the W of its second hidden
 # layer, with n = 256 cells that fire and 256 that answer. B starts at 0, and every sweep adds to
-# it. A *firing* is one moment in which cells fire and answers are heard; a *sweep* is n of them.
+# it. A *firing* is one moment in which cells fire and answers are heard. On this page a *sweep* is
+# n firings, also of independent noise.
 
 
 # %%
@@ -134,9 +135,9 @@ def degrees(tangent):
 # %% [markdown]
 # ### Noise
 #
-# Noise of 0.3 of the scale, and four ways to spend the same firings: one cell at a time, blocks of
-# 64 cells, all cells together in an orthogonal basis, or every cell with random noise of its own.
-# The law for b cells that fire together, k sweeps and noise rho is
+# The chip has noise of 0.3 of the scale. There are four ways to spend the same firings: one cell at
+# a time, blocks of 64 cells, all cells together in an orthogonal basis, or every cell with random
+# noise of its own. The law for b cells that fire together, k sweeps and noise rho is
 #
 #     tan(angle) = rho sqrt(n / (b k))                 orthogonal
 #     tan(angle) = sqrt((n + 1 + rho^2 n) / (n k))     independent, normal
@@ -180,8 +181,8 @@ for name, (_, tangent, *_) in BASES.items():
 
 # %% [markdown]
 # Markers lie on their lines: no point of this run is more than a tenth off. Cells that fire
-# together share the noise of one answer, and so b cells are worth sqrt(b) in the tangent. The law,
-# turned around, is the price of an angle:
+# together share the noise of one answer. So with b cells at a time the tangent is sqrt(b) times
+# smaller than with one cell at a time. The same law gives the price of an angle, in firings:
 
 # %%
 print(f"{'firings by the law':22}" + "".join(f"{angle:8} degrees" for angle in (20, 10, 5)))
@@ -193,9 +194,9 @@ for name, (_, tangent, *_) in BASES.items():
 # ### Few bits, and dead cells
 #
 # A converter of 2^q levels over 8 scales rounds like noise of `8 / (2^q sqrt(12))`: each bit halves
-# the angle. Dead cells are another matter. B never hears of their columns, so that a share p of
-# them leaves `cos(angle) = sqrt(1 - p)` if the columns of W are about equally long, and **no number
-# of firings removes it**.
+# the angle. Dead cells are different. B never learns their columns, so that a share p of dead cells
+# leaves `cos(angle) = sqrt(1 - p)` if the columns of W are about equally long. **No number of
+# firings removes this angle.**
 
 # %%
 together = Orthogonal(block=N)
@@ -237,10 +238,10 @@ for share, found in missing.items():
 # %% [markdown]
 # ## What B learns when the chip is not W
 #
-# Chips are not made as they were meant. Here every weight of the chip is off by half of the size of
-# a typical weight. The mirror knows nothing of that. B becomes what the chip *does*, not what W
-# says. This chip is a NumPy function, which `tf.numpy_function` calls: the driver of a real one
-# would stand there.
+# A real chip differs from its design. Here every weight of the chip has a random error, which is
+# half as large as a typical weight. The mirror does not know that. B becomes what the chip *does*,
+# not what W says. This chip is a NumPy function, which `tf.numpy_function` calls: the driver of a
+# real chip would stand in its place.
 
 # %%
 (hidden,) = (p for p in tfwm.pathways(model) if p.name == "hidden_2")
@@ -267,16 +268,16 @@ assert math.isclose(to_chip, math.degrees(math.atan(math.sqrt((N + 1) / (100 * N
 assert to_w > apart - 1 > 20
 
 # %% [markdown]
-# The angle of B to the chip is that of the law for so many samples, 5.7 degrees. Whether that is
-# good depends on where the forward pass runs. On the same chip, B is right and W is what is wrong:
-# the error travels back through what the signals went forward through. On a computer, with W as it
-# was meant, `weight_angle` is the angle that counts.
+# The angle of B to the chip is that of the law for so many samples, 5.7 degrees. Which angle counts
+# depends on where the forward pass runs. If it runs on the same chip, B is right and W is wrong:
+# the error travels back through the same weights through which the signals went forward. If it runs
+# on a computer, with W as it was meant, the weight angle, of B to W, is the one that counts.
 #
 # ## Training with a noisy chip
 #
-# Now the mirror teaches B while the network trains. It fires a sweep after every four batches,
-# which replaces B. In the last row a sweep replaces a tenth of B, and B keeps its length (synaptic
-# scaling).
+# Now the mirror teaches B while the network trains. It fires a sweep after every four batches, and
+# the sweep replaces B. In the last row a sweep replaces only a tenth of B, and B keeps its length
+# (synaptic scaling).
 
 # %%
 scaled = {"norm": "scaling"}
@@ -312,18 +313,21 @@ assert abs(found["noise 0.3, all cells"][1] - math.degrees(math.atan(RHO))) < 1.
 assert found["noise 0.3, one at a time"][0] < 50 < found["the same, B keeps length"][0]
 
 # %% [markdown]
-# Read the table in two halves. Noise and dead cells cost an angle, and with all cells together the
-# network learns as well as under backprop, as far as one seed and 360 test images can tell. One
-# cell at a time hears the same noise sixteen times as loud, as sqrt(n) is 16. B is then mostly
-# noise, and about five times as long as W, so the errors grow from layer to layer and the training
-# runs away: there is no number any more. **What training does not forgive is a B that is too
-# long.** With its length kept, the same basis on the same chip learns, at an angle of about 53
-# degrees.
+# Read the table in two halves. In the first three rows all cells fire together. Noise and dead
+# cells leave an angle, but the network learns as well as under backprop, as far as one seed and 360
+# test images can tell.
+#
+# In the last two rows one cell fires at a time, and the same noise is sixteen times as large beside
+# the answers, since sqrt(n) is 16. B is then mostly noise, and about five times as long as W. So
+# the errors grow from layer to layer, and the training diverges until its numbers are `nan`.
+# **Training does not work with a B that is too long.** If B keeps its length, the same basis on the
+# same chip learns, at an angle of about 53 degrees.
 #
 # ## Your own chip
 #
-# Give `respond` a function of yours, in `WeightMirror(respond=...)` or `mirror_model(respond=...)`.
-# It is called while TensorFlow traces, so hardware is reached by `tf.numpy_function`, as above.
-# Leave `jit_compile` at False then, since a compiled program cannot call out. Orthogonal bases and
-# impulses fire blocks of cells in turns, as signals of shape (groups, turns, samples, cells);
-# independent noise fires all cells of a layer, as (groups, samples, n).
+# Give `respond` a function of your own, in `WeightMirror(respond=...)` or
+# `mirror_model(respond=...)`. TensorFlow calls it only while it traces, so reach your hardware by
+# `tf.numpy_function`, as in the section on what B learns. Leave `jit_compile` at False then, since
+# a compiled program cannot call functions outside. Orthogonal bases and impulses fire blocks of
+# cells in turns, as signals of shape (groups, turns, samples, cells). Independent noise fires all
+# cells of a layer together, as (groups, samples, n).

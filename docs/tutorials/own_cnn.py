@@ -6,8 +6,9 @@
 # %% [markdown]
 # # Your own network
 #
-# A network of your own learns under the weight mirror, once with independent noise and once with
-# balanced noise. You see three angles, and what each of them means:
+# This tutorial is for those who have a Keras network and want to know what feedback does to it. The
+# network learns under the weight mirror, once with independent noise and once with balanced noise.
+# You see three angles, and what each of them means:
 #
 # * the **weight angle**, between W and B of a layer: how well B knows W;
 # * the **predicted weight angle**: what the law says about it before anything is trained;
@@ -16,10 +17,10 @@
 #
 # ## Images
 #
-# CIFAR-10, if a prepared copy of TensorFlow Datasets is there (in the folder that the environment
-# variable `TFDS_DATA_DIR` names, or in `~/tensorflow_datasets`): 2,048 of its images, so that this
-# page takes a minute. Nothing is downloaded. Without a copy, the handwritten digits of the
-# repository stand in. The output says which.
+# The images are 2,048 of CIFAR-10, so that this page takes a minute. They are used if a prepared
+# copy of TensorFlow Datasets is in the folder that the environment variable `TFDS_DATA_DIR` names,
+# or in `~/tensorflow_datasets`. Nothing is downloaded. Without a copy, the network learns the
+# handwritten digits of the repository. The output says which images were used.
 
 # %%
 import math
@@ -51,8 +52,8 @@ print(f"{len(x)} training images, {len(x_test)} test images of {data.input_shape
 # %% [markdown]
 # ## A network with a class of its own
 #
-# The library does not mind how the network is written. This one has a subclassed block with a skip
-# connection. Only `Conv2D` and `Dense` carry matrices, so only they get a B.
+# The network can be written in any way that Keras allows. This one has a subclassed block with a
+# skip connection. Only its `Conv2D` and `Dense` layers have matrices, so only they get a B.
 
 
 # %%
@@ -112,8 +113,8 @@ for pathway in tfwm.pathways(network()):
 #     tan(angle) = sqrt((n + kurtosis - 2) / N),      N = samples x (2 - decay) / decay
 #
 # where n is the fan-in of one receptive field (taps x channels), and Gaussian noise has kurtosis 3.
-# Below, each mirror step fires 128 samples and replaces a tenth of B, so N is 2,432. W stands
-# still here, as the law asks. Nothing is trained yet.
+# In the next cell each mirror step fires 128 samples and replaces a tenth of B, so N is 2,432.
+# Nothing is trained yet: W stands still, as the law asks.
 
 # %%
 noise = tfwm.mirror.noise.Gaussian(samples=128, decay=0.1)
@@ -130,8 +131,8 @@ for layer, angle in law.items():
     assert math.isclose(still[layer], angle, rel_tol=0.25), layer
 
 # %% [markdown]
-# The law is one of the mean square: a layer with few columns scatters around it. This run may
-# differ from it by a quarter; more would fail here.
+# The law is one of the mean square: where W has few columns, a single run scatters around it. The
+# cell fails if a layer differs from the law by more than a quarter.
 #
 # ## Training
 #
@@ -178,19 +179,19 @@ panels[0].set_xlabel("epoch (dotted: the law)")
 plt.show()
 
 # %% [markdown]
-# **Left.** B starts at random, and is an average of about 2,432 samples after some mirror steps.
-# Then the curves come down to the law (dotted; the convolutions of the blocks have one fan-in, so
-# one law). What lies above it is drift: B averages over answers of the last twenty steps, and W has
-# moved since. Large steps of W mean a large gap; where training slows down, the gap closes.
+# **Left.** B starts at random. After some mirror steps it is an average over about 2,432 samples,
+# and the curves come down to the law. (The law is dotted. The convolutions of the blocks have the
+# same fan-in, so the same law.) What lies above the law is drift: B averages over answers of the
+# last twenty steps, and W has moved since. While W takes large steps, the drift is large; when
+# training slows down, it shrinks.
 #
-# **Right.** The head's delta angle is zero under every rule: the loss hands it its error, and no B
-# has touched it. Below, the error has passed one B, then two, and the angle grows on the way down,
-# though the weight angles of the blocks are alike. Not at every step: what a skip connection
-# carries passes no matrix.
+# **Right.** The head's delta angle is zero under every rule: its error comes from the loss, and no
+# B has touched it. In the layers below, the error has passed one B, then two, and the angle grows
+# on the way down, though the weight angles of the blocks are alike. It does not grow in every
+# layer: what a skip connection carries passes no matrix.
 #
-# So the weight angle is what the mirror can be judged by, and the delta angle is what a layer
-# learns from. A deep stack of layers with small weight angles may still have large delta angles at
-# its bottom.
+# So judge the mirror by the weight angle, and what a layer learns from by the delta angle. A deep
+# stack of layers with small weight angles may still have large delta angles in its lowest layers.
 
 # %%
 print(f"{'':16}{'weight angle':>15}{'law':>8}{'delta angle':>15}{'delta, balanced':>18}")
@@ -214,14 +215,16 @@ assert independent["delta_angle/stem"][-1] > independent["delta_angle/block_2/co
 
 # %% [markdown]
 # **Under balanced noise** both angles are zero, up to rounding: B equals W, and each layer learns
-# from backprop's own error. [What a flat zero does not prove](digits.md) holds here as well.
+# from backprop's own error. Read [what a flat zero does not
+# prove](digits.md#what-a-flat-zero-does-not-prove): it holds here as well.
 #
-# The accuracies above are of one seed and a few epochs. They do not tell which noise is better. On
-# [noisy hardware](../noisy_hardware.md#accuracy-after-training) they were measured over seeds.
+# The accuracies of this page are of one seed and a few epochs. They do not tell which noise is
+# better. [Noisy hardware](../noisy_hardware.md#accuracy-after-training) measures accuracy over
+# several seeds.
 #
 # ## At any time, without a callback
 #
-# The same angles are functions of a model, and leave it as it was.
+# Functions measure the same angles of any converted model, and leave it as it was.
 
 # %%
 deltas = tfwm.delta_angles(model, *probe)
