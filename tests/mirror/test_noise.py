@@ -418,6 +418,12 @@ def test_noise_of_ones_own_works_in_the_callback() -> None:
     assert all(1 < angle < 25 for angle in tfwm.weight_angles(model).values())
 
 
+@pytest.mark.parametrize("kind", [noises.Gaussian, noises.Uniform, noises.Orthogonal])
+def test_options_have_names_so_that_none_is_taken_for_another(kind: Any) -> None:
+    with pytest.raises(TypeError, match="positional"):
+        kind(2_000)  # meant as samples, and once the standard deviation
+
+
 @pytest.mark.parametrize(
     "noise",
     [

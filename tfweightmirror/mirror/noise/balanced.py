@@ -29,7 +29,7 @@ register = keras.saving.register_keras_serializable(package="tfweightmirror")
 
 
 @register
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Orthogonal(Noise):
     """Balanced noise: in blocks, cells fire the rows of an orthogonal matrix.
 
@@ -113,7 +113,7 @@ def _affordable(fields: int | None) -> int:
 
 
 @register
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Impulse(Orthogonal):
     """Balanced noise: one cell fires at a time, with a random sign.
 

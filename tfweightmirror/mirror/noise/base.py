@@ -38,7 +38,7 @@ class Firing:
     decay: float
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Noise:
     """What cells fire. Stateless: signals are a function of the seed alone.
 

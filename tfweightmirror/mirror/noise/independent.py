@@ -16,7 +16,7 @@ from tfweightmirror.pathway import Pathway
 register = keras.saving.register_keras_serializable(package="tfweightmirror")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class IndependentNoise(Noise):
     """Every cell fires by itself (Akrout et al. 2019, eq. 5).
 
@@ -106,7 +106,7 @@ class IndependentNoise(Noise):
 
 
 @register
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Gaussian(IndependentNoise):
     """Independent normal noise: kurtosis 3.
 
@@ -128,7 +128,7 @@ class Gaussian(IndependentNoise):
 
 
 @register
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Uniform(IndependentNoise):
     """Independent uniform noise: kurtosis 1.8.
 
@@ -150,7 +150,7 @@ class Uniform(IndependentNoise):
 
 
 @register
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Rademacher(IndependentNoise):
     """Independent signs: kurtosis 1.
 
