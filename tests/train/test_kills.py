@@ -130,6 +130,7 @@ def a_tiny_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("train.run.directory.differences", differences)
     monkeypatch.setattr(Training, "_state", lambda self: {"model/0/weight": self.loop.weight})
     monkeypatch.setattr(Training, "_explain", lambda self, error: f"{error}.")
+    monkeypatch.setattr("train.run.files.silent_layers", lambda _: [])
     monkeypatch.setattr("train.run.resume.reduce_learning_rate", lambda *_: None)
 
 

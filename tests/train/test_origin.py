@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import pytest
 
 from train.config import FitConfig
@@ -40,6 +41,7 @@ def test_setup_says_the_command_of_every_start(
     for seed in (0, 1):
         monkeypatch.setattr(sys, "argv", ["/clone/train/__main__.py", "fit", f"--seed={seed}"])
         written = files.RunFiles(directory, FitConfig(), {"replicas": 1})
+        written.set_model(keras.Sequential())
         written.on_train_begin()
         written.on_train_begin()  # after a rollback
     setup = json.loads(directory.setup_file.read_text())

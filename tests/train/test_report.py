@@ -32,6 +32,7 @@ METRICS, CONFIG = "metrics.jsonl", "config.yaml"
 FIRST, SECOND, THIRD = lines(GOOD).splitlines()
 NO_EPOCH = "metrics.jsonl has at line 1 no table with epoch 1 and a loss"
 NO_NUMBER = "metrics.jsonl holds a value that is no number: could not convert string to float: 'x'"
+NEAR = "a known key. Did you mean 'seed'? See docs/guides/troubleshooting.md#an-unknown-key"
 # What stands in a file of a run instead, and why the run is left out.
 BROKEN: dict[str, tuple[str, str | bytes, str]] = {
     "unfinished": (METRICS, lines(GOOD[:2]), "unfinished: 2 of 3 epochs"),
@@ -54,7 +55,7 @@ BROKEN: dict[str, tuple[str, str | bytes, str]] = {
     ),
     "yaml": (CONFIG, "a: [", "config.yaml is not YAML"),
     "list": (CONFIG, "- 1", "config.yaml holds no table of keys and values"),
-    "key": (CONFIG, "sed: 1", "config.yaml: sed is not a known key. Did you mean 'seed'?"),
+    "key": (CONFIG, "sed: 1", f"config.yaml: sed is not {NEAR}"),
     "utf_16": (CONFIG, "seed: 1".encode("utf-16"), "config.yaml is not a text in UTF-8"),
     "no_config": (CONFIG, b"", "config.yaml cannot be read: No such file or directory"),
     "setup": ("setup.json", "{", "setup.json is not JSON"),

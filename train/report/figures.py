@@ -38,8 +38,9 @@ LAYER_MEASURES = {
     "weight_angle": (
         "weight angle (degrees)",
         "Angle between W and what carries the error back, at the end of every epoch, a line a "
-        "layer; dotted: just before a mirror step; black: mean over the layers. The layer at the "
-        "input sends no error back: its angle has no effect. Circles are published angles, of the "
+        "layer; dotted: just before a mirror step; black: mean over the layers that send an error "
+        "back. Layers that read an input send none: their angle has no effect. Circles are "
+        "published angles, of the "
         "layers at input and output; red: bounds that a paper states. Under backprop W itself "
         "carries the error.",
     ),

@@ -24,6 +24,16 @@ TOP_5_ERROR = "top_5_error_percent"
 BEST_ERROR = "best_test_error_percent"
 """Smallest test error up to an epoch: chosen on the test images, for numbers that were, too."""
 
+OF_CARRIERS = {
+    "weight_angle",
+    "weight_angle_before_mirror",
+    "predicted_weight_angle",
+    "sign_angle",
+    "shared_angle",
+    "norm_ratio",
+}
+"""Measures of what carries an error; of a layer that sends none back they have no effect."""
+
 _ACCURACIES = (
     (TEST_ERROR, "val_accuracy"),
     (TRAIN_ERROR, "accuracy"),  # the running mean of an epoch
@@ -32,7 +42,7 @@ _ACCURACIES = (
 )
 SAMPLES = "mirror_samples_per_image"
 OVER_LAYERS = "mean_over_layers"
-"""Of a measure of several layers, `mean_over_layers/<measure>`."""
+"""Of a measure of several layers, `mean_over_layers/<measure>`: of carriers over those in use."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +98,10 @@ class Group:
         """Mean training losses by step, where all runs have lines of them; may be empty."""
         rows = pd.concat([run.steps for run in self.runs], join="inner")
         return rows.groupby(level=0).mean()
+
+    def has_no_effect(self, measure: str, layer: str) -> bool:
+        """Whether it is of a carrier on which the layer sends no error back."""
+        return measure in OF_CARRIERS and layer in _silent(self.runs[0].setup)
 
     def layers(self, measure: str) -> list[str]:
         """Layers that have a measure, from input to output."""
@@ -183,7 +197,7 @@ def read(path: Path) -> Run:
     finished = bool(last == planned) or (path / "model.keras").exists()
     file = path / "steps.jsonl"
     lines = _parsed(file, json_lines, kind=list) if file.exists() else []
-    epochs = _with_derived(_with_start(epochs, lines, file))
+    epochs = _with_derived(_with_start(epochs, lines, file), _silent(setup))
     return Run(path, config, setup, epochs, finished, planned, _losses(lines, file))
 
 
@@ -242,11 +256,19 @@ def _with_start(epochs: pd.DataFrame, lines: Sequence[Any], file: Path) -> pd.Da
     return pd.concat([row, epochs]) if start else epochs
 
 
-def _with_derived(epochs: pd.DataFrame) -> pd.DataFrame:
+def _silent(setup: dict[str, Any]) -> set[str]:
+    """Layers that send no error back; none are known of runs that do not say so."""
+    names = setup.get("sends_no_error_back")
+    return set(map(str, names)) if isinstance(names, list) else set()
+
+
+def _with_derived(epochs: pd.DataFrame, silent: set[str]) -> pd.DataFrame:
     """Errors before all measures, averages over layers behind them."""
     errors = pd.DataFrame({e: 100 * (1 - epochs[a]) for e, a in _ACCURACIES if a in epochs})
     if TEST_ERROR in errors:
         errors[BEST_ERROR] = errors[TEST_ERROR].cummin()
-    measures = epochs.filter(like="/").T.groupby(lambda name: name.partition("/")[0], sort=False)
+    unused = [f"{measure}/{layer}" for measure in OF_CARRIERS for layer in silent]
+    used = epochs.filter(like="/").drop(columns=unused, errors="ignore")
+    measures = used.T.groupby(lambda name: name.partition("/")[0], sort=False)
     means = measures.mean(skipna=False).T.add_prefix(f"{OVER_LAYERS}/")
     return pd.concat([errors, epochs, means], axis=1)

@@ -108,11 +108,17 @@ def _pair(row: Any) -> str:
 def layers(groups: Sequence[Group], measure: str) -> pd.DataFrame:
     """A measure at the last epoch: a row a layer, from input to output, a column a group."""
     columns = {
-        group.label: {name: group.shown(f"{measure}/{name}") for name in group.layers(measure)}
+        group.label: {
+            name: group.shown(f"{measure}/{name}")
+            + " (no effect)" * group.has_no_effect(measure, name)
+            for name in group.layers(measure)
+        }
         for group in groups
     }
     table = pd.DataFrame(columns).fillna("")
-    table.loc["mean over layers"] = [group.shown(f"{OVER_LAYERS}/{measure}") for group in groups]
+    table.loc["mean over layers"] = [
+        group.shown(f"{OVER_LAYERS}/{measure}") or "-" for group in groups
+    ]
     return table.reset_index(names="layer")
 
 

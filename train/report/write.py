@@ -26,7 +26,8 @@ HOW = (
     "error. Errors are in per cent of the images; those of training images are an epoch's running "
     "mean, unless the run measured them at its end. Published numbers have their standard errors "
     "in brackets where these were published. NaN: measured, without a value (a zero vector has no "
-    "angle). -: not measured."
+    "angle). -: not measured. No effect: the layer sends no error back, as those that read an "
+    "input, so it is left out of the mean over layers (- if no layer sends one)."
 )
 BALANCED = (
     "Under balanced noise (orthogonal, impulse) the weight angle is 0 by construction: a sweep "

@@ -19,6 +19,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+import tfweightmirror as tfwm
 from train.config import FitConfig
 from train.disk import GO_ON, append_line, disk_errors, to_json, whole_file, write_whole
 from train.parsing.yaml_file import to_yaml
@@ -31,6 +32,11 @@ def write_model(model: keras.Model, path: Path) -> None:
     """Saves a model aside and renames the file: where it stands, the run has finished."""
     with whole_file(path, f"The model cannot be written to {path}", GO_ON) as aside:
         model.save(aside)
+
+
+def silent_layers(model: keras.Model) -> list[str]:
+    """Layers that send no error back, as those that read an input: their angles have no effect."""
+    return [p.name for p in tfwm.pathways(model) if p.sends_error_back is False]
 
 
 class BestModel(keras.callbacks.Callback):
@@ -90,7 +96,8 @@ class RunFiles(keras.callbacks.Callback):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 starts = list(json.loads(directory.setup_file.read_text())["starts"])
             starts = [one for one in starts if one != self.start] + [self.start]
-            setup = self.setup | hardware() | {"starts": starts}
+            silent = {"sends_no_error_back": silent_layers(self.model)}
+            setup = self.setup | silent | hardware() | {"starts": starts}
             write_whole(directory.setup_file, to_json(setup, 2) + "\n")
         self.begin_s = self.begin_s or time.perf_counter()  # of the first phase here
 

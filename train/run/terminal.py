@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from train.run.directory import RunDirectory
+from train.run.files import silent_layers
 
 # Title to width and name in the logs.
 COLUMNS = {
@@ -30,8 +31,9 @@ REDRAW_S = 0.2
 class EpochLines(keras.callbacks.Callback):
     """Prints a table of epochs; all else that the logs have is in the run's files.
 
-    Angles are weight angles in degrees, over layers that have one. Must stand behind what adds to
-    the logs. With `bar`, the line of an epoch grows while it runs, on a terminal.
+    Angles are weight angles in degrees, over layers that have one and send an error back; `-`: no
+    such layer does. Must stand behind what adds to the logs. With `bar`, the line of an epoch grows
+    while it runs, on a terminal.
     """
 
     def __init__(self, epochs: int, *, bar: bool) -> None:
@@ -41,10 +43,12 @@ class EpochLines(keras.callbacks.Callback):
         self._begin_s = self._drawn_s = 0.0
         self._first: int | None = None
         self._epoch = 0
+        self._silent: set[str] = set()
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._begin_s = time.perf_counter()
         self._first = None
+        self._silent = {f"weight_angle/{layer}" for layer in silent_layers(self.model)}
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._epoch = epoch
@@ -68,13 +72,16 @@ class EpochLines(keras.callbacks.Callback):
         print(f"\r{row:<100}" if self.bar else row, flush=True)
 
     def _row(self, epoch: int, logs: dict[str, Any], end: str) -> str:
-        angles = [float(v) for name, v in logs.items() if name.startswith("weight_angle/")]
+        names = [name for name in logs if name.startswith("weight_angle/")]
+        angles = [float(logs[name]) for name in names if name not in self._silent]
         angles = [angle for angle in angles if math.isfinite(angle)]
         cells = {name: _number(logs.get(key)) for name, (_, key) in COLUMNS.items()}
         cells["epoch"] = f"{epoch + 1}/{self.epochs}"
         if angles:
             cells["worst angle"] = f"{max(angles):.2f}"
             cells["mean angle"] = f"{sum(angles) / len(angles):.2f}"
+        elif names:
+            cells["worst angle"] = cells["mean angle"] = "-"
         shown = [f"{cells[name]:>{COLUMNS[name][0]}}" for name in list(COLUMNS)[:-2]]
         return f"{''.join(shown)}{end:>22}"
 
