@@ -16,12 +16,10 @@ import pandas as pd
 import pytest
 import yaml
 
-import tfweightmirror as tfwm
 from tests.train.written_runs import GOOD, lines, tree, write_run, write_xiao
 from train.__main__ import main
 from train.config import FitConfig
 from train.disk import to_json
-from train.report import configs
 from train.report.frames import TEST_ERROR, TRAIN_ERROR, gather
 from train.report.published import beside
 from train.report.write import BALANCED, results
@@ -168,28 +166,6 @@ def test_the_metrics_file_has_null_where_a_measure_has_no_value(tmp_path: Path) 
     directory.keep_epochs(1)
     assert directory.metrics_file.read_text() == text
     assert to_json({"a": [math.inf, (math.nan, 1.5)]}) == '{"a": [null, [null, 1.5]]}'
-
-
-def test_groups_of_one_rule_are_told_apart_by_what_differs() -> None:
-    plain = configs.flat(tree("kp"), source="")
-    same = configs.flat(tree("kolen_pollack", seed=3) | {"run_directory": "elsewhere"}, source="")
-    assert configs.identity(plain) == configs.identity(same)
-    for changes, expected in (
-        ({"optimizer.options.momentum": 0.1}, "Kolen-Pollack, optimizer.momentum=0.1"),
-        ({"data.name": "/sets/cifar10/1.0.0"}, "cifar10, small_conv, Kolen-Pollack"),
-        ({"feedback.last_layer.name": "backprop"}, "Kolen-Pollack, last layer backprop"),
-    ):
-        assert configs.labels_of([plain | changes, plain])[0] == expected
-
-
-def test_rules_are_those_of_the_library() -> None:
-    prefix = "feedback.rule.options."
-    for rule in tfwm.rules.RULES:
-        for alias in (rule.name, *rule.aliases):
-            config = configs.flat(tree(alias), source="")
-            options = {k.removeprefix(prefix): v for k, v in config.items() if prefix in k}
-            assert config["feedback.rule.name"] == rule.name
-            assert rule(**options) == tfwm.rules.get(alias)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from pathlib import Path
 from typing import Any, Literal
 
 from train.config.part import Count
@@ -82,4 +83,19 @@ class DataConfig:
     @property
     def is_function(self) -> bool:
         """Whether the name is an import path; behind the colon of `mnist:3.0.1` is a version."""
-        return re.fullmatch(r"[\w.]+:[^\W\d][\w.]*", self.name) is not None
+        return _is_function(self.name)
+
+
+def short_name(name: str) -> str:
+    """A set's name in runs and reports: the last part of a path (of a TFDS builder folder
+    .../name/version the name), without ending or version; of a data function its own name.
+    """
+    if _is_function(name):
+        return name.rpartition(":")[2]
+    path = Path(name)
+    versioned = len(path.parts) > 1 and re.fullmatch(r"[\d.]+", path.name)
+    return path.parent.name if versioned else path.name.removesuffix(".npz").partition(":")[0]
+
+
+def _is_function(name: str) -> bool:
+    return re.fullmatch(r"[\w.]+:[^\W\d][\w.]*", name) is not None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from train.config import MAY_DIFFER
+from train.config.data import short_name
 from train.parsing.config_file import config_from
 from train.parsing.phases import leaves
 
@@ -62,13 +62,7 @@ def task_of(config: Flat) -> str:
     """Data and model, in words: `mnist, mlp 500`."""
     units = config.get("model.options.units") or ()
     units = "-".join(map(str, units if isinstance(units, (list, tuple)) else (units,)))
-    return f"{data_name(config)}, {config['model.name']} {units}".strip()
-
-
-def data_name(config: Flat) -> str:
-    """The set's name without version and folder."""
-    parts = Path(config["data.name"]).parts
-    return parts[-2] if len(parts) > 1 else str(config["data.name"]).partition(":")[0]
+    return f"{short_name(config['data.name'])}, {config['model.name']} {units}".strip()
 
 
 def noise_of(config: Flat) -> str:
@@ -80,7 +74,7 @@ def noise_of(config: Flat) -> str:
 def _rule_label(config: Flat) -> str:
     rule = str(config["feedback.rule.name"])
     names = {"kolen_pollack": "Kolen-Pollack", "sign_symmetry": "sign-symmetry"}
-    label = names.get(rule, rule.replace("_", " "))
+    label = names.get(rule, rule if ":" in rule else rule.replace("_", " "))
     if rule == "weight_mirror":
         label += f" ({noise_of(config)})"
     if magnitude := config.get(MAGNITUDE):

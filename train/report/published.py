@@ -12,7 +12,8 @@ from typing import Any, Literal, NamedTuple
 import pandas as pd
 import yaml
 
-from train.report.configs import MAGNITUDE, Flat, data_name
+from train.config.data import short_name
+from train.report.configs import MAGNITUDE, Flat
 from train.report.frames import BEST_ERROR, TEST_ERROR, TOP_5_ERROR, TRAIN_ERROR, Group
 
 ERRORS = {"error": TEST_ERROR, "top_5_error": TOP_5_ERROR, "train_error": TRAIN_ERROR}
@@ -88,7 +89,7 @@ class Published:
         """Whether a run of this configuration is a run of the same cell."""
         if self.match is None:
             return False
-        named = config | {"data.name": data_name(config)}
+        named = config | {"data.name": short_name(config["data.name"])}
         return all(named.get(key) in values for key, values in (UNMODIFIED | self.match).items())
 
     def differences(self, group: Group) -> str:

@@ -9,7 +9,6 @@ import itertools
 import json
 import math
 import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import yaml
 
 from train.config import FitConfig
+from train.config.data import short_name
 from train.config.part import short_rule
 from train.disk import GO_ON, disk_errors, to_json, write_whole
 from train.errors import UserError, see
@@ -250,13 +250,11 @@ def numbered(stem: Path) -> dict[int, Path]:
 
 
 def stem_of(config: FitConfig) -> Path:
-    """`runs/<data>-<model>-<rule>`; of a builder folder .../name/version, the name."""
-    path = Path(config.data.name)
-    versioned = len(path.parts) > 1 and re.fullmatch(r"[\d.]+", path.name)
-    data = path.parent.name if versioned else path.name.removesuffix(".npz").partition(":")[0]
-    data = config.data.name.rpartition(":")[2] if config.data.is_function else data
+    """`runs/<data>-<model>-<rule>`."""
     model = str(config.model.name).rpartition(":")[2]
-    return Path("runs") / f"{data}-{model}-{short_rule(config.feedback.rule)}"
+    return (
+        Path("runs") / f"{short_name(config.data.name)}-{model}-{short_rule(config.feedback.rule)}"
+    )
 
 
 def _places(config: FitConfig) -> Iterable[Path]:
