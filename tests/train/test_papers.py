@@ -71,7 +71,7 @@ def test_head_says_source_expectation_or_what_it_makes_of_a_cell(file: Path) -> 
     elif "base" not in said:
         assert "This file alone is backprop" in head
     else:
-        assert re.search("Expected|This file alone", head)
+        assert re.search("Published|Expected|This file alone", head)
 
 
 def test_every_cell_that_is_not_small_has_a_twin() -> None:

@@ -70,14 +70,14 @@ def results(groups: Sequence[Group], numbers: pd.DataFrame) -> pd.DataFrame:
 
 
 def _published(group: Group, numbers: pd.DataFrame) -> str:
-    """The last published number of each cell, and that it is a maximum where it is one."""
+    """The last published number of each cell; one that is the best of all epochs by ours."""
     errors = numbers[numbers["measure"].isin([BEST_ERROR, TEST_ERROR])]
     errors = errors.sort_values(["measure", "epoch"])
-    texts = []
+    texts, ours = [], group.shown(BEST_ERROR)
     for row in errors.drop_duplicates(["place", "cell"], keep="last").sort_index().itertuples():
         notes = [row.source]
         if row.measure == BEST_ERROR:
-            notes.append("the smallest of all epochs")
+            notes.append("the smallest of all epochs" + (f", ours {ours}" if ours else ""))
         elif row.epoch != group.epochs:
             notes.append(f"epoch {row.epoch}" if row.epoch else "epochs not said")
         notes += ["differs: see below"] if row.differences else []
