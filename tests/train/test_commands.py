@@ -62,7 +62,7 @@ def test_finished_run_is_a_success_on_every_worker(
         # Nobody is there to meet: whoever is started again alone must not wait for the others.
         workers = ["--cluster.workers=['a:1','b:2']", f"--cluster.index={index}"]
         assert main([*command, *workers]) == 0
-        said = f"this run has finished in {run}: val_accuracy 0\\.\\d{{4}}: nothing to do\n"
+        said = f"this run has finished in {run}: test accuracy 0\\.\\d{{4}}: nothing to do\n"
         assert re.fullmatch(said, capsys.readouterr().out)
     assert main([*command, *workers, "--seed=7"]) == 2
     assert "holds a run of another configuration: seed is 0 there and 7" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -63,7 +64,14 @@ def test_every_seed_is_trained_once_and_told_together(
     three, four = (last_line(tmp_path / f"seed_{seed}") for seed in (3, 4))
     assert four["loss"] != pytest.approx(three["loss"], rel=1e-5)
     mean = np.mean([three["val_accuracy"], four["val_accuracy"]])
-    assert f"val_accuracy of 2 seeds: mean {mean:.4f}, standard error " in shown
+    assert f"test accuracy of 2 seeds: mean {mean:.4f}, standard error " in shown
+    folders = [f"{tmp_path}/seed_3", f"{tmp_path}/seed_4"]
+    assert f"seed 3: {folders[0]}\nseed 4: {folders[1]}\n" in shown
+    # The last line is a command that makes one row of them.
+    command = shlex.split(shown.splitlines()[-1].removeprefix("next:  python -m train "))
+    assert command == ["report", *folders, "--out", f"{tmp_path}/report"]
+    assert main(command) == 0
+    assert re.search(r"backprop +2 +1 ", capsys.readouterr().out)
 
 
 @pytest.mark.slow

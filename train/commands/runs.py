@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -60,12 +61,23 @@ def fit_seeds(command: Command) -> None:
         own = [] if folder is None else [f"--run_directory={folder}/seed_{seed}"]
         runs[f"seed {seed}"] = with_keys(command, f"--seed={seed}", *own)
     train_all(runs, at_once=command.jobs)
-    directories = [RunDirectory.finished(run.config) for run in runs.values()]
-    last = pd.DataFrame([directory.metrics()[-1] for directory in directories if directory])
-    for measure in ("val_accuracy", "val_loss"):
+    _tell_together(runs)
+
+
+def _tell_together(runs: Mapping[str, Command]) -> None:
+    """Where the run of each seed is, their mean, and the command that reports on them."""
+    places = {title: RunDirectory.finished(run.config) for title, run in runs.items()}
+    found = {title: directory for title, directory in places.items() if directory}
+    for title, directory in found.items():
+        print(f"{title}: {directory.path}")
+    last = pd.DataFrame([directory.metrics()[-1] for directory in found.values()])
+    for measure, words in (("val_accuracy", "test accuracy"), ("val_loss", "test loss")):
         if measure in last:
             mean, error = last[measure].agg(["mean", "sem"])
-            print(f"{measure} of {len(last)} seeds: mean {mean:.4f}, standard error {error:.4f}")
+            print(f"{words} of {len(last)} seeds: mean {mean:.4f}, standard error {error:.4f}")
+    paths = [directory.path for directory in found.values()]
+    out = shlex.join(map(str, [*paths, "--out", paths[0].parent / "report"]))
+    print(f"next:  python -m train report {out}", flush=True)
 
 
 def with_keys(command: Command, *keys: str) -> Command:

@@ -93,7 +93,7 @@ class RunDirectory:
     def outcome(self) -> str:
         """Where a finished run is, and what it came to."""
         last = (self.metrics() or [{}])[-1]
-        accuracy = f": val_accuracy {last['val_accuracy']:.4f}" if "val_accuracy" in last else ""
+        accuracy = f": test accuracy {last['val_accuracy']:.4f}" if "val_accuracy" in last else ""
         return f"has finished in {self.path}{accuracy}"
 
     def lengthen(self, config: FitConfig) -> None:
