@@ -96,7 +96,9 @@ def table(groups: Sequence[Group]) -> str:
         angles = [group.shown(f"weight_angle/{layer}") or "W itself" for layer in layers]
         accuracy, samples = 100 - last[TEST_ERROR], last.get(SAMPLES, 0)
         rows.append([label, f"{accuracy:.1f}", *angles, f"{samples:.0f}", f"{last['seconds']:.0f}"])
-    return to_text(pd.DataFrame(rows, columns=["", "test, %", *layers, "samples/image", "s"]))
+    titles = [f"{layer},\nangle,\ndegrees" for layer in layers]
+    titles = ["", "test,\n%", *titles, "samples\nper\nimage", "time,\nseconds"]
+    return to_text(pd.DataFrame(rows, columns=titles))
 
 
 if __name__ == "__main__":

@@ -22,9 +22,11 @@ def test_table_shows_the_last_epoch_in_80_columns() -> None:
     text = quickstart.table([*plain, group(4, conv_1=1.0, conv_2=50.0, conv_3=3.456, head=1e-5)])
     lines = [line.split() for line in text.splitlines()]
     assert max(map(len, text.splitlines())) <= 80
-    assert lines[0] == ["test,", "%", "conv_2", "conv_3", "head", "samples/image", "s"]
-    assert lines[2] == ["BP", "98.1", *["W", "itself"] * 3, "9", "8"]
-    assert lines[6] == ["WM,", "balanced", "98.1", "50.00", "3.46", "<", "0.01", "9", "8"]
+    assert lines[0] == ["test,", "conv_2,", "conv_3,", "head,", "samples", "time,"]
+    assert lines[1] == ["%", *["angle,"] * 3, "per", "seconds"]
+    assert lines[2] == [*["degrees"] * 3, "image"]
+    assert lines[4] == ["BP", "98.1", *["W", "itself"] * 3, "9", "8"]
+    assert lines[8] == ["WM,", "balanced", "98.1", "50.00", "3.46", "<", "0.01", "9", "8"]
 
 
 @pytest.mark.slow

@@ -375,6 +375,12 @@ CASES = {
     "unknown rule": fit(
         "command line: feedback.rule is 'wmm', which is not known.", "--feedback.rule=wmm"
     ),
+    # Before the data are read, which this set could not be.
+    "two letters, one wrong": fit(
+        "feedback.rule is 'kq', which is not known. Expected one of backprop,",
+        *("--feedback.rule=kq", "--data.name={tmp}/nothing"),
+    ),
+    "nearest alias": fit("Did you mean 'kp'?", "--feedback.rule=kq"),
     "unknown rule of a layer": fit(
         "feedback.layers.head is 'x', which is not known.", "--feedback.layers.head=x"
     ),
@@ -414,7 +420,7 @@ CASES = {
         *("--feedback.rule=wm", "--mirror.options.dead_cells=2"),
     ),
     "noise option out of range": fit(
-        "mirror.noise=gaussian refuses its options: samples of mirror noise must be at least 1.",
+        "mirror.noise=gaussian refuses its options: samples of mirror noise must be a whole",
         *("--feedback.rule=wm", "--mirror.noise=gaussian", "--mirror.noise.options.samples=0"),
     ),
     "activation that mixes cells": fit(

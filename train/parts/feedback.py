@@ -52,8 +52,18 @@ def build_rule(part: Part, key: str) -> tfwm.rules.FeedbackRule:
         known,
         tfwm.rules.FeedbackRule,
         "a subclass of tfweightmirror.rules.FeedbackRule",
-        also=f" ({', '.join(alias for aliases in RULES.values() for alias in aliases)})",
+        aliases=[alias for aliases in RULES.values() for alias in aliases],
     )
+
+
+def build_rules(config: FeedbackConfig) -> tuple[Any, dict[str, Any], Any]:
+    """The rule, those of layers by pattern, and that of the last layer or None."""
+    layers = {
+        pattern: build_rule(part, f"feedback.layers.{pattern}")
+        for pattern, part in config.layers.items()
+    }
+    last = build_rule(config.last_layer, "feedback.last_layer") if config.last_layer.name else None
+    return build_rule(config.rule, "feedback.rule"), layers, last
 
 
 def known_initializers() -> dict[str, Any]:
@@ -68,12 +78,7 @@ def convert(
 
     Under backprop alone it is the stock Keras model, unless that is to be measured.
     """
-    rule = build_rule(config.rule, "feedback.rule")
-    layers = {
-        pattern: build_rule(part, f"feedback.layers.{pattern}")
-        for pattern, part in config.layers.items()
-    }
-    last = build_rule(config.last_layer, "feedback.last_layer") if config.last_layer.name else None
+    rule, layers, last = build_rules(config)
     initializer = None
     if config.initializer.name is not None:
         initializer = instance(

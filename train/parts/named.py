@@ -9,7 +9,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from train.config import FitConfig, Part
@@ -18,19 +18,29 @@ from train.errors import UserError, did_you_mean, see
 from train.parsing.config_file import checked
 
 
-def find(key: str, name: str | None, known: Mapping[str, Any], *, also: str = "") -> Any:
+def find(
+    key: str,
+    name: str | None,
+    known: Mapping[str, Any],
+    *,
+    also: str = "",
+    aliases: Sequence[str] = (),
+) -> Any:
     """What `name` means: one of `known` (in lower case, too), or what an import path leads to.
 
-    `key` is the configuration's, and `also` what else may be named, both for the UserError.
+    `key` is the configuration's, `also` what else may be named, and `aliases` are other names of
+    the known, all for the UserError.
     """
     name = name or ""
     if ":" in name:
         return imported(key, name)
     found = known.get(name, known.get(name.lower()))
     if found is None:
+        also += f" ({', '.join(aliases)})" if aliases else ""
+        near = did_you_mean(name, [*known, *aliases])
         raise UserError(
             f"{key} is {name or None!r}, which is not known. Expected one of {', '.join(known)}"
-            f"{also}, or an import path package.module:attribute.{did_you_mean(name, known)}"
+            f"{also}, or an import path package.module:attribute.{near}"
             + see("a-name-that-is-not-known")
         )
     return found
@@ -124,13 +134,19 @@ def refusals(sentence: str) -> Iterator[None]:
 
 
 def instance(
-    key: str, part: Part, known: Mapping[str, Any], base: Any, expected: str, *, also: str = ""
+    key: str,
+    part: Part,
+    known: Mapping[str, Any],
+    base: Any,
+    expected: str,
+    *,
+    aliases: Sequence[str] = (),
 ) -> Any:
     """What `part` names, or what the class or function of that name gives for its options.
 
     Refused unless it is an instance of `base`, which is `expected` in words; the rest as `find`.
     """
-    found = find(key, part.name, known, also=also)
+    found = find(key, part.name, known, aliases=aliases)
     if isinstance(found, base) and part.options:
         found = type(found)
     if callable(found) and not isinstance(found, base):

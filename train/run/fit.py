@@ -20,6 +20,7 @@ from train.detection.watch import Detections
 from train.devices.cluster import anybody, lost_workers_end_the_run
 from train.devices.strategy import Placement, place, strategy_name
 from train.errors import UserError
+from train.parsing.phases import phase_configs
 from train.parts import feedback, models
 from train.parts.callbacks import build_callbacks, forgetful
 from train.parts.named import import_folders
@@ -64,6 +65,8 @@ def fit(config: FitConfig, extra_callbacks: Sequence[Any] = ()) -> FinishedRun:
     # So that the run's files say every value, and defaults may change.
     import_folders(config)
     config = dataclasses.replace(config, model=models.filled(config.model))
+    for phase in phase_configs(config):  # a mistake there is told before data are read
+        feedback.build_rules(phase.feedback)
     if strategy_name(config) == "multi_worker":
         # What each worker can see by itself is told before they wait for each other.
         if config.run_directory is None:
