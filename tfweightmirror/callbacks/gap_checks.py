@@ -1,8 +1,10 @@
-"""What Kolen-Pollack's law needs of layers and optimizers, and the refusals where it is missing."""
+"""What Kolen-Pollack's law needs of layers and optimizers: refusals, and what it leaves open."""
 
+import warnings
 from collections.abc import Collection, Sequence
 
 import keras
+import tensorflow as tf
 
 from tfweightmirror._internals import optimizer_hooks, twin_gradient
 from tfweightmirror._internals.docs import see
@@ -173,3 +175,21 @@ def unknown_optimizer(model: keras.Model, pathway: Pathway) -> ValueError:
         f"in the first batch, but by no optimizer among the attributes of '{model.name}'. Make "
         "that optimizer an attribute of the model, or leave the callback out."
     )
+
+
+def warn_if_w_shrank(model: str, pairs: Sequence[Pathway]) -> None:
+    """Warn where |B - W| is above half of |W|, in `pairs` whose gap is closed by the law."""
+    ratios = {
+        p.name: float(tf.norm(p.feedback_kernel - p.kernel) / tf.norm(p.kernel)) for p in pairs
+    }
+    # B lies in a ball around W: at a radius of |W| / 2 the angle is at most asin(0.5), 30 degrees.
+    wide = sorted((name for name in ratios if ratios[name] > 0.5), key=lambda n: -ratios[n])
+    if wide:
+        worst = ", ".join(f"{ratios[name]:.2g} in '{name}'" for name in wide[:3])
+        warnings.warn(
+            f"The gap B - W has closed by Kolen-Pollack's law, but in {len(wide)} of {len(pairs)} "
+            f"layers of '{model}' W has shrunk with it, and the angle is large: |B - W| / |W| is "
+            f"{worst}." + see("a-closed-gap-and-a-large-angle"),
+            UserWarning,
+            stacklevel=2,
+        )

@@ -44,6 +44,10 @@ class KolenPollack(keras.callbacks.Callback):
     what the law says for that pathway. Measured and predicted are compared in every pathway; where
     they part by more than 5 %, a warning says so once. `|B - W|_0` is that at the first batch.
 
+    The law is of the gap alone. In a layer that learns little, decay shrinks W as fast as the gap,
+    and the angle stays large. Where training ends with a predicted gap below 10 % of the first and
+    a `|B - W| / |W|` above 0.5 (0.5 is an angle of up to 30 degrees), a warning names them.
+
     A pair follows the optimizer that updates it: the model's, or, in a train step of your own, any
     that is an attribute of the model or of a layer in it. Which one that is shows in the first
     step, so what cannot be checked before is checked when that step is traced.
@@ -137,13 +141,7 @@ class KolenPollack(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Report the gap, measured and predicted."""
-        predicted = abs(self._predicted.numpy())  # under momentum gaps may swing through 0
-        start, now = self._first_gaps.numpy(), gaps(self._pairs).numpy()
-        ratios = now / start.clip(min=1e-30)
-        broken = abs(ratios - predicted) > 0.05 * predicted
-        if broken.any():
-            # Below this, the difference of two float32 kernels is rounding.
-            broken &= now > 1e-4 * np.array([float(tf.norm(p.kernel)) for p in self._pairs])
+        ratios, predicted, broken = self._compare()
         followed = np.isin(np.arange(len(ratios)), list(self._followed()))
         if logs is not None:
             shown = broken | followed if broken.any() or followed.any() else True
@@ -166,10 +164,25 @@ class KolenPollack(keras.callbacks.Callback):
             )
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Give the model its own train step back."""
+        """Give the model its own train step back; warn where the gap has closed, not the angle."""
+        followed = sorted(self._followed())
         step = TrainStep.existing(self.model)
         if step is not None:
             step.remove("kolen_pollack", self._around_step)
+        _, predicted, broken = self._compare()
+        closed = [i for i in followed if predicted[i] < 0.1 and not broken[i]]
+        gap_checks.warn_if_w_shrank(self.model.name, [self._pairs[i] for i in closed])
+
+    def _compare(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """By pair: the gap over the first one, measured and predicted, and whether they part."""
+        predicted = abs(self._predicted.numpy())  # under momentum gaps may swing through 0
+        start, now = self._first_gaps.numpy(), gaps(self._pairs).numpy()
+        ratios = now / start.clip(min=1e-30)
+        broken = abs(ratios - predicted) > 0.05 * predicted
+        if broken.any():
+            # Below this, the difference of two float32 kernels is rounding.
+            broken &= now > 1e-4 * np.array([float(tf.norm(p.kernel)) for p in self._pairs])
+        return ratios, predicted, broken
 
     def _followed(self) -> set[int]:
         """Places of the pairs that an optimizer updates in the step in use, whoever traced it."""
