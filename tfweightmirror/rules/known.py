@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfweightmirror._internals.arguments import require_fields
 from tfweightmirror._internals.docs import see
 from tfweightmirror.rules.direct import DirectFeedbackAlignment
 from tfweightmirror.rules.feedback_rule import FeedbackRule
@@ -224,7 +225,9 @@ def get(identifier: Any) -> FeedbackRule:
             `keras.saving.serialize_keras_object`.
 
     Raises:
-        ValueError: The name is not known; the sentence has the known ones and the nearest.
+        ValueError: The name is not known; the sentence has the known ones and the nearest. A rule
+            of your own has options that would not be saved: they are no fields of a dataclass, and
+            it has no `get_config` of its own.
 
     Examples:
         >>> tfwm.rules.get("fa")
@@ -235,13 +238,15 @@ def get(identifier: Any) -> FeedbackRule:
         ValueError: feedback rule 'kolen-polack' is not known. ... Did you mean 'kolen_pollack'?
     """
     if isinstance(identifier, FeedbackRule):
+        if type(identifier).get_config is FeedbackRule.get_config:
+            require_fields(identifier, see("a-rule-of-your-own", "guides/extend"))
         return identifier
     if isinstance(identifier, type) and issubclass(identifier, FeedbackRule):
-        return identifier()
+        return get(identifier())
     if isinstance(identifier, dict):
         deserialized = keras.saving.deserialize_keras_object(identifier)
         if isinstance(deserialized, FeedbackRule):
-            return deserialized
+            return get(deserialized)
     if isinstance(identifier, str):
         if identifier.lower() in _BY_NAME:
             return _BY_NAME[identifier.lower()]

@@ -22,6 +22,8 @@ from typing import Any
 
 import keras
 
+from tfweightmirror._internals.arguments import require_fields
+from tfweightmirror._internals.docs import see
 from tfweightmirror.mirror.noise.balanced import WIDEST_BLOCK, Impulse, Orthogonal
 from tfweightmirror.mirror.noise.base import Firing, Noise
 from tfweightmirror.mirror.noise.independent import Gaussian, IndependentNoise, Rademacher, Uniform
@@ -55,7 +57,8 @@ def get(identifier: Any) -> Noise:
     """The noise that `identifier` means: a name, a `Noise` (or a class of one), or a Keras config.
 
     Raises:
-        ValueError: The name is not known.
+        ValueError: The name is not known. A noise of your own has options that are no fields of a
+            dataclass: it would be taken for one of other options.
 
     Examples:
         >>> tfwm.mirror.noise.get("impulse")
@@ -66,9 +69,10 @@ def get(identifier: Any) -> Noise:
         ValueError: mirror noise 'pink' is not known. Known: orthogonal, impulse, ...
     """
     if isinstance(identifier, Noise):
+        require_fields(identifier, see("a-noise-of-your-own", "guides/extend"))
         return identifier
     if isinstance(identifier, type) and issubclass(identifier, Noise):
-        return identifier()
+        return get(identifier())
     if isinstance(identifier, dict):
         return get(keras.saving.deserialize_keras_object(identifier))
     for noise in NOISES:
