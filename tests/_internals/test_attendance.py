@@ -57,6 +57,15 @@ def test_a_training_without_decay_warns_once(compiled_step: bool) -> None:
     assert not said(lambda: fit(model))
 
 
+@pytest.mark.parametrize("compiled_step", [False, True])
+def test_the_warning_points_at_the_code_that_trains(compiled_step: bool) -> None:
+    model = network(SGD(0.1))
+    model.run_eagerly = not compiled_step
+    with pytest.warns(UserWarning, match="decays the weights of layer 'low'") as caught:
+        fit(model)
+    assert caught[0].filename == __file__
+
+
 @pytest.mark.parametrize(
     ("make", "warns"),
     [

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from tfweightmirror._internals import keras_hooks
+from tfweightmirror._internals.callers import stacklevel_of_user
 from tfweightmirror._internals.docs import see
 from tfweightmirror._internals.optimizer_hooks import any_decay_of, inner_of, optimizers_knowing
 
@@ -43,7 +44,7 @@ def warn_if_unattended(layer: keras.layers.Layer) -> None:
         "tfweightmirror.callbacks.WeightMirror() to fit, or call mirror_model yourself between "
         "steps (and ignore this warning)." + see("nobody-teaches-b"),
         UserWarning,
-        stacklevel=2,
+        stacklevel=stacklevel_of_user(),
     )
 
 
@@ -75,7 +76,7 @@ def warn_if_not_decayed(
             "does not die out. Give both one weight decay: name both or none in "
             "exclude_from_weight_decay." + see("unequal-decay"),
             UserWarning,
-            stacklevel=2,
+            stacklevel=stacklevel_of_user(),
         )
         return
     checked = ", and pass tfweightmirror.callbacks.KolenPollack() to fit, which checks it"
@@ -88,7 +89,7 @@ def warn_if_not_decayed(
         "your own, the optimizer is known if it is an attribute of the model (as after compile), "
         "or built with the model's variables before the first step." + see("no-weight-decay"),
         UserWarning,
-        stacklevel=2,
+        stacklevel=stacklevel_of_user(),
     )
 
 
