@@ -19,6 +19,13 @@ def test_groups_of_one_rule_are_told_apart_by_what_differs() -> None:
         assert configs.labels_of([plain | changes, plain])[0] == expected
 
 
+def test_what_a_run_did_not_say_is_not_called_none_which_may_be_a_value() -> None:
+    plain = configs.flat(tree("wm"), source="")
+    scaled = plain | {"mirror.options.norm": "scaling"}
+    for label, end in zip(configs.labels_of([plain, scaled]), (" unset", "=scaling"), strict=True):
+        assert label.endswith(f", mirror.norm{end}")
+
+
 def test_rules_are_those_of_the_library() -> None:
     prefix = "feedback.rule.options."
     for rule in tfwm.rules.RULES:

@@ -45,7 +45,9 @@ def labels_of(configs: Sequence[Flat], folders: Sequence[str] = ()) -> list[str]
     for config, label in zip(configs, labels, strict=True):
         alike = [identity(c) for c, name in zip(configs, labels, strict=True) if name == label]
         texts = [
-            f"{key.replace('.options', '')}={config.get(key)}"
+            # None may mean something to a part, such as mirror.norm; here nothing was said.
+            key.replace(".options", "")
+            + (f"={v}" if (v := config.get(key)) is not None else " unset")
             for key in dict.fromkeys(itertools.chain(*alike))
             if any(other.get(key) != config.get(key) for other in alike)
         ]
