@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+# Convolutions with channels first, which some CPUs have by default and others do not.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 # Who starts the tests in the background may have Ctrl-C ignored, and so what they start.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

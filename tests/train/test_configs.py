@@ -125,7 +125,7 @@ def test_head_names_the_source_and_what_to_expect(file: Path) -> None:
     if rule_in_name(file) is None:
         assert "This file alone is backprop" in head
     else:
-        assert re.search(r"Expected.*\d", head)
+        assert re.search(r"(Expected|Published).*\d", head)
     assert max(map(len, file.read_text().splitlines())) <= 100
 
 
