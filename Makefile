@@ -14,9 +14,6 @@ RELEASE_STAMP := $(VENV)/release-installed
 
 # Keeps TensorFlow's start-up messages, not its warnings and errors, out of the way.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
-# TensorFlow turns oneDNN on by itself for some processors only. Without it a CPU has no
-# convolutions with channels first, and others are slower.
-export TF_ENABLE_ONEDNN_OPTS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-cuda quickstart test slow slow-share keras-suite tpu-check tpu-cost browser-check \
