@@ -40,7 +40,7 @@ def has_onednn() -> bool:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Skips what needs channels first, or dilation on the way back, where TensorFlow has neither."""
+    """Skips what needs channels first, or transposed dilation, where TensorFlow has neither."""
     try:
         return (yield)
     except (tf.errors.UnimplementedError, tf.errors.InvalidArgumentError) as error:
