@@ -228,8 +228,7 @@ class WeightMirror(keras.callbacks.Callback):
             accumulated = optimizer.gradient_accumulation_steps or 1
         if self.mirror_steps.numpy() < self.schedule.mirror_steps(updates, epoch):
             # Twice: batches may have had no update, and each restore has a warm-up of its own.
-            fired = self.schedule.mirror_steps(updates * accumulated, epoch)
-            self.mirror_steps.assign(2 * fired)
+            self.mirror_steps.assign(2 * self.schedule.mirror_steps(updates * accumulated, epoch))
 
     def _predicted_angles(self) -> dict[str, float]:
         """Where the angles settle while W stands still, for pathways with a law."""
