@@ -43,7 +43,7 @@ from train.run.directory import next_free  # noqa: E402
 KEPT = Path("benchmarks") / "results" / "step_time"
 STOCK = "stock"
 STEPS = (
-    *("backprop", "feedback_alignment", "sign_symmetry"),
+    *("backprop", "feedback_alignment", "sign_symmetry", "updated_random_feedback"),
     *("kolen_pollack", "KolenPollack()", "WeightMirror()"),
 )
 # The callback that belongs to a rule, and what else a `fit` is measured with.
@@ -51,11 +51,17 @@ FITS: dict[str, tuple[str, Callable[[], list[Any]]]] = {
     STOCK: (STOCK, list),
     "feedback_alignment": ("feedback_alignment", list),
     "sign_symmetry": ("sign_symmetry", list),
+    "updated_random_feedback": ("updated_random_feedback", list),
     "KolenPollack()": ("kolen_pollack", lambda: [tfwm.callbacks.KolenPollack()]),
     "WeightMirror()": ("weight_mirror", lambda: [tfwm.callbacks.WeightMirror()]),
     "WeightMirror('gaussian')": (
         "weight_mirror",
         lambda: [tfwm.callbacks.WeightMirror("gaussian")],
+    ),
+    # One activation for all layers, as its cost asks for none in particular.
+    "WeightMirror.akrout2019()": (
+        "weight_mirror",
+        lambda: [tfwm.callbacks.WeightMirror.akrout2019(activations={"*": "relu"})],
     ),
 }
 
