@@ -43,6 +43,7 @@ def test_a_layer_that_learns_nothing_is_named_when_its_gap_has_closed() -> None:
         model = trained(SGD(0.1, momentum=0.9, weight_decay=0.5))
     message = str(caught[0].message)
     assert len(caught) == 1
+    assert caught[0].filename == __file__
     assert "1 of 3 layers of 'net'" in message
     assert f"|B - W| / |W| is {relative_gaps(model)['side']:.2g} in 'side'." in message
     assert message.endswith(see("a-closed-gap-and-a-large-angle"))

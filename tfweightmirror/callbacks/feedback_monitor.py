@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfweightmirror._internals.callers import stacklevel_of_user
 from tfweightmirror._internals.docs import see
 from tfweightmirror._internals.walk import pathways
 from tfweightmirror.callbacks.train_step import TrainStep
@@ -117,7 +118,7 @@ class FeedbackMonitor(keras.callbacks.Callback):
                 f"{', '.join(self.measures)} do not exist. Pass probe=(x, y) for delta angles."
                 + see("no-weight-angle"),
                 UserWarning,
-                stacklevel=2,
+                stacklevel=stacklevel_of_user(),
             )
 
         @tf.function(autograph=False)

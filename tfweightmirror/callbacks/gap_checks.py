@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from tfweightmirror._internals import optimizer_hooks, twin_gradient
+from tfweightmirror._internals.callers import stacklevel_of_user
 from tfweightmirror._internals.docs import see
 from tfweightmirror._internals.walk import pathways
 from tfweightmirror.pathway import Pathway
@@ -191,5 +192,5 @@ def warn_if_w_shrank(model: str, pairs: Sequence[Pathway]) -> None:
             f"layers of '{model}' W has shrunk with it, and the angle is large: |B - W| / |W| is "
             f"{worst}." + see("a-closed-gap-and-a-large-angle"),
             UserWarning,
-            stacklevel=2,
+            stacklevel=stacklevel_of_user(),
         )

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfweightmirror._internals import look_hooks, optimizer_hooks, twin_gradient
+from tfweightmirror._internals.callers import stacklevel_of_user
 from tfweightmirror._internals.docs import see
 from tfweightmirror._internals.walk import walk
 from tfweightmirror.callbacks import gap_checks
@@ -160,7 +161,7 @@ class KolenPollack(keras.callbacks.Callback):
                 f"{ratios[worst]:.4g} of what it was, {updates}. Something else moves W or B: "
                 "another callback, or assignments between steps." + see("the-law-does-not-hold"),
                 UserWarning,
-                stacklevel=2,
+                stacklevel=stacklevel_of_user(),
             )
 
     def on_train_end(self, logs: Any = None) -> None:

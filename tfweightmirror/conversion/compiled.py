@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfweightmirror._internals import keras_hooks, optimizer_hooks, tensorflow_hooks
+from tfweightmirror._internals.callers import stacklevel_of_user
 from tfweightmirror._internals.docs import see
 from tfweightmirror._internals.walk import functions_inside, walk
 from tfweightmirror.mirror.memory import layers_have_changed
@@ -95,7 +96,7 @@ def holders_of(
             "backward pass that it was traced with. If there is one, compile it again after this "
             "call." + see("models-that-were-frozen-for-the-garbage-collector"),
             UserWarning,
-            stacklevel=3,
+            stacklevel=stacklevel_of_user(),
         )
     models = keras_hooks.models_holding(layers, [layer for _, layer in walk(model)])
     return Holders(models, _built_optimizers(models, model, layers) if carry_over else [])

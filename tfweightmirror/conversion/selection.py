@@ -10,6 +10,7 @@ import keras
 
 from tfweightmirror import rules
 from tfweightmirror._internals import keras_hooks
+from tfweightmirror._internals.callers import stacklevel_of_user
 from tfweightmirror._internals.docs import see
 from tfweightmirror._internals.walk import symbolic_call, walk
 from tfweightmirror.conversion import twins
@@ -121,7 +122,7 @@ class Choice:
                 f"If that is meant, say so with a pattern, such as {{'{named[0][0]}': 'backprop', "
                 "'*': ...}." + see("matrices-without-a-twin"),
                 UserWarning,
-                stacklevel=3,
+                stacklevel=stacklevel_of_user(),
             )
 
 

@@ -14,6 +14,7 @@ import keras
 import tensorflow as tf
 
 from tfweightmirror._internals.arguments import require_model
+from tfweightmirror._internals.callers import stacklevel_of_user
 from tfweightmirror._internals.docs import see
 from tfweightmirror._internals.look_hooks import (
     inlining_functions,
@@ -238,7 +239,7 @@ def _tell_of_own_train_step(model: keras.Model) -> None:
         "the compiled loss (compute_loss), on one batch with inputs as the model takes them. Where "
         "train_step learns from something else, they are not the angles of its training.",
         UserWarning,
-        stacklevel=4,
+        stacklevel=stacklevel_of_user(),
     )
 
 
