@@ -63,6 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the exit
         return NOBODY_READS
+    except OSError as error:
+        if error.filename is None:
+            raise
+        mistake, status = error, UserError.status
+        sentence = f"{error.strerror}: {os.fsdecode(error.filename)!r}. Expected another file."
     except KeyboardInterrupt:
         print("ended by Ctrl-C", file=sys.stderr)
         return INTERRUPTED

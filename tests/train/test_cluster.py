@@ -118,9 +118,13 @@ def test_options_code_and_versions_must_be_the_same_but_not_the_cluster(
     parts = ["--optimizer.options.momentum=0.8", "--run_directory=/b", "--cluster.timeout_s=9"]
     monkeypatch.setattr(tf, "__version__", "0.1")
     other = notes_of(parse(["fit", *parts])[0])
-    other["the code"] = "of another commit"
+    other["the code of train"] = "of another commit"
     (sentence, _) = meeting(one, other)
-    for part in ("the code is", "tensorflow is", "optimizer.options.momentum is 0.9 on worker 0"):
+    for part in (
+        "the code of train is",
+        "tensorflow is",
+        "optimizer.options.momentum is 0.9 on worker 0",
+    ):
         assert part in str(sentence)
     assert str(sentence).count(" on worker 1") == 3
 

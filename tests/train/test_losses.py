@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfweightmirror.training import MultiClassHinge
 from train.config import Part
 from train.errors import UserError
-from train.parts.losses import build_loss, build_metrics
+from train.parts.losses import build_loss, build_metrics, check_logits
 
 random = np.random.default_rng(2)
 LOGITS = random.normal(scale=4, size=(6, 5)).astype("float32")
@@ -130,7 +130,7 @@ MSE = "mean_squared_error"
     ("kind", "loss", "metric", "refused"),
     [
         ("classes", "softmax", "sparse_categorical_accuracy", None),
-        ("classes", "tests.train.test_losses:scaled", "mean", None),
+        ("classes", "tests.train.test_losses:scaled", "sparse_categorical_accuracy", None),
         ("classes", MSE, "mean", f"loss is {MSE}, which compares values, but data.target is"),
         ("classes", "sigmoid", MSE, f"metrics is {MSE}, which compares values"),
         ("values", MSE, "mean_absolute_error", None),
@@ -146,3 +146,22 @@ def test_loss_and_metric_have_to_fit_the_targets(
         build_loss(Part(loss), kind)
         build_metrics((Part(metric),), kind)
     assert refused is None or refused in str(caught.value)
+
+
+def test_what_is_of_probabilities_needs_a_model_that_gives_them() -> None:
+    loss = build_loss(Part("sparse_categorical_crossentropy"), "classes")
+    metrics = build_metrics((Part("sparse_categorical_crossentropy"),), "classes")
+    for activation in ("softmax", None):
+        head = keras.layers.Dense(3, activation=activation, name="head")
+        model = keras.Sequential([keras.Input((4,)), head], name="net")
+        for measure, key in ((loss, "loss"), (metrics[0], "metrics")):
+            if activation:
+                check_logits(model, [measure])
+                continue
+            with pytest.raises(UserError, match=f"{key} is .* net gives logits: head has no act"):
+                check_logits(model, [measure])
+    # Inside what takes the mean over an example's values, too.
+    wrapped = build_loss(Part("binary_crossentropy"), "values", axes=2)
+    with pytest.raises(UserError, match="loss is binary_crossentropy of probabilities"):
+        check_logits(model, [wrapped])
+    check_logits(model, [build_loss(Part("softmax"), "classes"), build_loss(Part("sigmoid"))])

@@ -8,7 +8,9 @@ from pathlib import Path
 import keras
 import pytest
 
-from train.config import FitConfig
+from train.config import FitConfig, Part
+from train.devices.cluster import notes_of
+from train.parts.named import import_all
 from train.run import files
 from train.run.directory import RunDirectory
 
@@ -49,6 +51,49 @@ def test_setup_says_the_command_of_every_start(
     assert commands == [f"python -m train fit --seed={seed}" for seed in (0, 1)]
     assert all(start["date"].endswith("+00:00") for start in setup["starts"])
     assert setup["replicas"] == 1
+
+
+def test_a_start_with_other_code_of_the_users_own_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "own_net").mkdir()
+    (tmp_path / "own_net" / "__init__.py").write_text("")
+    (tmp_path / "own_rule.py").write_text("")
+    config = FitConfig(
+        model=Part("own_net.nets:make"),
+        phases=({"feedback": {"rule": "own_rule:Mine"}},),
+        import_from=(str(tmp_path),),
+    )
+    directory = RunDirectory(tmp_path / "run")
+    directory.path.mkdir()
+
+    def started() -> tuple[dict[str, str], str]:
+        written = files.RunFiles(directory, config, {})
+        written.set_model(keras.Sequential())
+        written.on_train_begin()
+        starts = json.loads(directory.setup_file.read_text())["starts"]
+        return starts[-1]["own_code"], capsys.readouterr().out
+
+    first, said = started()
+    assert (list(first), said) == (["own_net", "own_rule"], "")
+    (tmp_path / "own_net" / "helper.py").write_text("units = 3\n")  # below the same package
+    second, said = started()
+    assert second["own_net"] != first["own_net"]
+    assert second["own_rule"] == first["own_rule"]
+    assert said.startswith("own_net: not the code of the run's last start.")
+    assert started() == (second, "")
+    assert notes_of(config)["the code of own_net"] == second["own_net"]
+
+
+def test_a_module_that_only_a_phase_names_is_imported_for_a_saved_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "rule_of_a_phase.py").write_text("class Mine: pass\n")
+    phases = ({"feedback": {"rule": "rule_of_a_phase:Mine"}},)
+    import_all(FitConfig(phases=phases, import_from=(str(tmp_path),)))
+    assert sys.modules.pop("rule_of_a_phase").Mine
 
 
 def test_hardware_has_the_devices_that_tensorflow_sees() -> None:

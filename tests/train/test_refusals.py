@@ -225,6 +225,11 @@ def raising(error: Exception) -> Prepare:
     return lambda scene: scene.patch.setattr("train.parts.models.build", fail)
 
 
+def gone(scene: Scene) -> None:
+    config = unfinished(scene) / "config.yaml"
+    config.write_text(config.read_text().replace("name: mlp", "name: 'gone:make'"))
+
+
 def other_sweep(scene: Scene) -> None:
     (scene.folder / "sweep").mkdir()
     grid = "--grid=optimizer.learning_rate=0.1"
@@ -235,6 +240,8 @@ def other_sweep(scene: Scene) -> None:
 
 
 SWEEP = "sweep " + " ".join(TINY) + " --run_directory={tmp}/sweep --grid optimizer.learning_rate="
+# The tiny line has options of `mlp`, which go with its name.
+OWN_MODEL = ("--model.options={}",)
 WORKERS = ("--strategy=multi_worker", "--cluster.source=workers")
 
 CASES = {
@@ -673,6 +680,140 @@ CASES = {
         "hidden_1, head. The last checkpoint is {tmp}/run/checkpoints/00000004-step-0. The "
         "learning rate was halved 3 times: lower it.",
         *("--optimizer.learning_rate=1e30", "--on_nan=rollback"),
+    ),
+    # parts that fail, or mean something else than they are asked for
+    "loss of probabilities on logits": fit(
+        "loss is sparse_categorical_crossentropy of probabilities (from_logits is false), but mlp "
+        "gives logits: head has no activation.",
+        "--loss=sparse_categorical_crossentropy",
+    ),
+    "metric of probabilities on logits": fit(
+        "metrics is sparse_categorical_crossentropy of probabilities",
+        "--metrics=[sparse_categorical_crossentropy]",
+    ),
+    "metric of one-hot targets on classes": fit(
+        "metrics is categorical_accuracy, which compares values, but data.target is classes",
+        "--metrics=[categorical_accuracy]",
+    ),
+    "metric of no targets": fit("metrics is 'mean', which is not known.", "--metrics=[mean]"),
+    "loss that is a sum": fit(
+        "loss has reduction=sum. Expected the mean over examples, sum_over_batch_size",
+        *("--loss=sparse_categorical_crossentropy", "--loss.options.from_logits=true"),
+        "--loss.options.reduction=sum",
+    ),
+    "magnitude of another rule": fit(
+        "feedback.rule is usf with the option magnitude=fixed, but usf means magnitude=uniform.",
+        *("--feedback.rule=usf", "--feedback.rule.options.magnitude=fixed"),
+    ),
+    "options of a last layer without a rule": fit(
+        "feedback.last_layer.options is given without feedback.last_layer.name",
+        "--feedback.last_layer.options.epsilon=1",
+    ),
+    "options of an initializer without a name": fit(
+        "feedback.initializer.options is given without feedback.initializer.name",
+        "--feedback.initializer.options.seed=1",
+    ),
+    "unknown measure of a network without feedback": fit(
+        "monitor.measures: measures of FeedbackMonitor is ('weigt_angle',).",
+        *("--feedback.rule=bp", "--monitor.measures=[weigt_angle]"),
+    ),
+    "delta angles of a network without feedback": fit(
+        "monitor.delta_angles is given, but no layer has feedback weights.",
+        *("--feedback.rule=bp", "--monitor.delta_angles=true"),
+    ),
+    "initializer of no feedback weights": fit(
+        "feedback.initializer is given, but no layer has feedback weights.",
+        *("--feedback.rule=bp", "--feedback.initializer=he_normal"),
+    ),
+    "pad of no crop": fit(
+        "data.pad is given, but data.augmentation is none. Expected pad_crop_flip", "--data.pad=2"
+    ),
+    "factor without piecewise": fit(
+        "optimizer.schedule.factor is given, but optimizer.schedule.name is constant.",
+        "--optimizer.schedule.factor=0.5",
+    ),
+    "kind of no decay": fit(
+        "optimizer.decay is given, but optimizer.weight_decay is null.",
+        "--optimizer.decay=per_step",
+    ),
+    "batch size that nothing is scaled by": fit(
+        "optimizer.reference_batch_size is given, but optimizer.learning_rate_scaling is none.",
+        "--optimizer.reference_batch_size=64",
+    ),
+    "no number in a list": fit(
+        "optimizer.schedule.boundaries_epochs[0] is nan. Expected a number",
+        *("--optimizer.schedule=piecewise", "--optimizer.schedule.boundaries_epochs=[.nan]"),
+    ),
+    "no number as an option": fit(
+        "optimizer.options.momentum is nan. Expected a number", "--optimizer.options.momentum=.nan"
+    ),
+    "no character of a name": file(
+        'run_directory: "a\\0b"', "{tmp}/a.yaml: run_directory is 'a\\x00b'. Expected"
+    ),
+    "name that is too long": fit(
+        "File name too long: '{tmp}/xxxx", "--run_directory={tmp}/" + 300 * "x"
+    ),
+    "configuration without a name": fit("command line: config has no value.", "--config"),
+    "text for a number of Keras": fit(
+        "constraints.head.options.max_value is 'a'. Expected a number",
+        "--constraints={head: {name: max_norm, options: {max_value: a}}}",
+    ),
+    "no schedule": fit(
+        "optimizer.schedule.name=tests.train.parts_that_fail:NoSchedule is <class",
+        "--optimizer.schedule=tests.train.parts_that_fail:NoSchedule",
+    ),
+    "module that ends Python": fit(
+        "model is 'ends_python:make', and importing it fails: SystemExit: 3",
+        *("--model=ends_python:make", "--import_from=[{tmp}]"),
+        prepare=lambda scene: scene.file("ends_python.py", "raise SystemExit(3)\n"),
+    ),
+    "model that fails": fit(
+        "tests.train.parts_that_fail.no_model fails: KeyError: 'units' (",
+        *(*OWN_MODEL, "--model.name=tests.train.parts_that_fail:no_model"),
+    ),
+    "model of two outputs": fit(
+        "gives 2 outputs. Expected one, of shape (10,)",
+        *(*OWN_MODEL, "--model.name=tests.train.parts_that_fail:two_outputs"),
+    ),
+    "model without weights": fit(
+        "has no weights to train",
+        *(*OWN_MODEL, "--model.name=tests.train.parts_that_fail:no_weights"),
+        "--feedback.rule=bp",
+    ),
+    "loss that fails": fit(
+        "tests.train.parts_that_fail.no_loss fails: RuntimeError: the loss is broken (",
+        "--loss=tests.train.parts_that_fail:no_loss",
+    ),
+    "metric that fails": fit(
+        "tests.train.parts_that_fail.update_state fails: LookupError: the metric is broken",
+        "--metrics=['tests.train.parts_that_fail:NoMetric']",
+    ),
+    "callback that fails": training(
+        "tests.train.parts_that_fail.on_train_batch_end fails: RuntimeError: the callback is",
+        "--callbacks=['tests.train.parts_that_fail:NoCallback']",
+    ),
+    "state that is no variable": training(
+        "callbacks: state() of NoState gives 3 for 'count'. Expected a tf.Variable",
+        "--callbacks=['tests.train.parts_that_fail:NoState']",
+    ),
+    "measure that is no number": training(
+        "callbacks: the logs have mood='good'. Expected a number",
+        "--callbacks=['tests.train.parts_that_fail:TextInLogs']",
+    ),
+    "callback of Keras that fails": training(
+        "callbacks: EarlyStopping fails: EarlyStopping callback received monitor=nix",
+        "--callbacks=[{name: EarlyStopping, options: {monitor: nix}}]",
+    ),
+    "callback that checkpoints replace": fit(
+        "callbacks[0] is 'BackupAndRestore', which is not known.", "--callbacks=[BackupAndRestore]"
+    ),
+    "callback that sets a rate that is a schedule's": fit(
+        "callbacks has ReduceLROnPlateau, which cannot set the rate of optimizer.schedule cosine.",
+        *("--callbacks=[ReduceLROnPlateau]", "--optimizer.schedule=cosine"),
+    ),
+    "model of a run whose module is gone": fit(
+        "holds a run of another configuration: model.name is 'gone:make' there and 'mlp' here",
+        prepare=gone,
     ),
     # evaluate
     "evaluate nothing": other("evaluate", "evaluate needs a run directory or a .keras file."),

@@ -1,5 +1,6 @@
 """Convolutions that become locally connected at the begin of a phase (Amit 2018, section 4.1)."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from tests.train.test_phases import Notes
 from tests.train.test_steps import DieAt, KilledError
 from tfweightmirror.layers import LocallyConnected2D
 from train.commands.trained import load_trained
-from train.config import FitConfig
+from train.config import FitConfig, Part
 from train.errors import UserError
 from train.parsing.command_line import parse
 from train.run.fit import fit
@@ -81,6 +82,28 @@ def test_phase_unties_and_a_killed_run_goes_on_in_it_to_the_same_bits(tmp_path: 
     killing.assert_same_lines_and_bits(tmp_path / "whole", tmp_path / "run")
     _, model = load_trained(str(tmp_path / "run"))
     assert model.get_layer("conv_1").kernel.shape == (8, 8, 3, 3, 1, 3)
+
+
+def test_untied_layers_that_are_drawn_anew_are_masked(tmp_path: Path) -> None:
+    """In the phase that unties them, and in one after it."""
+    tied, untied = PHASES[0], {"training": {"steps": 1}, "draw_anew": ["conv_2"]}
+    phases = [tied, untied | {"untie": ["conv_2"]}, untied | {"draw_anew": ["conv_*"]}]
+    config = dataclasses.replace(
+        config_of(tmp_path / "run", phases), constraints={"conv_2": Part("sparse")}
+    )
+    notes = Notes()
+    fit(config, extra_callbacks=[notes])
+    for name in ("kernel", "feedback_kernel"):
+        for number in (1, 2):
+            fresh = notes.begins[number][f"conv_2/{name}"]
+            inside = fresh[1:3, 1:3]  # at the borders padding has no synapses
+            exists = inside[0, 0] != 0
+            assert exists.mean() == 0.5
+            np.testing.assert_array_equal(inside != 0, np.broadcast_to(exists, inside.shape))
+            assert not np.array_equal(inside[0, 0], inside[1, 1])
+            assert not np.array_equal(fresh, notes.ends[number - 1][f"conv_2/{name}"])
+            after = notes.ends[number][f"conv_2/{name}"]
+            np.testing.assert_array_equal(after[1:3, 1:3][inside == 0], 0)
 
 
 @pytest.mark.parametrize(

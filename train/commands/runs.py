@@ -28,7 +28,7 @@ from train.devices.strategy import Placement, strategy_name
 from train.errors import DivergedError, TerminatedError, UserError, with_source
 from train.parsing.command_line import DEBUG, Command, read_command
 from train.parts.callbacks import build_callbacks
-from train.parts.feedback import refusals_as_user_errors
+from train.parts.faults import faults_as_user_errors
 from train.parts.named import import_folders
 from train.run.directory import RunDirectory
 from train.run.fit import fit
@@ -102,7 +102,7 @@ def check(runs: Mapping[str, Command]) -> None:
             import_folders(config)
             if loaded is None or loaded[0] != config.data:
                 loaded = config.data, datasets.load(config.data)
-            with refusals_as_user_errors():
+            with faults_as_user_errors(config):
                 build_callbacks(config.callbacks)
                 try_out(config, placement, loaded[1])
         except UserError as error:

@@ -27,7 +27,7 @@ from train.devices.strategy import Placement, place
 from train.disk import to_json, whole_file
 from train.errors import UserError
 from train.parsing.config_file import config_of
-from train.parts.feedback import refusals_as_user_errors
+from train.parts.faults import faults_as_user_errors
 from train.parts.initial_weights import load_model
 from train.parts.losses import build_loss, build_parts
 from train.parts.named import import_all
@@ -173,7 +173,7 @@ def _of_checkpoint(directory: RunDirectory, config: FitConfig) -> Any:
             f"its command again."
         )
     here = Placement("here", tf.distribute.get_strategy())
-    with refusals_as_user_errors():
+    with faults_as_user_errors(config):
         phases = Phases(config, here, datasets.load(config.data))
         # Its rules say which feedback weights there are; what begins a phase is in the checkpoint.
         phases.make_ready(found.position.phase, begins=False)

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any, Literal
 
 from train.config.part import Part, ZeroOrSeveral, canonical_rule
+from train.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,10 +34,20 @@ class FeedbackConfig:
     only_last_layer_learns: bool = False
 
     def __post_init__(self) -> None:
-        layers = {pattern: canonical_rule(rule) for pattern, rule in self.layers.items()}
+        layers = {
+            pattern: canonical_rule(rule, f"feedback.layers.{pattern}")
+            for pattern, rule in self.layers.items()
+        }
+        for key in ("last_layer", "initializer"):
+            if getattr(self, key).options and getattr(self, key).name is None:
+                raise UserError(
+                    f"feedback.{key}.options is given without feedback.{key}.name. Expected both."
+                )
         object.__setattr__(self, "rule", canonical_rule(self.rule))
         object.__setattr__(self, "layers", layers)
-        object.__setattr__(self, "last_layer", canonical_rule(self.last_layer))
+        object.__setattr__(
+            self, "last_layer", canonical_rule(self.last_layer, "feedback.last_layer")
+        )
 
 
 @dataclasses.dataclass(frozen=True)

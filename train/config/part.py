@@ -74,13 +74,19 @@ def import_paths(value: Any) -> Iterator[str]:
             yield from import_paths(entry)
 
 
-def canonical_rule(part: Part) -> Part:
+def canonical_rule(part: Part, key: str = "feedback.rule") -> Part:
     """The rule under its one name, so that `kp` and `kolen_pollack` are no two configurations."""
     given = (part.name or "").lower()
     for name, aliases in RULES.items():
         if given == name or given in aliases:
             magnitude = {"magnitude": _MAGNITUDES[given]} if given in _MAGNITUDES else {}
-            return Part(name, {**magnitude, **part.options})
+            if (other := {**magnitude, **part.options}) != {**part.options, **magnitude}:
+                raise UserError(
+                    f"{key} is {given} with the option magnitude={other['magnitude']}, but {given} "
+                    f"means magnitude={magnitude['magnitude']}. Expected ss with that option, or "
+                    f"{given} without it."
+                )
+            return Part(name, other)
     return part
 
 

@@ -190,3 +190,14 @@ class FitConfig:
     checkpoint: CheckpointConfig = CheckpointConfig()
     callbacks: tuple[Part, ...] = ()
     cluster: ClusterConfig = ClusterConfig()
+
+    def __post_init__(self) -> None:
+        schedule, plateau = self.optimizer.schedule, "ReduceLROnPlateau"
+        warms_up = schedule.warm_up_epochs or schedule.warm_up_steps
+        if any(one.name == plateau for one in self.callbacks) and (
+            warms_up or schedule.name != "constant"
+        ):
+            raise UserError(
+                f"callbacks has {plateau}, which cannot set the rate of optimizer.schedule "
+                f"{schedule.name}{' with a warm-up' if warms_up else ''}. Expected one of them."
+            )

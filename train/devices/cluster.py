@@ -17,11 +17,10 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-import tfweightmirror as tfwm
-import train
 from train.config import FitConfig
 from train.errors import UserError, see
 from train.parsing.phases import leaves
+from train.parts.named import code_hash, own_code
 
 WORKER_LOST = 3
 """Exit status when another worker went silent."""
@@ -31,12 +30,8 @@ WORKERS_OWN = ("run_directory", "training.progress", "cluster.", "data.data_dir"
 
 def notes_of(config: FitConfig) -> dict[str, str]:
     """What must be the same on all workers: name to value."""
-    code = hashlib.sha256()
-    for package in (tfwm, train):
-        folder = Path(str(package.__file__)).parent
-        for file in sorted(folder.rglob("*.py")):
-            code.update(str(file.relative_to(folder)).encode() + file.read_bytes())
-    notes = {"the code": code.hexdigest()[:12]}
+    notes = {f"the code of {name}": code_hash(name) for name in ("tfweightmirror", "train")}
+    notes |= {f"the code of {name}": code for name, code in own_code(config).items()}
     notes |= {"tensorflow": tf.__version__, "keras": keras.__version__}
     values = leaves(config).items()
     return notes | {key: repr(value) for key, value in values if not key.startswith(WORKERS_OWN)}

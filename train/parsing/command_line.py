@@ -110,7 +110,7 @@ def configuration(keys: Sequence[str]) -> tuple[FitConfig, dict[str, str]]:
         phases = phase_configs(config)
     except UserError as error:
         raise UserError(with_source(str(error), sources)) from error
-    _check_mirror(phases, own)
+    _check_used(phases, own)
     if any(import_paths([config, phases])):
         config = dataclasses.replace(
             config, import_from=tuple(dict.fromkeys((*config.import_from, *folders)))
@@ -127,17 +127,50 @@ def value_of(key: str) -> Flat:
     return flatten(tree, source=COMMAND_LINE)
 
 
-def _check_mirror(phases: Sequence[FitConfig], keys: Sequence[str]) -> None:
-    """Raises UserError for mirror keys on the command line where no layer has a mirror."""
-    tables = [phase.feedback for phase in phases]
-    rules = [rule for t in tables for rule in (t.rule, t.last_layer, *t.layers.values())]
-    mirrored = any(rule.name == "weight_mirror" or ":" in str(rule.name) for rule in rules)
-    given = [key for key in keys if key.startswith("--mirror.")]
-    if given and not mirrored:
-        raise UserError(
-            f"command line: {given[0][2:].partition('=')[0]} is given, but no layer learns by "
-            f"weight_mirror. Expected --feedback.rule=weight_mirror with it."
-        )
+def _check_used(phases: Sequence[FitConfig], keys: Sequence[str]) -> None:
+    """Raises UserError for a key on the command line that nothing reads in any phase.
+
+    In files it may stand: others with the same base read it.
+    """
+    rules: list[str] = []
+    for table in (phase.feedback for phase in phases):
+        rules += [str(r.name) for r in (table.rule, table.last_layer, *table.layers.values())]
+    mirrored = any(name == "weight_mirror" or ":" in name for name in rules)
+    feeds_back = not {*rules} <= {"backprop", "None"}
+    measured = feeds_back or phases[0].monitor.backprop
+    crops, optimizers = phases[0].data.augmentation, [phase.optimizer for phase in phases]
+    schedules = {one.schedule.name for one in optimizers}
+    decays = any(one.weight_decay for one in optimizers)
+    scalings = {one.learning_rate_scaling for one in optimizers}
+    no_feedback = "no layer has feedback weights. Expected --feedback.rule with it"
+    no_decay = "optimizer.weight_decay is null. Expected both"
+    no_measure = f"{no_feedback}, or --monitor.backprop=true"
+    of_schedule = f"optimizer.schedule.name is {min(schedules)}. Expected {{}}"
+    used = {
+        "mirror.": (
+            mirrored,
+            "no layer learns by weight_mirror. Expected --feedback.rule=weight_mirror with it",
+        ),
+        "feedback.initializer": (feeds_back, no_feedback),
+        "monitor.delta_angles": (measured, no_measure),
+        "monitor.gradient_angles": (measured, no_measure),
+        "data.pad": (
+            crops == "pad_crop_flip",
+            f"data.augmentation is {crops}. Expected pad_crop_flip",
+        ),
+        "optimizer.schedule.factor": ("piecewise" in schedules, of_schedule.format("piecewise")),
+        "optimizer.schedule.final_factor": ("cosine" in schedules, of_schedule.format("cosine")),
+        "optimizer.decay": (decays, no_decay),
+        "optimizer.decay_biases": (decays, no_decay),
+        "optimizer.reference_batch_size": (
+            scalings != {"none"},
+            "optimizer.learning_rate_scaling is none. Expected linear or sqrt",
+        ),
+    }
+    for key in (key.removeprefix("--").partition("=")[0] for key in keys):
+        for read, (is_read, sentence) in used.items():
+            if not is_read and (key == read or key.startswith(f"{read.rstrip('.')}.")):
+                raise UserError(f"command line: {key} is given, but {sentence}.")
 
 
 def _sorted_out(name: str, words: list[str]) -> tuple[dict[str, Any], list[str], list[str]]:
@@ -159,6 +192,8 @@ def _sorted_out(name: str, words: list[str]) -> tuple[dict[str, Any], list[str],
                 raise UserError(f"command line: {flag} has no value. Expected {FLAGS[flag][0]}.")
             texts.setdefault(flag, []).append(text)
             continue
+        if flag == "config" and kind.has_config and not text:
+            raise UserError("command line: config has no value. Expected a YAML file.")
         keys.append(f"--{flag}{equals}{text}")
         near, table = did_you_mean(flag, known), flag.partition(".")[0]
         if not kind.has_config or (near and table != "config" and not hasattr(DEFAULT, table)):

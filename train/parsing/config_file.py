@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -159,6 +160,9 @@ def checked(value: Any, hint: Any, *, name: str, source: str = "") -> Any:
     if value is NO_TEXT:
         raise UserError(f"{where}{name} has no value. Expected {type_name(hint)}.")
     given, value = value, _read(value, hint)
+    for key, one in _nonsense(value, name):
+        expected = type_name(hint) if key == name else "a text" if one == one else "a number"
+        raise UserError(f"{where}{key} is {one!r}. Expected {expected}.")
     origin, arguments = get_origin(hint), get_args(hint)
     inner = functools.partial(checked, hint=Part, source=source)
     if origin is dict and arguments[1] is Part and isinstance(value, dict):
@@ -201,6 +205,18 @@ def _read(value: Any, hint: Any = Any) -> Any:
         return text
     # --data.data_dir=5 names a folder.
     return text if isinstance(read, (int, float)) and hint == (str | None) else read
+
+
+def _nonsense(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """What is NaN, or a text that no file can be called, with its key."""
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            yield from _nonsense(entry, f"{name}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for place, entry in enumerate(value):
+            yield from _nonsense(entry, f"{name}[{place}]")
+    elif (isinstance(value, float) and math.isnan(value)) or "\0" in str(value):
+        yield name, value
 
 
 def _part(value: Any) -> Part:

@@ -10,10 +10,18 @@ from tfweightmirror.callbacks import SignFlips
 from train.config import Part
 from train.parts.named import classes_of, instance
 
+# What the run does itself (checkpoints, history, a line an epoch), or takes functions.
+_NOT_HERE = (
+    *("BackupAndRestore", "CallbackList", "History", "OrbaxCheckpoint", "ProgbarLogger"),
+    *("LambdaCallback", "LearningRateScheduler"),
+)
+
 
 def known_callbacks() -> dict[str, Any]:
     """The callbacks of Keras by name, and the one of the library that goes with any rule."""
-    return {"SignFlips": SignFlips} | classes_of(keras.callbacks, keras.callbacks.Callback)
+    found = classes_of(keras.callbacks, keras.callbacks.Callback)
+    of_keras = {name: member for name, member in found.items() if name not in _NOT_HERE}
+    return {"SignFlips": SignFlips} | of_keras
 
 
 def build_callbacks(parts: tuple[Part, ...]) -> list[Any]:

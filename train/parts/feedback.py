@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import re
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -123,9 +121,13 @@ def draw_positions_apart(model: Any) -> None:
     """Draws the untied layers of a model anew, whose positions are copies of one filter."""
     for layer in model._flatten_layers(include_self=False, recursive=True):
         if isinstance(layer, LocallyConnected):
-            drawn = type(layer).from_config(layer.get_config())
+            # Masks stay the convolution's, and are put on what is drawn when the phase begins.
+            drawn = type(layer).from_config(layer.get_config() | {"kernel_constraint": None})
             drawn.build(layer.get_build_config()["input_shape"])
-            layer.set_weights(drawn.get_weights())
+            masks = {id(v) for v in getattr(layer.kernel_constraint, "variables", ())}
+            own = [variable for variable in layer.weights if id(variable) not in masks]
+            for variable, value in zip(own, drawn.get_weights(), strict=True):
+                variable.assign(value)
 
 
 def freeze(model: Any, patterns: Sequence[str], *, only_last_layer_learns: bool) -> list[Any]:
@@ -140,6 +142,8 @@ def freeze(model: Any, patterns: Sequence[str], *, only_last_layer_learns: bool)
         last = [layer for layer in model.layers if layer.trainable_variables][-1]
         learn = {id(variable) for variable in last.variables}
         frozen += [v for v in model.trainable_variables if id(v) not in learn]
+    if not trained:
+        raise UserError(f"{model.name} has no weights to train. Expected a model that has some.")
     if {id(variable) for variable in frozen} == trained:
         raise UserError(f"freeze={list(patterns)} leaves no weights to train. Expected some.")
     for variable in frozen:
@@ -165,8 +169,10 @@ def build_callbacks(
         callbacks.append(build_mirror(config, seed=seed))
     if any(isinstance(rule, tfwm.rules.KolenPollack) for rule in rules):
         callbacks.append(tfwm.callbacks.KolenPollack())
-    if rules:
-        probes = probe is not None and (monitor.delta_angles or monitor.gradient_angles)
+    if rules or monitor.measures:  # whose names are checked in any case
+        probes = (
+            bool(rules) and probe is not None and (monitor.delta_angles or monitor.gradient_angles)
+        )
         batch = probe() if probe is not None and probes else None
         with refusals("monitor.measures"):
             watcher = tfwm.callbacks.FeedbackMonitor(
@@ -175,7 +181,7 @@ def build_callbacks(
                 delta_angles=monitor.delta_angles,
                 gradient_angles=monitor.gradient_angles,
             )
-        callbacks.append(watcher)
+        callbacks += [watcher] * bool(rules)
     return callbacks
 
 
@@ -210,31 +216,3 @@ def build_mirror(config: MirrorConfig, *, seed: int) -> tfwm.callbacks.WeightMir
         elif name in options_of(mode, OWN_KEYS):
             key = f"mirror.options.{name}"
         raise UserError(f"{key}: {sentence}") from error
-
-
-# What a refusal of the library says, to the key that it is about; the first that fits.
-_KEYS = {
-    "Pattern ": "feedback.layers",
-    "activations=": "mirror.options.activations",
-    "coupled weight decay": "optimizer.decay",
-    "use_ema": "optimizer.options.use_ema",
-    "needs weight decay": "optimizer.weight_decay",
-    "weights in float32": "training.precision",
-    "has a kernel constraint": "constraints",
-    "(Sparse)": "constraints",
-    "cannot hold under": "optimizer.name",
-    "": "feedback.rule",
-}
-
-
-@contextlib.contextmanager
-def refusals_as_user_errors() -> Iterator[None]:
-    """What the library refuses (no weight decay under Kolen-Pollack, ...) is the user's to mend."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-        if frame.f_globals["__name__"].partition(".")[0] == tfwm.__name__:
-            key = next(key for words, key in _KEYS.items() if words in str(error))
-            raise UserError(f"{key}: {error}") from error
-        raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -77,13 +78,23 @@ def known_losses() -> dict[str, Any]:
 
 
 def known_metrics() -> dict[str, Any]:
-    """The metrics of Keras in snake case."""
-    return classes_of(keras.metrics, keras.metrics.Metric, snake_case=True)
+    """The metrics of Keras that compare targets with outputs, in snake case."""
+    found = classes_of(keras.metrics, keras.metrics.Metric, snake_case=True)
+    takes = {
+        name: inspect.signature(member.update_state).parameters for name, member in found.items()
+    }
+    return {name: member for name, member in found.items() if "y_true" in takes[name]}
 
 
 def build_loss(part: Part, kind: str | None = None, *, axes: int = 1) -> Any:
     """The Keras loss, for outputs of so many axes and targets of a kind; None: of any kind."""
     loss = _built("loss", part, known_losses(), keras.losses.Loss, kind)
+    reduction = getattr(loss, "reduction", "mean")
+    if reduction not in ("mean", "sum_over_batch_size"):
+        raise UserError(
+            f"loss has reduction={reduction}. Expected the mean over examples, "
+            f"sum_over_batch_size: each test image counts once, and replicas train as one device."
+        )
     return MeanOfExample(loss) if axes > 1 and kind != "boxes" else loss
 
 
@@ -91,6 +102,21 @@ def build_metrics(parts: tuple[Part, ...], kind: str | None = None) -> list[Any]
     """The Keras metrics for targets of a kind."""
     known, metric = known_metrics(), keras.metrics.Metric
     return [_built("metrics", part, known, metric, kind) for part in parts]
+
+
+def check_logits(model: Any, measures: Sequence[Any]) -> None:
+    """Refuses a loss or metrics of probabilities for a model whose last layer gives logits."""
+    last: Any = model.layers[-1] if model.layers else None
+    if getattr(last, "activation", None) is not keras.activations.linear:
+        return
+    for measure in measures:
+        if getattr(getattr(measure, "loss", measure), "from_logits", True) is False:
+            key = "metrics" if isinstance(measure, keras.metrics.Metric) else "loss"
+            raise UserError(
+                f"{key} is {measure.name} of probabilities (from_logits is false), but "
+                f"{model.name} gives logits: {last.name} has no activation. Expected the option "
+                f"from_logits=true." + see("a-loss-that-does-not-fit-the-targets")
+            )
 
 
 def build_parts(loss: Any) -> list[PartOfLoss]:
@@ -113,7 +139,7 @@ def _built(key: str, part: Part, known: dict[str, Any], base: Any, kind: str | N
     # Keras would compare a class's number with every logit, and say nothing.
     of_classes = name.startswith("Sparse") or module in (__name__, MultiClassHinge.__module__)
     of_boxes = isinstance(built, RetinaNetLoss)
-    of_values = module.startswith("keras.") and (key == "loss" or "regression" in module)
+    of_values = module.startswith("keras.")
     if kind == "classes" and of_values and not of_classes:
         example = "softmax, sigmoid" if key == "loss" else "sparse_top_k_categorical_accuracy"
         raise UserError(

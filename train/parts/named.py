@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
+import hashlib
+import importlib.util
 import inspect
 import re
 import sys
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from train.config import FitConfig, Part
 from train.config.part import import_paths
 from train.errors import UserError, did_you_mean, see
 from train.parsing.config_file import checked
+from train.parsing.phases import phase_configs
 
 
 def find(
@@ -59,7 +62,7 @@ def imported(key: str, path: str) -> Any:
             f"finds, in the folder of the configuration file or in one of import_from."
             + see("a-module-of-your-own-is-not-found")
         ) from error
-    except Exception as error:  # whatever a module of the user's does
+    except (Exception, SystemExit) as error:  # whatever a module of the user's does
         raise UserError(
             f"{key} is {path!r}, and importing it fails: {type(error).__name__}: {error}."
         ) from error
@@ -81,8 +84,25 @@ def import_folders(config: FitConfig) -> None:
 def import_all(config: FitConfig) -> None:
     """Imports every module that an import path names, so that saved models find their classes."""
     import_folders(config)
-    for name in import_paths(config):
+    for name in import_paths([config, phase_configs(config)]):
         imported("a saved run's part", name)
+
+
+def own_code(config: FitConfig) -> dict[str, str]:
+    """Module or package of a user's own, which import paths name, to a hash of its files."""
+    import_folders(config)
+    named = {re.split("[.:]", path)[0] for path in import_paths([config, phase_configs(config)])}
+    return {name: code_hash(name) for name in sorted(named - {"train", "tfweightmirror"})}
+
+
+def code_hash(name: str) -> str:
+    """Of the files of a module, or of a package and all below it; empty if there is none."""
+    spec, whole = importlib.util.find_spec(name), hashlib.sha256()
+    folders = [Path(folder) for folder in (spec and spec.submodule_search_locations) or ()]
+    files = [Path(spec.origin)] if spec and spec.origin and not folders else []
+    for file in sorted(files + [file for folder in folders for file in folder.rglob("*.py")]):
+        whole.update(file.name.encode() + file.read_bytes())
+    return whole.hexdigest()[:12] if files or folders else ""
 
 
 def classes_of(module: Any, base: Any, *, snake_case: bool = False) -> dict[str, Any]:
@@ -106,9 +126,9 @@ def checked_options(
     `key` is that of the options, such as model.options; the caller gives the arguments `set_by_us`.
     """
     accepted, hints = options_of(target, set_by_us), _hints(target)
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in _parameters(target).values())
-    if str(getattr(target, "__module__", "")).startswith("keras."):
-        takes_any = False  # Keras takes any keyword, only to refuse it
+    of_keras = str(getattr(target, "__module__", "")).startswith("keras.")
+    # Keras takes any keyword, only to refuse it.
+    takes_any = not of_keras and any(p.kind is p.VAR_KEYWORD for p in _parameters(target).values())
     name = getattr(target, "__name__", str(target))
     for option in options:
         if option not in accepted and (not takes_any or option in set_by_us):
@@ -118,10 +138,20 @@ def checked_options(
                 f"{did_you_mean(option, accepted)}" + see("an-option-that-a-part-does-not-have")
             )
     values = {o: checked(v, hints.get(o, Any), name=f"{key}.{o}") for o, v in options.items()}
+    for option in values.keys() & accepted.keys() if of_keras else ():
+        _check_of_keras(f"{key}.{option}", values[option], accepted[option].default)
     for option, parameter in accepted.items():
         if parameter.default is parameter.empty and option not in values:
             raise UserError(f"{key}.{option} is missing, which {name} needs.")
     return values
+
+
+def _check_of_keras(key: str, value: Any, default: Any) -> None:
+    """Keras says no types, takes "yes" for true, and fails at the norm "1" in the first step."""
+    truth = isinstance(default, bool)
+    wrong = isinstance(value, str) or isinstance(value, bool) != truth
+    if wrong and isinstance(default, (bool, int, float)):
+        raise UserError(f"{key} is {value!r}. Expected {'true or false' if truth else 'a number'}.")
 
 
 @contextlib.contextmanager

@@ -57,7 +57,7 @@ def build_optimizer(
     options = checked_options("optimizer.options", optimizer_class, config.options, set_by_us=ours)
     accepted = options_of(optimizer_class)
     for option in [option for option in accepted if option in options]:
-        # Keras would take "yes" for true, and fail at the first step at the norm "1".
+        # None of them takes a text, also where the default is null or a list, or the class ours.
         truth, value = isinstance(accepted[option].default, bool), options[option]
         if isinstance(value, str) or isinstance(value, bool) != truth:
             several = isinstance(accepted[option].default, tuple)

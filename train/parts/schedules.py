@@ -99,6 +99,11 @@ def build_schedule(
         options = checked_options(key, target, config.options, set_by_us=given)
         with refusals(f"optimizer.schedule.name={config.name} refuses"):
             schedule = target(**given, **options)
+        if not isinstance(schedule, schedules.LearningRateSchedule):
+            raise UserError(
+                f"optimizer.schedule.name={config.name} is {target!r}. Expected a subclass of "
+                f"keras.optimizers.schedules.LearningRateSchedule."
+            )
     elif not warm_up_steps:
         return learning_rate
     return ReducibleSchedule(schedule, warm_up_steps=warm_up_steps)

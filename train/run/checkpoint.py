@@ -196,8 +196,14 @@ def state_of(
                 state[name] = variable.value
     stateful = [callback for callback in callbacks if hasattr(callback, "state")]
     for number, callback in enumerate(stateful):
-        of = f"callback/{type(callback).__name__}_{number}"
-        state |= {f"{of}/{name}": v for name, v in callback.state().items()}
+        kind = type(callback).__name__
+        for name, variable in callback.state().items():
+            if not isinstance(variable, tf.Variable):
+                raise UserError(
+                    f"callbacks: state() of {kind} gives {variable!r} for {name!r}. Expected a "
+                    f"tf.Variable." + see("parts-of-your-own", "own_parts")
+                )
+            state[f"callback/{kind}_{number}/{name}"] = variable
     return state | {f"other/{name}": variable for name, variable in others.items()}
 
 

@@ -234,8 +234,10 @@ def differences(config_file: Path, config: FitConfig) -> dict[str, str]:
             f"{config_file} is damaged: {getattr(error, 'problem', None) or error}. Expected what "
             f"the run was started with: restore it, or give another name."
         ) from error
-    whole = [dataclasses.replace(one, model=filled(one.model)) for one in (there, config)]
-    return configs_differ(*map(leaves, whole))
+    both: tuple[FitConfig, ...] = (there, config)
+    if there.model.name == config.model.name:  # another may not be there any more
+        both = tuple(dataclasses.replace(one, model=filled(one.model)) for one in both)
+    return configs_differ(*map(leaves, both))
 
 
 def next_free(stem: Path) -> Path:

@@ -22,7 +22,9 @@ import tensorflow as tf
 import tfweightmirror as tfwm
 from train.config import FitConfig
 from train.disk import GO_ON, append_line, disk_errors, to_json, whole_file, write_whole
+from train.errors import UserError
 from train.parsing.yaml_file import to_yaml
+from train.parts.named import own_code
 from train.run.directory import RunDirectory
 
 CLONE = Path(__file__).parents[2]
@@ -85,7 +87,7 @@ class RunFiles(keras.callbacks.Callback):
         self.directory = directory
         self.config = config
         self.setup = setup
-        self.start = _start()
+        self.start = _start(config)
         self.begin_s = 0.0
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -95,28 +97,47 @@ class RunFiles(keras.callbacks.Callback):
                 write_whole(directory.config_file, to_yaml(self.config))
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 starts = list(json.loads(directory.setup_file.read_text())["starts"])
+                self._tell_changes(starts[-1].get("own_code", {}))
             starts = [one for one in starts if one != self.start] + [self.start]
             silent = {"sends_no_error_back": silent_layers(self.model)}
             setup = self.setup | silent | hardware() | {"starts": starts}
             write_whole(directory.setup_file, to_json(setup, 2) + "\n")
         self.begin_s = self.begin_s or time.perf_counter()  # of the first phase here
 
+    def _tell_changes(self, before: dict[str, str]) -> None:
+        now = self.start.get("own_code", {})
+        if changed := [name for name in before if now.get(name, before[name]) != before[name]]:
+            print(
+                f"{', '.join(changed)}: not the code of the run's last start. What it has trained "
+                f"stays, and the rest is trained by the code of now.",
+                flush=True,
+            )
+
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         line = {"epoch": epoch + 1, "seconds": round(time.perf_counter() - self.begin_s, 3)}
-        values = (logs or {}).items()
-        line |= {name: v if isinstance(v, int) else float(v) for name, v in values}
+        for name, value in (logs or {}).items():
+            try:
+                line[name] = value if isinstance(value, int) else float(value)
+            except (TypeError, ValueError) as error:
+                raise UserError(
+                    f"callbacks: the logs have {name}={value!r}. Expected a number."
+                ) from error
         with disk_errors(f"{self.directory.metrics_file} cannot be written", GO_ON):
             append_line(self.directory.metrics_file, to_json(line))
 
 
-def _start() -> dict[str, Any]:
-    """Of one start: `date` (UTC), `command`, and of a clone `commit` and `uncommitted_changes`."""
+def _start(config: FitConfig) -> dict[str, Any]:
+    """Of one start: `date` (UTC), `command`, of a clone `commit` and `uncommitted_changes`, and
+    `own_code`, hashes of the modules that `config` names.
+    """
+    own = own_code(config)
     of_train = Path(sys.argv[0]).parts[-2:] == ("train", "__main__.py")
     program = ["python", "-m", "train"] if of_train else sys.argv[:1]
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": shlex.join([*program, *sys.argv[1:]]),
         **code(CLONE),
+        **({"own_code": own} if own else {}),
     }
 
 

@@ -23,6 +23,7 @@ from train.errors import UserError
 from train.parsing.phases import phase_configs
 from train.parts import feedback, models
 from train.parts.callbacks import build_callbacks, forgetful
+from train.parts.faults import faults_as_user_errors
 from train.parts.named import import_folders
 from train.parts.optimizers import scaled_learning_rate
 from train.run.directory import RunDirectory
@@ -82,7 +83,7 @@ def fit(config: FitConfig, extra_callbacks: Sequence[Any] = ()) -> FinishedRun:
             directory.lengthen(config)
         with (
             lost_workers_end_the_run(placement.workers, where=directory.checkpoints),
-            feedback.refusals_as_user_errors(),
+            faults_as_user_errors(config),
         ):
             data = datasets.load(config.data)
             with faults_named(data.train, data.test):

@@ -17,8 +17,9 @@ from train.errors import UserError
 from train.parsing.phases import phase_configs
 from train.parts import feedback, models
 from train.parts.constraints import add_constraints, check_optimizer, renew_constraints
+from train.parts.faults import faults_as_user_errors
 from train.parts.initial_weights import take_drawn, take_weights
-from train.parts.losses import build_loss, build_metrics, build_parts
+from train.parts.losses import build_loss, build_metrics, build_parts, check_logits
 from train.parts.models.tokens import check_tokens
 from train.parts.optimizers import build_optimizer
 from train.run.loop import Loop, Position
@@ -112,11 +113,15 @@ class Phases:
                 probe=lambda: next(iter(batches.training(0, Share()))),
             )
             target, axes = self.data.target, len(self.data.output_shape)
-            loss = build_loss(config.loss, target.kind, axes=axes)
+            loss, measures = (
+                build_loss(config.loss, target.kind, axes=axes),
+                build_measures(config, target),
+            )
+            check_logits(model, [loss, *measures])
             model.compile(
                 optimizer,
                 loss,
-                weighted_metrics=[*build_parts(loss), *build_measures(config, target)],
+                weighted_metrics=[*build_parts(loss), *measures],
                 jit_compile=False,  # the loop compiles
             )
         return callbacks
@@ -134,7 +139,7 @@ def try_out(config: FitConfig, placement: Placement, data: DataSet) -> None:
         mirror = dataclasses.replace(phase.mirror, warm_up_steps=warm_up)
         trial.configs[number] = dataclasses.replace(phase, mirror=mirror)
         try:
-            with feedback.refusals_as_user_errors():
+            with faults_as_user_errors(config):
                 callbacks = trial.make_ready(number, begins=True)
                 told = keras.callbacks.CallbackList(callbacks, model=trial.model)
                 told.on_train_begin()

@@ -95,6 +95,11 @@ def build(part: Part, input_shape: tuple[int, ...], output_shape: tuple[int, ...
     if not model.built:
         model.build((None, *input_shape))
     given = model.compute_output_shape((None, *input_shape))
+    if isinstance(given, (list, dict)):
+        raise UserError(
+            f"model={part.name} gives {len(given)} outputs. Expected one, of shape "
+            f"{tuple(output_shape)}, its second argument." + see("parts-of-your-own", "own_parts")
+        )
     if isinstance(given, tuple) and tuple(given[1:]) != tuple(output_shape):
         raise UserError(
             f"model={part.name} gives outputs of shape {tuple(given[1:])}. Expected "
