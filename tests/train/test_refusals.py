@@ -329,6 +329,10 @@ CASES = {
     "data function that is not there": fit(
         "data.name is 'tests.train.data.sets:mkae', but", "--data.name=tests.train.data.sets:mkae"
     ),
+    "text that is not there": fit(
+        "error: command line: data.options.file={tmp}/a.txt cannot be read: ",
+        *("--data.name=train.data.characters:next_character", "--data.options.file={tmp}/a.txt"),
+    ),
     "option that a data function lacks": fit(
         "data.options.cuont is not an option of arrays.",
         *("--data.name=tests.train.data.test_own_data:arrays", "--data.options.cuont=3"),
@@ -696,6 +700,14 @@ CASES = {
         "--metrics=[categorical_accuracy]",
     ),
     "metric of no targets": fit("metrics is 'mean', which is not known.", "--metrics=[mean]"),
+    "metric that is called loss": fit(
+        "metrics has the names accuracy, loss. Expected different ones, by the option name, and",
+        "--metrics=[{name: sparse_categorical_accuracy, options: {name: loss}}]",
+    ),
+    "two metrics of one name": fit(
+        "metrics has the names accuracy, sparse_top_k_categorical_accuracy, sparse_top_k_categ",
+        "--metrics=[sparse_top_k_categorical_accuracy, sparse_top_k_categorical_accuracy]",
+    ),
     "loss that is a sum": fit(
         "loss has reduction=sum. Expected the mean over examples, sum_over_batch_size",
         *("--loss=sparse_categorical_crossentropy", "--loss.options.from_logits=true"),

@@ -73,6 +73,8 @@ def _failures_named(who: str) -> Iterator[None]:
     """A context in which whatever the user's code raises becomes a sentence that says where."""
     try:
         yield
+    except UserError:  # as data functions of ours say it
+        raise
     except Exception as error:
         _, *frames = traceback.extract_tb(error.__traceback__)
         where = frames[1] if len(frames) > 1 else frames[0]  # the first behind our call

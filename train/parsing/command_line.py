@@ -132,45 +132,41 @@ def _check_used(phases: Sequence[FitConfig], keys: Sequence[str]) -> None:
 
     In files it may stand: others with the same base read it.
     """
-    rules: list[str] = []
+    one, optimizers = phases[0], [phase.optimizer for phase in phases]
+    rules: set[str] = set()
     for table in (phase.feedback for phase in phases):
-        rules += [str(r.name) for r in (table.rule, table.last_layer, *table.layers.values())]
+        rules |= {str(r.name) for r in (table.rule, table.last_layer, *table.layers.values())}
     mirrored = any(name == "weight_mirror" or ":" in name for name in rules)
-    feeds_back = not {*rules} <= {"backprop", "None"}
-    measured = feeds_back or phases[0].monitor.backprop
-    crops, optimizers = phases[0].data.augmentation, [phase.optimizer for phase in phases]
-    schedules = {one.schedule.name for one in optimizers}
-    decays = any(one.weight_decay for one in optimizers)
-    scalings = {one.learning_rate_scaling for one in optimizers}
+    feeds_back = bool(rules - {"backprop", "None"})
+    measured = feeds_back or one.monitor.backprop
+    decays = any(each.weight_decay is not None for each in optimizers)
+    scaled = any(each.learning_rate_scaling != "none" for each in optimizers)
+    schedules = {each.schedule.name for each in optimizers}
+    no_mirror = "no layer learns by weight_mirror. Expected --feedback.rule=weight_mirror with it"
     no_feedback = "no layer has feedback weights. Expected --feedback.rule with it"
     no_decay = "optimizer.weight_decay is null. Expected both"
-    no_measure = f"{no_feedback}, or --monitor.backprop=true"
-    of_schedule = f"optimizer.schedule.name is {min(schedules)}. Expected {{}}"
-    used = {
-        "mirror.": (
-            mirrored,
-            "no layer learns by weight_mirror. Expected --feedback.rule=weight_mirror with it",
-        ),
-        "feedback.initializer": (feeds_back, no_feedback),
-        "monitor.delta_angles": (measured, no_measure),
-        "monitor.gradient_angles": (measured, no_measure),
-        "data.pad": (
-            crops == "pad_crop_flip",
-            f"data.augmentation is {crops}. Expected pad_crop_flip",
-        ),
-        "optimizer.schedule.factor": ("piecewise" in schedules, of_schedule.format("piecewise")),
-        "optimizer.schedule.final_factor": ("cosine" in schedules, of_schedule.format("cosine")),
-        "optimizer.decay": (decays, no_decay),
-        "optimizer.decay_biases": (decays, no_decay),
-        "optimizer.reference_batch_size": (
-            scalings != {"none"},
-            "optimizer.learning_rate_scaling is none. Expected linear or sqrt",
-        ),
-    }
+    schedule = f"optimizer.schedule.name is {min(schedules)}. Expected"
+    crops = f"data.augmentation is {one.data.augmentation}. Expected pad_crop_flip"
+    no_scaling = "optimizer.learning_rate_scaling is none. Expected linear or sqrt"
+    unread = [
+        ("mirror", mirrored, no_mirror),
+        ("feedback.initializer", feeds_back, no_feedback),
+        ("monitor.delta_angles", measured or not one.monitor.delta_angles, no_feedback),
+        ("monitor.gradient_angles", measured or not one.monitor.gradient_angles, no_feedback),
+        ("data.pad", one.data.augmentation == "pad_crop_flip", crops),
+        ("optimizer.schedule.factor", "piecewise" in schedules, f"{schedule} piecewise"),
+        ("optimizer.schedule.final_factor", "cosine" in schedules, f"{schedule} cosine"),
+        ("optimizer.decay", decays, no_decay),
+        ("optimizer.decay_biases", decays, no_decay),
+        ("optimizer.reference_batch_size", scaled, no_scaling),
+    ]
     for key in (key.removeprefix("--").partition("=")[0] for key in keys):
-        for read, (is_read, sentence) in used.items():
-            if not is_read and (key == read or key.startswith(f"{read.rstrip('.')}.")):
-                raise UserError(f"command line: {key} is given, but {sentence}.")
+        for beginning, is_read, sentence in unread:
+            if not is_read and f"{key}.".startswith(f"{beginning}."):
+                raise UserError(
+                    f"command line: {key} is given, but {sentence}. (In a --config file it may "
+                    f"stand, for others that read it.)"
+                )
 
 
 def _sorted_out(name: str, words: list[str]) -> tuple[dict[str, Any], list[str], list[str]]:

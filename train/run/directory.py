@@ -38,7 +38,7 @@ class RunDirectory:
     """Where a run's files are.
 
     `config.yaml` (every value the run uses), `setup.json` (replicas, learning rate, layers that
-    send no error back, versions, hardware, and of every start date, command and commit),
+    send no error back, versions, hardware, and of every start date, command, commit and own code),
     `metrics.jsonl` (one line an epoch), `events/` (for TensorBoard), `checkpoints/` and, when the
     run has finished, `model.keras`; with `checkpoint.best` also `best.keras`.
     """

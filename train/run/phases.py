@@ -165,4 +165,12 @@ def build_measures(config: FitConfig, target: Target) -> list[Any]:
         measures.append("accuracy")
         if target.num_classes > 20:
             measures.append(keras.metrics.SparseTopKCategoricalAccuracy(5, name="top_5_accuracy"))
-    return [*measures, *build_metrics(config.metrics, target.kind)]
+    measures += build_metrics(config.metrics, target.kind)
+    # A text is a metric's name; of a function Keras takes its own.
+    names = [getattr(m, "name", getattr(m, "__name__", m)) for m in measures]
+    if len({"loss", *names}) <= len(names):  # one would be shown for the other
+        raise UserError(
+            f"metrics has the names {', '.join(map(str, names))}. Expected different ones, by the "
+            f"option name, and none that is loss."
+        )
+    return measures
