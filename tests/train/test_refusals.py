@@ -630,6 +630,14 @@ CASES = {
             scene.file("run/metrics.jsonl", "[]\n"),
         ),
     ),
+    "steps that are no tables": training(
+        "steps.jsonl has no table with a step at line 1. Restore it, or remove it",
+        prepare=lambda scene: (unfinished(scene), scene.file("run/steps.jsonl", "[1]\n")),
+    ),
+    "steps that are no text": training(
+        "steps.jsonl is not a text in UTF-8. Restore it, or remove it",
+        prepare=lambda scene: (unfinished(scene) / "steps.jsonl").write_bytes(b"\xff\n"),
+    ),
     "no room for the model": training(
         "The model cannot be written to {tmp}/run/model.keras: No space left on device. The "
         "checkpoints are kept",

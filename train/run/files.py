@@ -96,16 +96,18 @@ class RunFiles(keras.callbacks.Callback):
             if not directory.config_file.exists():
                 write_whole(directory.config_file, to_yaml(self.config))
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                starts = list(json.loads(directory.setup_file.read_text())["starts"])
-                self._tell_changes(starts[-1].get("own_code", {}))
+                starts = json.loads(directory.setup_file.read_text())["starts"]
+                starts = [start for start in starts if isinstance(start, dict)]
+            if starts:
+                self._tell_changes(starts[-1].get("own_code"))
             starts = [one for one in starts if one != self.start] + [self.start]
             silent = {"sends_no_error_back": silent_layers(self.model)}
             setup = self.setup | silent | hardware() | {"starts": starts}
             write_whole(directory.setup_file, to_json(setup, 2) + "\n")
         self.begin_s = self.begin_s or time.perf_counter()  # of the first phase here
 
-    def _tell_changes(self, before: dict[str, str]) -> None:
-        now = self.start.get("own_code", {})
+    def _tell_changes(self, before: Any) -> None:
+        now, before = self.start.get("own_code", {}), before if isinstance(before, dict) else {}
         if changed := [name for name in before if now.get(name, before[name]) != before[name]]:
             print(
                 f"{', '.join(changed)}: not the code of the run's last start. What it has trained "

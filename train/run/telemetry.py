@@ -204,10 +204,15 @@ class StepLines(keras.callbacks.Callback, Guest):
         assert self.file is not None
         try:
             with disk_errors(f"{self.file} cannot be read"):
-                return json_lines(self.file.read_text())
+                lines = json_lines(self.file.read_text())
+            for number, line in enumerate(lines, 1):
+                if not (isinstance(line, dict) and isinstance(line.get("step"), int)):
+                    raise ValueError(f"has no table with a step at line {number}")
+            return lines
         except ValueError as error:
+            why = "is not a text in UTF-8" if isinstance(error, UnicodeDecodeError) else error
             raise UserError(
-                f"{self.file} {error}. Restore it, or remove it: the run goes on with the steps to "
+                f"{self.file} {why}. Restore it, or remove it: the run goes on with the steps to "
                 f"come."
             ) from error
 
