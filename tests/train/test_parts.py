@@ -1,4 +1,4 @@
-"""Every option of every rule, noise and mirror mode has a key, and parts of a user's own are named.
+"""Every option of rules, noises, mirror mode and constraints has a key; own parts are named.
 
 The signatures are walked: an option that is added to the library is reached, or this fails.
 """
@@ -23,6 +23,7 @@ from train.errors import UserError
 from train.parsing.command_line import parse
 from train.parts import feedback
 from train.parts.callbacks import build_callbacks, forgetful
+from train.parts.constraints import OURS, add_constraints
 from train.parts.named import options_of
 
 # A value other than the default, where the type alone does not say one.
@@ -100,6 +101,35 @@ def test_every_option_of_mirror_mode_has_a_key(option: str) -> None:
     expected = {"respond": silent, "activations": (("head", "tanh"),)}.get(option, value)
     assert getattr(mode, option) == expected
     assert getattr(mode, option) != getattr(tfwm.mirror.MirrorMode(), option)
+
+
+@pytest.mark.parametrize(
+    ("kind", "option"),
+    [
+        pytest.param(kind, option, id=f"{kind}.{option}")
+        for kind, constraint in OURS.items()
+        for option in options_of(constraint)
+    ],
+)
+def test_every_option_of_a_constraint_has_a_key(kind: str, option: str) -> None:
+    value = {"connectivity": 0.25, "constraint": "non_neg", "per": "neuron", "hold": 1e-10}.get(
+        option, 3
+    )
+    given = f"{{hidden: {{name: {kind}, options: {{{option}: {value}}}}}}}"
+    config = parsed(f"--constraints={given}")
+    found, expected, default = (
+        keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, name="hidden")])
+        for _ in range(3)
+    )
+    add_constraints(found, config.constraints)
+    tfwm.training.constrain(expected, OURS[kind](**{option: value}))
+    tfwm.training.constrain(default, OURS[kind]())
+    one, other, plain = (
+        model.layers[0].kernel.constraint.get_config()[option]
+        for model in (found, expected, default)
+    )
+    assert one == other
+    assert one != plain
 
 
 @pytest.mark.parametrize("option", list(inspect.signature(tfwm.mirror.Schedule).parameters))

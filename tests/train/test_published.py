@@ -103,6 +103,14 @@ def test_differences_of_scale_are_said() -> None:
     )
 
 
+def test_a_mirror_with_options_that_were_not_published_is_said() -> None:
+    config = tree("wm", data="mnist", model="mlp", units=[500])
+    run = configs.flat(config | {"mirror": {"options": {"dead_cells": 0.5}}}, source="")
+    (cell,) = [cell for cell in published.read_all() if cell.is_beside(run)]
+    group: Any = SimpleNamespace(epochs=400, config=run)
+    assert "mirror.options.dead_cells: ours 0.5, theirs not set" in cell.differences(group)
+
+
 def test_every_published_table_is_there_and_well_formed() -> None:
     cells, known = published.read_all(), configs.flat({}, source="")
     count = dict.fromkeys((cell.source for cell in cells), 0)
@@ -133,6 +141,7 @@ def test_every_published_table_is_there_and_well_formed() -> None:
         ("feedback.only_last_layer_learns", True),
         ("feedback.rule.options.magnitude", "fixed"),
         ("feedback.rule.options.epsilon", 0.5),
+        ("feedback.rule.options.ahead", 0.05),
         ("constraints", {"*": "fixed_sign"}),
         ("untie", ["conv*"]),
     ],

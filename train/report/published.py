@@ -32,6 +32,7 @@ UNMODIFIED: dict[str, list[Any]] = {
     "feedback.only_last_layer_learns": [False],
     MAGNITUDE: [None],
     "feedback.rule.options.epsilon": [None, 1],
+    "feedback.rule.options.ahead": [None, 0],
     "constraints": [{}],
     "untie": [[]],
     "phases[1].untie": [None],
@@ -99,7 +100,10 @@ class Published:
             notes.append(f"ours {group.epochs} epochs, theirs {self.epochs or 'not said'}")
         if group.config["data.take"] is not None:
             notes.append(f"ours {group.config['data.take']} training images")
-        for key, theirs in self.settings.items():
+        # But for activations, which say what the graph does not show.
+        options = [key for key in group.config if key.startswith("mirror.options.")]
+        mirror = [key for key in options if not key.endswith(".activations")]
+        for key, theirs in (dict.fromkeys(mirror) | self.settings).items():
             ours = group.config.get(key)
             if ours != theirs:
                 texts = ["not set" if value is None else value for value in (ours, theirs)]
