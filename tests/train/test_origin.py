@@ -10,7 +10,7 @@ import pytest
 
 from train.config import FitConfig, Part
 from train.devices.cluster import notes_of
-from train.parts.named import import_all
+from train.parts.named import code_hash, import_all
 from train.run import files
 from train.run.directory import RunDirectory
 
@@ -84,6 +84,7 @@ def test_a_start_with_other_code_of_the_users_own_is_told(
     assert said.startswith("own_net: not the code of the run's last start.")
     assert started() == (second, "")
     assert notes_of(config)["the code of own_net"] == second["own_net"]
+    assert (code_hash("math"), code_hash("not_there")) == ("", "")
     for starts in ('[3, "a"]', '"abc"', "[]", '[{"own_code": 3}]'):  # as somebody may edit them
         directory.setup_file.write_text(f'{{"starts": {starts}}}')
         assert started() == (second, "")

@@ -98,11 +98,13 @@ def own_code(config: FitConfig) -> dict[str, str]:
 def code_hash(name: str) -> str:
     """Of the files of a module, or of a package and all below it; empty if there is none."""
     spec, whole = importlib.util.find_spec(name), hashlib.sha256()
-    folders = [Path(folder) for folder in (spec and spec.submodule_search_locations) or ()]
-    files = [Path(spec.origin)] if spec and spec.origin and not folders else []
-    for file in sorted(files + [file for folder in folders for file in folder.rglob("*.py")]):
+    folders = (spec and spec.submodule_search_locations) or ()
+    files = sorted(file for folder in folders for file in Path(folder).rglob("*.py"))
+    if spec and spec.has_location and spec.origin and not folders:
+        files = [Path(spec.origin)]
+    for file in files:
         whole.update(file.name.encode() + file.read_bytes())
-    return whole.hexdigest()[:12] if files or folders else ""
+    return whole.hexdigest()[:12] if files else ""
 
 
 def classes_of(module: Any, base: Any, *, snake_case: bool = False) -> dict[str, Any]:

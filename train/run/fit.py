@@ -147,7 +147,7 @@ def _fit(
         model=phases.model,
         directory=directory,
         history={name: [line[name] for line in lines if name in line] for name in names},
-        images_trained=training.loop.steps_done * batch_size,
+        images_trained=training.loop.position.step * batch_size,
         callbacks=training.feedback,
         is_chief=is_chief,
     )

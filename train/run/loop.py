@@ -82,11 +82,6 @@ class Loop:
         training_images = run_batches.over_training_examples()
         self._training_images = Evaluation(model, strategy, training_images)
 
-    @property
-    def steps_done(self) -> int:
-        """Training steps of the whole training."""
-        return self.position.step
-
     def _make_variables(self) -> None:
         """Makes the variables of optimizer and metrics, which no compiled step may make.
 

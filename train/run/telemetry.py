@@ -55,7 +55,7 @@ class Telemetry(keras.callbacks.Callback):
         if loop.times_input:
             logs["input_wait_share"] = loop.waiting_s / whole_s
         # Of the whole phase: what a resumed epoch saw itself depends on where it was killed.
-        images = (loop.steps_done - loop.position.phase_step) * self.batch_size
+        images = (loop.position.step - loop.position.phase_step) * self.batch_size
         fired = {
             f"mirror_samples_per_image/{name}": int(mirror.mirror_steps.numpy()) * samples / images
             for mirror in self._mirrors
@@ -129,7 +129,7 @@ class StepLines(keras.callbacks.Callback, Guest):
 
     def before_first(self, position: Position) -> None:
         """Drops the lines of what will be done again, and writes that of step 0."""
-        done = self.loop.steps_done
+        done = self.loop.position.step
         if self.file is not None and self.file.exists():
             redone = not done or position.step_in_epoch == self.batches.steps_in(position.epoch)
             kept = [line for line in self._lines() if line["step"] < done + (not redone)]
@@ -140,7 +140,7 @@ class StepLines(keras.callbacks.Callback, Guest):
 
     def due_in(self, position: Position) -> int | None:
         everies = filter(None, (self.every, self.losses_every))
-        due = [every - self.loop.steps_done % every for every in everies]
+        due = [every - self.loop.position.step % every for every in everies]
         if self._is_last(position.epoch):
             due += [s - position.step_in_epoch for s in self._last if s > position.step_in_epoch]
         return min(due, default=None)
@@ -149,7 +149,7 @@ class StepLines(keras.callbacks.Callback, Guest):
         """Looks, if it is time and no epoch's end, which has its own line."""
         epoch, here = position.epoch, position.step_in_epoch
         measures = self._is_last(epoch) and here in self._last
-        done = self.loop.steps_done
+        done = self.loop.position.step
         evaluates = self.every is not None and done % self.every == 0
         loses = self.losses_every is not None and done % self.losses_every == 0
         if here < self.batches.steps_in(epoch):
@@ -170,7 +170,7 @@ class StepLines(keras.callbacks.Callback, Guest):
         shown = {name: v for name, v in logs.items() if name.startswith("val_") or "/" in name}
         self._write(epoch + 1, losses | shown)
         if is_last and self.file is not None:
-            begin = self.loop.steps_done - self._last[-1]
+            begin = self.loop.position.step - self._last[-1]
             wanted = {begin + step for step in self._last}
             logs |= _mean_and_std([line for line in self._lines() if line["step"] in wanted])
 
@@ -195,7 +195,7 @@ class StepLines(keras.callbacks.Callback, Guest):
 
     def _write(self, epoch: int, values: dict[str, Any]) -> None:
         if self.file is not None:
-            step, values = self.loop.steps_done, floats(values)
+            step, values = self.loop.position.step, floats(values)
             with disk_errors(f"{self.file} cannot be written", GO_ON):
                 append_line(self.file, to_json({"step": step, "epoch": epoch} | values))
             self._show(step, values)
