@@ -33,6 +33,7 @@ class TerminatedError(Exception):
 
 def did_you_mean(received: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?` for the nearest known name, or nothing if none is near."""
+    received = str(received)  # a key in YAML may be a number
     cutoff = 0.5 if len(received) < 3 else 0.6  # of two letters one may be wrong
     near = difflib.get_close_matches(received, list(known), n=1, cutoff=cutoff)
     return f" Did you mean {near[0]!r}?" if near else ""

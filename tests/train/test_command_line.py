@@ -275,3 +275,25 @@ def test_launcher_chooses_keras_own_backend_for_tensorflow(monkeypatch: pytest.M
 def test_every_config_of_the_repository_is_read(file: Path) -> None:
     assert read_config_file(file)
     assert file.read_text().startswith("#"), "a config's head says what it produces"
+
+
+def test_a_table_on_the_command_line_is_one_as_in_a_file() -> None:
+    given = parse(
+        [
+            "fit",
+            "--feedback.rule={name: urfb, options: {epsilon: 0.5}}",
+            "--optimizer={name: adam, learning_rate: 1e-3, options: {beta_1: 0.8}}",
+            "--training={epochs: 3}",
+        ]
+    )
+    apart = parse(
+        [
+            "fit",
+            *("--feedback.rule=urfb", "--feedback.rule.options.epsilon=0.5"),
+            *("--optimizer=adam", "--optimizer.learning_rate=1e-3"),
+            *("--optimizer.options.beta_1=0.8", "--training.epochs=3"),
+        ]
+    )
+    assert given == apart
+    with pytest.raises(UserError, match=r"line: training.epoch is not a known key. Did you mean"):
+        parse(["fit", "--training={epoch: 3}"])

@@ -329,6 +329,12 @@ CASES = {
     "data function that is not there": fit(
         "data.name is 'tests.train.data.sets:mkae', but", "--data.name=tests.train.data.sets:mkae"
     ),
+    "key of a phase that is a number": fit(
+        "phases[0]: 1 is not a key of a phase.", "--phases=[{1: 2}]"
+    ),
+    "option that is a number": fit(
+        "model.options.1 is not an option of mlp.", "--model.options={1: 2}"
+    ),
     "text that is not there": fit(
         "error: command line: data.options.file={tmp}/a.txt cannot be read: ",
         *("--data.name=train.data.characters:next_character", "--data.options.file={tmp}/a.txt"),

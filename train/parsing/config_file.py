@@ -78,6 +78,8 @@ def flatten(
         if not dataclasses.is_dataclass(hint):
             flat[name] = checked(value, hint, name=name, source=source)
             continue
+        if isinstance(value, Text) and isinstance(read := _read(value), dict):
+            value = read  # a table on the command line
         inside = typing.cast(type, hint)
         keys = _hints(inside)
         # What a text stands for that is given instead of a table.
