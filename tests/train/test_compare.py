@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import keras
 import pytest
@@ -19,7 +20,8 @@ def test_compare_says_what_differs_and_what_came_out(
     one = write_run(tmp_path / "one", tree("fa") | {"run_directory": "one"}, lines(GOOD))
     measures = {"norm_ratio/a": 2.0, "norm_ratio/b": 4.0, "kurtosis/a": None, "kurtosis/b": 1.0}
     other = write_run(tmp_path / "other", tree("kp"), lines([0.5, 0.8], **measures))
-    starts = [{"date": "yesterday", "commit": "a1"}, {"date": "today", "commit": "b2"}]
+    own_code = {"own_code": {"my_parts": "c3"}}
+    starts = [{"date": "yesterday", "commit": "a1"}, {"date": "today", "commit": "b2"} | own_code]
     (other / "setup.json").write_text(
         json.dumps({"replicas": 2, "keras": "3.15.1", "starts": starts})
     )
@@ -27,7 +29,8 @@ def test_compare_says_what_differs_and_what_came_out(
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["configuration:", "1", "differ"] in rows
     assert ["feedback.rule.name", "feedback_alignment", "kolen_pollack"] in rows
-    assert ["set-up:", "2", "differ"] in rows
+    assert ["set-up:", "3", "differ"] in rows
+    assert ["own_code", "{'my_parts':", "'c3'}"] in rows
     assert ["replicas", "1", "2"] in rows
     assert ["commit", "b2"] in rows
     assert ["epoch", "3", "2"] in rows
@@ -37,6 +40,13 @@ def test_compare_says_what_differs_and_what_came_out(
     found = json.loads(capsys.readouterr().out)
     assert found["configuration"] == {"feedback.rule.name": ["feedback_alignment", "kolen_pollack"]}
     assert found["results at the last epoch"]["mean_over_layers/kurtosis"] == [None, None]
+
+
+@pytest.mark.parametrize("starts", [3, "abc", [], [3]])
+def test_compare_does_without_starts_that_nobody_can_read(starts: Any, tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / rule, tree(rule), lines(GOOD)) for rule in ("fa", "kp")]
+    (runs[1] / "setup.json").write_text(json.dumps({"starts": starts}))
+    assert main(["compare", *map(str, runs)]) == 0
 
 
 def test_compare_reads_old_and_new_forms(

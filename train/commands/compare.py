@@ -46,8 +46,10 @@ def _read(path: str) -> Run:
 def _setup(run: Run) -> dict[str, Any]:
     """With the code of the last start; dates and commands always differ."""
     setup = dict(run.setup)
-    *_, last = setup.pop("starts", None) or [{}]
-    return setup | {key: last[key] for key in ("commit", "uncommitted_changes") if key in last}
+    starts = setup.pop("starts", None)
+    last = starts[-1] if isinstance(starts, list) and starts else {}
+    of_code = ("commit", "uncommitted_changes", "own_code")
+    return setup | {key: last[key] for key in of_code if isinstance(last, dict) and key in last}
 
 
 def _last(run: Run) -> dict[str, Any]:
