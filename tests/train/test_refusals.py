@@ -865,6 +865,11 @@ CASES = {
         "takes inputs (5, 5, 1) and gives (10,), but digits has inputs (8, 8, 1) and wants (10,).",
         prepare=lambda scene: (scene.run(), other_layers(scene)),
     ),
+    "evaluate by probabilities": other(
+        "evaluate {tmp}/run --loss=sparse_categorical_crossentropy",
+        "of probabilities (from_logits is false), but mlp gives logits",
+        prepare=Scene.run,
+    ),
     # export
     "export without a file": other("export {tmp}/run", "export needs --out", prepare=Scene.run),
     "export over a file": other(

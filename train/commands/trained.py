@@ -29,7 +29,7 @@ from train.errors import UserError
 from train.parsing.config_file import config_of
 from train.parts.faults import faults_as_user_errors
 from train.parts.initial_weights import load_model
-from train.parts.losses import build_loss, build_parts
+from train.parts.losses import build_loss, build_parts, check_logits
 from train.parts.named import import_all
 from train.report.tables import to_text
 from train.run.checkpoint import Checkpoints, restore_model
@@ -51,9 +51,11 @@ def evaluate(model_or_run: str, config: FitConfig, *, as_json: bool = False) -> 
         file, model = load_trained(model_or_run)
         _check_fits(file, model, data)
         loss = build_loss(config.loss, data.target.kind, axes=len(data.output_shape))
+        measures = build_measures(config, data.target)
+        check_logits(model, [loss, *measures])
         model.compile(
             loss=loss,
-            weighted_metrics=[*build_parts(loss), *build_measures(config, data.target)],
+            weighted_metrics=[*build_parts(loss), *measures],
             jit_compile=False,
         )
     own, remark = normalization_of(file) or data.normalization, ""

@@ -113,10 +113,8 @@ class Phases:
                 probe=lambda: next(iter(batches.training(0, Share()))),
             )
             target, axes = self.data.target, len(self.data.output_shape)
-            loss, measures = (
-                build_loss(config.loss, target.kind, axes=axes),
-                build_measures(config, target),
-            )
+            loss = build_loss(config.loss, target.kind, axes=axes)
+            measures = build_measures(config, target)
             check_logits(model, [loss, *measures])
             model.compile(
                 optimizer,
