@@ -96,11 +96,13 @@ def _run(command: Command) -> int:
     import tensorflow as tf
 
     from train.disk import reason_of
+    from train.parts.faults import faults_as_user_errors
     from train.parts.named import import_folders
 
     import_folders(command.config)  # what a run is compared with may be named by an import path
     try:
-        call(pkgutil.resolve_name(f"train.{where}"), command)
+        with faults_as_user_errors(command.config):
+            call(pkgutil.resolve_name(f"train.{where}"), command)
     except TerminatedError as end:
         print(f"{end}: the same command goes on from there", file=sys.stderr)
         return end.status

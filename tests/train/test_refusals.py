@@ -865,6 +865,11 @@ CASES = {
         "takes inputs (5, 5, 1) and gives (10,), but digits has inputs (8, 8, 1) and wants (10,).",
         prepare=lambda scene: (scene.run(), other_layers(scene)),
     ),
+    "evaluate by a loss that fails": other(
+        "evaluate {tmp}/run --loss=tests.train.parts_that_fail:no_loss",
+        "tests.train.parts_that_fail.no_loss fails: RuntimeError: the loss is broken (",
+        prepare=Scene.run,
+    ),
     "evaluate by probabilities": other(
         "evaluate {tmp}/run --loss=sparse_categorical_crossentropy",
         "of probabilities (from_logits is false), but mlp gives logits",
