@@ -84,7 +84,7 @@ def test_a_start_with_other_code_of_the_users_own_is_told(
     assert said.startswith("own_net: not the code of the run's last start.")
     assert started() == (second, "")
     assert notes_of(config)["the code of own_net"] == second["own_net"]
-    assert (code_hash("math"), code_hash("not_there")) == ("", "")
+    assert (code_hash("sys"), code_hash("not_there")) == ("", "")
     for starts in ('[3, "a"]', '"abc"', "[]", '[{"own_code": 3}]'):  # as somebody may edit them
         directory.setup_file.write_text(f'{{"starts": {starts}}}')
         assert started() == (second, "")
