@@ -907,6 +907,10 @@ CASES = {
         SWEEP + "0.1 --grid feedback.rule=bp,kp",
         "This is of optimizer.learning_rate=0.1, feedback.rule=kp, seed 0.",
     ),
+    "sweep with a key that no point reads": other(
+        SWEEP + "0.1 --grid feedback.rule=bp,fa --mirror.mode=akrout2019",
+        "mirror.mode is given, but no layer learns by weight_mirror.",
+    ),
     "sweep of a name that is not known": other(
         SWEEP + "0.1,0.2 --grid optimizer.name=sgd,sdg --config={tmp}/a.yaml",
         "error: command line: optimizer.name is 'sdg', which is not known.",

@@ -139,6 +139,33 @@ def test_sweep_chooses_on_training_images_and_goes_on_where_it_was(
     assert len(json.loads((folder / "sweep.json").read_text())["cells"]) == 1
 
 
+def test_a_key_that_some_points_read_is_taken_where_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = {}
+
+    def without_training(points: dict[str, Command], **_: object) -> None:
+        trained.update(points)
+        for run in points.values():
+            folder = Path(str(run.config.run_directory))
+            folder.mkdir(parents=True)
+            better = run.config.feedback.rule.name == "backprop"
+            (folder / "metrics.jsonl").write_text(f'{{"epoch": 1, "val_accuracy": {better:d}}}\n')
+
+    monkeypatch.setattr("train.commands.sweep.train_all", without_training)
+    keys = ["--monitor.delta_angles=true", "--mirror.mode=akrout2019"]
+    rules = "--grid=feedback.rule=bp,wm,fa"
+    assert main(["sweep", *TINY, rules, *keys, f"--run_directory={tmp_path / 'sweep'}"]) == 0
+    configs = [run.config for run in trained.values()]
+    assert [c.monitor.delta_angles for c in configs] == [False, True, True]
+    assert [c.mirror.mode for c in configs] == ["linear", "akrout2019", "linear"]
+    # The command for the best point has no key that it does not read.
+    _, command = capsys.readouterr().out.rsplit("\n  python -m train ", 1)
+    assert "mirror" not in command
+    assert "delta" not in command
+    assert parse(shlex.split(command))[0].feedback.rule.name == "backprop"
+
+
 @pytest.mark.parametrize(
     ("split", "share", "expected"),
     [

@@ -7,6 +7,7 @@ Test images are never looked at, so that they still say something about what was
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import os
@@ -23,7 +24,7 @@ from train.commands.runs import check, train_all, with_keys
 from train.config import FitConfig
 from train.disk import to_json, whole_file
 from train.errors import UserError
-from train.parsing.command_line import Command
+from train.parsing.command_line import Command, configuration, unread
 from train.parsing.config_file import config_from
 from train.parsing.phases import differences, leaves
 from train.parsing.yaml_file import to_yaml
@@ -44,19 +45,26 @@ def sweep(command: Command) -> None:
     training_part, validation_part = cut(command.config.data.train_split, command.validation)
     parts = [f"--data.train_split={training_part}", f"--data.test_split={validation_part}"]
     plan = {
-        "config": yaml.safe_load(to_yaml(with_keys(command, *parts).config)),
+        "config": yaml.safe_load(to_yaml(configuration([*command.keys, *parts])[0])),
         "grid": {key: list(values) for key, values in command.grid.items()},
         "seeds": list(seeds),
     }
     folder = _folder(command.config, plan)
     pairs = ([f"{key}={value}" for value in values] for key, values in command.grid.items())
     points = list(itertools.product(*pairs))
-    runs = {}
+    runs, unread_keys = {}, dict.fromkeys(command.keys, "")
     for point, seed in itertools.product(points, seeds):
         place = folder / re.sub(r"[^\w.,=+\-\[\]]", "_", ",".join(point)) / f"seed_{seed}"
         own = [*parts, f"--seed={seed}", f"--run_directory={place}"]
         flags = [f"--{pair}" for pair in point]
-        runs[f"{', '.join(point)}, seed {seed}"] = with_keys(command, *flags, *own)
+        # A key that this point does not read, as backprop none of the mirror, is of other points.
+        needless = unread([*command.keys, *flags, *own])
+        unread_keys = {key: needless[key] for key in unread_keys if key in needless}
+        kept = [key for key in command.keys if key not in needless]
+        run = dataclasses.replace(command, keys=tuple(kept))
+        runs[f"{', '.join(point)}, seed {seed}"] = with_keys(run, *flags, *own)
+    for sentence in unread_keys.values():
+        raise UserError(sentence)
     check(dict(itertools.islice(runs.items(), 0, None, len(seeds))))
     ends = _train(folder, plan, runs, command.jobs)
     values = [dict(pair.split("=", 1) for pair in point) for point in points]
@@ -101,8 +109,10 @@ def _choose(
     best = points[order.index[0]]
     pairs = [f"{key}={value}" for key, value in best.items()]
     keys = [key for key in command.keys if not key.startswith(("--seed=", "--run_directory="))]
-    keys += [*[f"--{pair}" for pair in pairs], f"--seeds={','.join(map(str, plan['seeds']))}"]
-    again = shlex.join(["python", "-m", "train", "fit", *keys])
+    keys += [f"--{pair}" for pair in pairs]
+    needless, seeds = unread(keys), f"--seeds={','.join(map(str, plan['seeds']))}"
+    keys = [key for key in keys if key not in needless]
+    again = shlex.join(["python", "-m", "train", "fit", *keys, seeds])
     rows = zip(points, scores.to_dict("records"), strict=True)
     cells = [{"values": point, **score} for point, score in rows]
     result = {"measure": measure, "cells": cells, "chosen": best, "command": again}

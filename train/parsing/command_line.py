@@ -72,6 +72,9 @@ def read_command(arguments: Sequence[str]) -> Command:
         return command
     keys = _with_config_of_run(operands[0], keys) if name == "evaluate" else keys
     config, sources = configuration(keys)
+    if name != "sweep":  # which checks its points
+        for sentence in unread(keys).values():
+            raise UserError(sentence)
     if command.seeds and sources.get("seed") == COMMAND_LINE:
         raise UserError("command line: seed and seeds are both given. Expected one of them.")
     only_print = "--print_config" in arguments
@@ -110,7 +113,6 @@ def configuration(keys: Sequence[str]) -> tuple[FitConfig, dict[str, str]]:
         phases = phase_configs(config)
     except UserError as error:
         raise UserError(with_source(str(error), sources)) from error
-    _check_used(phases, own)
     if any(import_paths([config, phases])):
         config = dataclasses.replace(
             config, import_from=tuple(dict.fromkeys((*config.import_from, *folders)))
@@ -127,11 +129,13 @@ def value_of(key: str) -> Flat:
     return flatten(tree, source=COMMAND_LINE)
 
 
-def _check_used(phases: Sequence[FitConfig], keys: Sequence[str]) -> None:
-    """Raises UserError for a key on the command line that nothing reads in any phase.
+def unread(keys: Sequence[str]) -> dict[str, str]:
+    """Of `--key=value` those that nothing reads in any phase, each with a sentence that says so.
 
-    In files it may stand: others with the same base read it.
+    In files they may stand: others with the same base read them.
     """
+    config, _ = configuration(keys)
+    phases = phase_configs(config)
     one, optimizers = phases[0], [phase.optimizer for phase in phases]
     rules: set[str] = set()
     for table in (phase.feedback for phase in phases):
@@ -148,7 +152,7 @@ def _check_used(phases: Sequence[FitConfig], keys: Sequence[str]) -> None:
     schedule = f"optimizer.schedule.name is {min(schedules)}. Expected"
     crops = f"data.augmentation is {one.data.augmentation}. Expected pad_crop_flip"
     no_scaling = "optimizer.learning_rate_scaling is none. Expected linear or sqrt"
-    unread = [
+    reads = [
         ("mirror", mirrored, no_mirror),
         ("feedback.initializer", feeds_back, no_feedback),
         ("monitor.delta_angles", measured or not one.monitor.delta_angles, no_feedback),
@@ -160,13 +164,14 @@ def _check_used(phases: Sequence[FitConfig], keys: Sequence[str]) -> None:
         ("optimizer.decay_biases", decays, no_decay),
         ("optimizer.reference_batch_size", scaled, no_scaling),
     ]
-    for key in (key.removeprefix("--").partition("=")[0] for key in keys):
-        for beginning, is_read, sentence in unread:
-            if not is_read and f"{key}.".startswith(f"{beginning}."):
-                raise UserError(
-                    f"command line: {key} is given, but {sentence}. (In a --config file it may "
-                    f"stand, for others that read it.)"
-                )
+    return {
+        key: f"command line: {name} is given, but {sentence}. (In a --config file it may stand, "
+        f"for others that read it.)"
+        for key in keys
+        for name in [key.removeprefix("--").partition("=")[0]]
+        for beginning, is_read, sentence in reads
+        if not is_read and f"{name}.".startswith(f"{beginning}.")
+    }
 
 
 def _sorted_out(name: str, words: list[str]) -> tuple[dict[str, Any], list[str], list[str]]:
