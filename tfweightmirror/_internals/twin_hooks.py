@@ -107,11 +107,13 @@ class _AsOne:
         pairs = zip(grads, variables, strict=True)
         kept = [(g, v) for g, v in pairs if id(value_of(v)) not in self.twin_ids]
         before = tf.convert_to_tensor(self.inner.iterations)
-        self.present.gradients = [gradient for gradient, _ in kept if gradient is not None]
+        if not tf.executing_eagerly():  # one operation: each twin's own would wait for each error
+            errors = [gradient for gradient, _ in kept if gradient is not None]
+            self.present.errors_passed = [tf.group(*errors, name="errors_passed")]
         try:
             result = self.apply(*zip(*kept, strict=True)) if kept else None
         finally:
-            self.present.gradients = []
+            self.present.errors_passed = []
         # Eagerly, gradients may have been accumulated or have overflown.
         if not tf.executing_eagerly() or self.inner.iterations > before:
             self.refuse_unseen([variable for gradient, variable in kept if gradient is not None])
@@ -139,7 +141,7 @@ class _AsOne:
 
         A twin that is changed while a reading of it may still be used would be copied.
         """
-        return tf.control_dependencies(getattr(self.present, "gradients", []))
+        return tf.control_dependencies(getattr(self.present, "errors_passed", []))
 
     def step_both(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         key = self.inner._var_key(variable)
