@@ -121,9 +121,9 @@ def asymmetric(
         given = [name for name, tensor in optional.items() if tensor is not None]
 
         def backward(tensors: Sequence[tf.Tensor], dy: tf.Tensor) -> list[tf.Tensor | None]:
-            # Copies: in the gradient of a loop, a tape may watch the loop's own tensors in vain.
-            x, kernel, *rest = (tf.identity(tensor) for tensor in tensors)
-            more = dict(zip(given, rest, strict=True))
+            x, kernel, *rest = tensors
+            # A copy: in the gradient of a loop, a tape may watch the loop's own tensors in vain.
+            x, more = tf.identity(x), dict(zip(given, rest, strict=True))
             feedback = more.get("feedback")
             carrier = more.get("carrier")
             if errors_travel_on_w():  # a measurement; no update comes of it
@@ -202,6 +202,6 @@ def _counting_as(
         return [None, gradient, rule.feedback_gradient(gradient)]
 
     function = custom_gradient(
-        lambda tensor, *_: tf.identity(tensor), backward, tangent_of=2, of_backward_pass=True
+        lambda tensor, *_: tensor, backward, tangent_of=2, of_backward_pass=True
     )
     return function(tensor, kernel, *(() if feedback is None else (feedback,)))

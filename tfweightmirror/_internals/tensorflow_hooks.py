@@ -89,12 +89,13 @@ def custom_gradient(
         getattr(graph, _BACKWARDS)[outputs[0].op.name] = backward
         if not of_backward_pass:
             getattr(graph, _OF_FORWARD_PASSES).add(outputs[0].op.name)
+        # Of the one output that goes on: a tape would make zeros for the errors of the others.
         record.record_operation(
             _NAME,
-            outputs,
+            outputs[:1],
             inputs,
-            lambda error, *_: [None, *backward(tensors, error)],
-            lambda *tangents: [tangents[tangent_of], *tangents[1:]],
+            lambda error: [None, *backward(tensors, error)],
+            lambda *tangents: [tangents[tangent_of]],
         )
         return outputs[0]
 
