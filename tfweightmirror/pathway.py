@@ -60,14 +60,23 @@ class KernelView:
 
     def as_matrices(self, tensor: Any) -> tf.Tensor:
         """The kernel-shaped `tensor` as (groups, fan_in, fan_out)."""
-        split = tf.reshape(tensor, self.split)
-        return tf.reshape(tf.transpose(split, self.order), self.matrices)
+        if not self._keeps_order:
+            tensor = tf.transpose(tf.reshape(tensor, self.split), self.order)
+        return tf.reshape(tensor, self.matrices)
 
     def from_matrices(self, matrices: Any, shape: tuple[int, ...]) -> tf.Tensor:
         """The inverse of `as_matrices`: a tensor of the kernel's `shape`, 0 where no synapse is."""
-        permuted = tf.reshape(matrices, [self.split[axis] for axis in self.order])
-        inverse = [self.order.index(axis) for axis in range(len(self.order))]
-        return self.on_synapses(tf.reshape(tf.transpose(permuted, inverse), shape))
+        if not self._keeps_order:
+            permuted = tf.reshape(matrices, [self.split[axis] for axis in self.order])
+            inverse = [self.order.index(axis) for axis in range(len(self.order))]
+            matrices = tf.transpose(permuted, inverse)
+        return self.on_synapses(tf.reshape(matrices, shape))
+
+    @property
+    def _keeps_order(self) -> bool:
+        """Whether `order` moves axes of length 1 alone, and so no entry."""
+        axes = [axis for axis in self.order if self.split[axis] > 1]
+        return axes == sorted(axes)
 
     def feedback_of(self, learned: tf.Tensor, fixed: Any, shape: tuple[int, ...]) -> tf.Tensor:
         """B, of the kernel's `shape`, from its variable and, if it is a product, its fixed factor.

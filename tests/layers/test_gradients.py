@@ -3,6 +3,7 @@
 And, for every kind, the proof that B alone carries the error.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -210,14 +211,16 @@ def carriers_by_equation(rule: str, layer: object) -> list[np.ndarray]:
 def half_normal(shape: tuple[int, ...], pathway: Pathway) -> np.ndarray:
     """The magnitudes of the last draw: the only numbers here that TensorFlow makes."""
     bits = tf.raw_ops.StatelessRandomUniformFullIntV2(
-        shape=(2, *shape),
+        shape=(2, (math.prod(shape) + 1) // 2),
         key=np.asarray(pathway.state).view("uint64"),
         counter=np.zeros(2, "uint64"),
         alg=1,  # Philox
         dtype=tf.int32,
     )
-    radius, turn = (np.asarray(bits) % 2**23 + 0.5) / 2**23
-    return np.sqrt(-2.0 * np.log(radius)) * np.abs(np.cos(2.0 * np.pi * turn))
+    chance, turn = (np.asarray(bits) % 2**23 + 0.5) / 2**23
+    pairs = np.sqrt(-2.0 * np.log(chance)) * np.exp(2j * np.pi * turn)  # Box and Muller
+    normal = np.concatenate([pairs.real, pairs.imag])[: math.prod(shape)]
+    return np.abs(normal).reshape(shape)
 
 
 def expected_gradients(

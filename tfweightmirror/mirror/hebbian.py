@@ -26,7 +26,8 @@ def hebbian_product(x: tf.Tensor, y: tf.Tensor, fan_in: int) -> tf.Tensor:
     if x.shape.rank == 3:
         return product
     groups, turns, cells, fan_out = product.shape
-    return tf.reshape(product, (groups, turns * cells, fan_out))[:, :fan_in]
+    product = tf.reshape(product, (groups, turns * cells, fan_out))
+    return product if turns * cells == fan_in else product[:, :fan_in]
 
 
 def sent_back(feedback: tf.Tensor, y: tf.Tensor) -> tf.Tensor:

@@ -198,17 +198,16 @@ class MirrorMode:
             seed: Scalar int32, of the noise: a tensor, so that one program serves all seeds.
         """
         firing = self.noise.plan(pathway)
-        fixed = tf.stack([seed, pathway.place])
-        moving = draws.fold_in(fixed, tf.cast(step, tf.int32))
-        if not self.noise.balanced:
-            moving = draws.fold_in(moving, replica)
+        number = 0 if self.noise.balanced else replica
+        of_step = draws.fold_in(tf.stack([seed, tf.cast(step, tf.int32)]), number)
+        moving = draws.beside(of_step, pathway.place)
 
         def chunk_product(chunk: tf.Tensor) -> tf.Tensor:
             x = self.noise.signals(firing, moving, chunk)
             if self.sign_pairs:
                 x = tf.concat([x, -x], axis=-2)
             x = tf.cast(x, pathway.compute_dtype)
-            y = self._answers(pathway, x, activation, moving, chunk, fixed)
+            y = self._answers(pathway, x, activation, moving, chunk, seed)
             x, y = tf.cast(x, feedback.dtype), tf.cast(y, feedback.dtype)
             if self.centre:
                 x = x - tf.reduce_mean(x, axis=-2, keepdims=True)
@@ -241,7 +240,7 @@ class MirrorMode:
         activation: Activation | None,
         moving: tf.Tensor,
         chunk: tf.Tensor,
-        fixed: tf.Tensor,
+        seed: tf.Tensor,
     ) -> tf.Tensor:
         """The next cells' signals while the signals `x` are fired."""
         y = pathway.respond(x) if self.respond is None else self.respond(pathway, x)
@@ -260,7 +259,7 @@ class MirrorMode:
             y = quantized(y, self.response_bits)
         if self.dead_cells:
             shape = (pathway.groups, *[1] * (x.shape.rank - 2), pathway.fan_out)
-            alive = draws.uniform(shape, fixed) >= self.dead_cells
+            alive = draws.uniform(shape, tf.stack([seed, pathway.place])) >= self.dead_cells
             y = tf.where(alive, y, tf.zeros((), y.dtype))
         return y
 

