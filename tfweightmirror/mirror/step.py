@@ -150,12 +150,12 @@ def mirror_model(
         ValueError: No model, no `weight_mirror` pathway, or an option out of range.
 
     Examples:
-        >>> model = keras.Sequential([keras.Input((20,)), keras.layers.Dense(5, name="head")])
+        >>> model = keras.Sequential([keras.Input((200,)), keras.layers.Dense(50, name="head")])
         >>> model = tfwm.convert_model(model, "weight_mirror")
         >>> round(tfwm.mirror_model(model)["head"], 2)  # a balanced sweep
         0.0
         >>> round(tfwm.mirror_model(model, "gaussian", steps=100)["head"])  # aims at 12 degrees
-        13
+        12
     """
     require_model(model)
     if not is_whole(steps) or steps < 1:
