@@ -26,6 +26,14 @@ def test_what_a_run_did_not_say_is_not_called_none_which_may_be_a_value() -> Non
         assert label.endswith(f", mirror.norm{end}")
 
 
+def test_a_constraint_is_named_as_a_part_with_its_options() -> None:
+    plain = configs.flat(tree("kp"), source="")
+    signs = {"*": {"name": "fixed_sign", "options": {"per": "neuron"}}}
+    labels = configs.labels_of([plain, plain | {"constraints": signs}])
+    assert labels[0].endswith(", constraints=none")
+    assert labels[1].endswith(", constraints=*: fixed_sign(per=neuron)")
+
+
 def test_rules_are_those_of_the_library() -> None:
     prefix = "feedback.rule.options."
     for rule in tfwm.rules.RULES:

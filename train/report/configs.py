@@ -47,7 +47,7 @@ def labels_of(configs: Sequence[Flat], folders: Sequence[str] = ()) -> list[str]
         texts = [
             # None may mean something to a part, such as mirror.norm; here nothing was said.
             key.replace(".options", "")
-            + (f"={v}" if (v := config.get(key)) is not None else " unset")
+            + (f"={_words(v)}" if (v := config.get(key)) is not None else " unset")
             for key in dict.fromkeys(itertools.chain(*alike))
             if any(other.get(key) != config.get(key) for other in alike)
         ]
@@ -58,6 +58,16 @@ def labels_of(configs: Sequence[Flat], folders: Sequence[str] = ()) -> list[str]
     return [
         name if len(name) <= MAX_LABEL else f"{label} ({folder})" for name, label, folder in both
     ]
+
+
+def _words(value: Any) -> str:
+    """A value in a label: a part with its options is `fixed_sign(per=neuron)`."""
+    if not isinstance(value, Mapping):
+        return str(value)
+    if value.keys() == {"name", "options"}:
+        options = ", ".join(f"{key}={_words(one)}" for key, one in value["options"].items())
+        return f"{value['name']}({options})" if options else str(value["name"])
+    return ", ".join(f"{key}: {_words(one)}" for key, one in value.items()) or "none"
 
 
 def task_of(config: Flat) -> str:
