@@ -44,12 +44,19 @@ class Flow:
         labels: dict[Any, Labels] = {
             tensor.ref(): of for tensor, of in zip(graph.inputs, arguments, strict=True)
         }
-        for operation in graph.get_operations():
-            if operation.type == "Placeholder":
-                continue
-            given = [labels[tensor.ref()] for tensor in operation.inputs]
-            for tensor, of in zip(operation.outputs, self._pass(operation, given), strict=True):
-                labels[tensor.ref()] = of
+        waiting = [o for o in graph.get_operations() if o.type != "Placeholder"]
+        while waiting:
+            later = []
+            for operation in waiting:
+                # The gradient of a loop gives the loop inputs that are made behind it.
+                if any(tensor.ref() not in labels for tensor in operation.inputs):
+                    later.append(operation)
+                    continue
+                given = [labels[tensor.ref()] for tensor in operation.inputs]
+                for tensor, of in zip(operation.outputs, self._pass(operation, given), strict=True):
+                    labels[tensor.ref()] = of
+            assert len(later) < len(waiting), later
+            waiting = later
         return [labels[tensor.ref()] for tensor in graph.outputs]
 
     def _pass(self, operation: Any, given: list[Labels]) -> list[Labels]:
