@@ -28,8 +28,12 @@ from tests.tpu.traffic import ITEM_BYTES, memory_traffic
 # What moves data between program and host, or waits for it. The compiler prints a host callback,
 # `tf.py_function`'s kind, as a send and a receive or as a custom call.
 HOST_OPERATIONS = ("infeed", "outfeed", "send", "recv")
-# Custom calls that stay on the chip: 64-bit integers as two halves, tuples as one buffer.
-DEVICE_CALLS = {"X64SplitLow", "X64SplitHigh", "X64Combine", "ConcatBitcast"}
+# Custom calls that stay on the chip: 64-bit integers as two halves, tuples as one buffer, room for
+# what several operations write (loops, concatenations), a promise about the indices of a gather.
+DEVICE_CALLS = {
+    *("X64SplitLow", "X64SplitHigh", "X64Combine", "ConcatBitcast"),
+    *("AllocateBuffer", "AssumeGatherIndicesInBound"),
+}
 
 
 class RefusedError(Exception):
