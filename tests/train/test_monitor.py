@@ -54,6 +54,13 @@ def mirrored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return lines(run(folder, "--feedback.rule=wm", "--training.batch_size=32", ALL))[-1]
 
 
+def test_backprop_may_share_a_file_that_asks_for_angles(tmp_path: Path) -> None:
+    file = tmp_path / "angles.yaml"
+    file.write_text("monitor: {delta_angles: true, gradient_angles: true}\n")
+    done = run(tmp_path / "run", f"--config={file}", "--feedback.rule=bp")
+    assert keys(lines(done)[-1], "gradient_angle") == []
+
+
 def test_delta_and_gradient_angles_of_a_run(watched: Path, tmp_path: Path) -> None:
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         plain = run(tmp_path / "plain", WATCHED[0])

@@ -90,6 +90,19 @@ def test_a_start_with_other_code_of_the_users_own_is_told(
         assert started() == (second, "")
 
 
+def test_a_file_that_is_moved_within_a_package_is_other_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    package = tmp_path / "of_two_files"
+    (package / "below").mkdir(parents=True)
+    for file in ("__init__.py", "layers.py"):
+        (package / file).write_text("")
+    before = code_hash("of_two_files")
+    (package / "layers.py").rename(package / "below" / "layers.py")
+    assert code_hash("of_two_files") != before
+
+
 def test_a_module_that_only_a_phase_names_is_imported_for_a_saved_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from train.config import MAY_DIFFER, FitConfig, Part
+from train.config.part import import_paths
 from train.errors import UserError, did_you_mean, see
 from train.parsing.config_file import Flat, built, flatten, merged
 from train.parsing.yaml_file import plain
@@ -42,6 +43,11 @@ def phase_configs(config: FitConfig) -> list[FitConfig]:
         except UserError as error:
             raise UserError(f"{source}: {error}") from error
     return found or [config]
+
+
+def paths_of(config: FitConfig) -> list[str]:
+    """The import paths that a run's configuration names, its phases' too."""
+    return list(import_paths([config, phase_configs(config)]))
 
 
 def leaves(config: FitConfig) -> Flat:

@@ -10,9 +10,8 @@ import tensorflow as tf
 
 import tfweightmirror as tfwm
 from train.config import FitConfig
-from train.config.part import import_paths
 from train.errors import UserError, see
-from train.parsing.phases import phase_configs
+from train.parsing.phases import paths_of
 
 # What a refusal of the library says, to the key that it is about; the first that fits.
 _KEYS = {
@@ -53,7 +52,7 @@ def faults_as_user_errors(config: FitConfig) -> Iterator[None]:
 def _told(error: Exception, config: FitConfig) -> str:
     """The sentence; empty if the fault is this code's own."""
     said = f"{type(error).__name__}: {error}"
-    own = {path.partition(":")[0] for path in import_paths([config, phase_configs(config)])}
+    own = {path.partition(":")[0] for path in paths_of(config)}
     modules = []
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         module, code = frame.f_globals.get("__name__", ""), frame.f_code

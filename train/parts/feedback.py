@@ -170,18 +170,17 @@ def build_callbacks(
     if any(isinstance(rule, tfwm.rules.KolenPollack) for rule in rules):
         callbacks.append(tfwm.callbacks.KolenPollack())
     if rules or monitor.measures:  # whose names are checked in any case
-        probes = (
-            bool(rules) and probe is not None and (monitor.delta_angles or monitor.gradient_angles)
-        )
+        probes = bool(rules) and (monitor.delta_angles or monitor.gradient_angles)
         batch = probe() if probe is not None and probes else None
         with refusals("monitor.measures"):
             watcher = tfwm.callbacks.FeedbackMonitor(
                 measures=monitor.measures,
                 probe=batch,
                 delta_angles=monitor.delta_angles,
-                gradient_angles=monitor.gradient_angles,
+                gradient_angles=monitor.gradient_angles and bool(rules),
             )
-        callbacks += [watcher] * bool(rules)
+        if rules:
+            callbacks.append(watcher)
     return callbacks
 
 

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from train.config import FitConfig, Part
-from train.config.part import import_paths
 from train.errors import UserError, did_you_mean, see
 from train.parsing.config_file import checked
-from train.parsing.phases import phase_configs
+from train.parsing.phases import paths_of
 
 
 def find(
@@ -84,26 +83,30 @@ def import_folders(config: FitConfig) -> None:
 def import_all(config: FitConfig) -> None:
     """Imports every module that an import path names, so that saved models find their classes."""
     import_folders(config)
-    for name in import_paths([config, phase_configs(config)]):
+    for name in paths_of(config):
         imported("a saved run's part", name)
+
+
+# Large, and told by commit and version.
+_NOT_OWN = {"train", "tfweightmirror", "keras", "tensorflow"}
 
 
 def own_code(config: FitConfig) -> dict[str, str]:
     """Module or package of a user's own, which import paths name, to a hash of its files."""
     import_folders(config)
-    named = {re.split("[.:]", path)[0] for path in import_paths([config, phase_configs(config)])}
-    return {name: code_hash(name) for name in sorted(named - {"train", "tfweightmirror"})}
+    named = {re.split("[.:]", path)[0] for path in paths_of(config)}
+    return {name: code_hash(name) for name in sorted(named - _NOT_OWN)}
 
 
 def code_hash(name: str) -> str:
     """Of the files of a module, or of a package and all below it; empty if there is none."""
     spec, whole = importlib.util.find_spec(name), hashlib.sha256()
-    folders = (spec and spec.submodule_search_locations) or ()
-    files = sorted(file for folder in folders for file in Path(folder).rglob("*.py"))
+    folders = [Path(folder) for folder in (spec and spec.submodule_search_locations) or ()]
+    files = [(file, file.relative_to(top)) for top in folders for file in top.rglob("*.py")]
     if spec and spec.has_location and spec.origin and not folders:
-        files = [Path(spec.origin)]
-    for file in files:
-        whole.update(file.name.encode() + file.read_bytes())
+        files = [(Path(spec.origin), Path(name))]
+    for file, below in sorted(files):
+        whole.update(str(below).encode() + file.read_bytes())
     return whole.hexdigest()[:12] if files else ""
 
 
