@@ -53,22 +53,31 @@ def sweep(command: Command) -> None:
     pairs = ([f"{key}={value}" for value in values] for key, values in command.grid.items())
     points = list(itertools.product(*pairs))
     runs, unread_keys = {}, dict.fromkeys(command.keys, "")
-    for point, seed in itertools.product(points, seeds):
-        place = folder / re.sub(r"[^\w.,=+\-\[\]]", "_", ",".join(point)) / f"seed_{seed}"
-        own = [*parts, f"--seed={seed}", f"--run_directory={place}"]
+    for point in points:
         flags = [f"--{pair}" for pair in point]
-        # A key that this point does not read, as backprop none of the mirror, is of other points.
-        needless = unread([*command.keys, *flags, *own])
+        kept, needless = _read_at(command, flags)
         unread_keys = {key: needless[key] for key in unread_keys if key in needless}
-        kept = [key for key in command.keys if key not in needless]
-        run = dataclasses.replace(command, keys=tuple(kept))
-        runs[f"{', '.join(point)}, seed {seed}"] = with_keys(run, *flags, *own)
+        for seed in seeds:
+            place = folder / re.sub(r"[^\w.,=+\-\[\]]", "_", ",".join(point)) / f"seed_{seed}"
+            own = [*parts, f"--seed={seed}", f"--run_directory={place}"]
+            run = dataclasses.replace(command, keys=kept)
+            runs[f"{', '.join(point)}, seed {seed}"] = with_keys(run, *flags, *own)
     for sentence in unread_keys.values():
         raise UserError(sentence)
     check(dict(itertools.islice(runs.items(), 0, None, len(seeds))))
     ends = _train(folder, plan, runs, command.jobs)
     values = [dict(pair.split("=", 1) for pair in point) for point in points]
     _choose(command, folder, plan, values, ends)
+
+
+def _read_at(command: Command, flags: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The command's keys that the point of these flags reads, and the others, with sentences.
+
+    A key that a point does not read, as backprop none of the mirror, is of other points.
+    """
+    config, _ = configuration([*command.keys, *flags])
+    needless = unread(config, command.keys)
+    return tuple(key for key in command.keys if key not in needless), needless
 
 
 def _train(
@@ -108,11 +117,11 @@ def _choose(
         raise UserError("Every point diverged in some seed. Expected lower learning rates.")
     best = points[order.index[0]]
     pairs = [f"{key}={value}" for key, value in best.items()]
-    keys = [key for key in command.keys if not key.startswith(("--seed=", "--run_directory="))]
-    keys += [f"--{pair}" for pair in pairs]
-    needless, seeds = unread(keys), f"--seeds={','.join(map(str, plan['seeds']))}"
-    keys = [key for key in keys if key not in needless]
-    again = shlex.join(["python", "-m", "train", "fit", *keys, seeds])
+    flags = [f"--{pair}" for pair in pairs]
+    kept, _ = _read_at(command, flags)
+    keys = [key for key in kept if not key.startswith(("--seed=", "--run_directory="))]
+    keys += [*flags, f"--seeds={','.join(map(str, plan['seeds']))}"]
+    again = shlex.join(["python", "-m", "train", "fit", *keys])
     rows = zip(points, scores.to_dict("records"), strict=True)
     cells = [{"values": point, **score} for point, score in rows]
     result = {"measure": measure, "cells": cells, "chosen": best, "command": again}

@@ -73,7 +73,7 @@ def read_command(arguments: Sequence[str]) -> Command:
     keys = _with_config_of_run(operands[0], keys) if name == "evaluate" else keys
     config, sources = configuration(keys)
     if name != "sweep":  # which checks its points
-        for sentence in unread(keys).values():
+        for sentence in unread(config, keys).values():
             raise UserError(sentence)
     if command.seeds and sources.get("seed") == COMMAND_LINE:
         raise UserError("command line: seed and seeds are both given. Expected one of them.")
@@ -129,12 +129,11 @@ def value_of(key: str) -> Flat:
     return flatten(tree, source=COMMAND_LINE)
 
 
-def unread(keys: Sequence[str]) -> dict[str, str]:
-    """Of `--key=value` those that nothing reads in any phase, each with a sentence that says so.
+def unread(config: FitConfig, keys: Sequence[str]) -> dict[str, str]:
+    """Of `--key=value` those that `config` reads in no phase, each with a sentence that says so.
 
     In files they may stand: others with the same base read them.
     """
-    config, _ = configuration(keys)
     phases = phase_configs(config)
     one, optimizers = phases[0], [phase.optimizer for phase in phases]
     rules: set[str] = set()
