@@ -24,6 +24,7 @@ from tfweightmirror.rules import (
     FeedbackRule,
     InformationAlignment,
     KolenPollack,
+    NoFeedback,
     ProductFeedbackAlignment,
     SignSymmetry,
     SymmetricAlignment,
@@ -60,6 +61,7 @@ NAMES = {
     "sa": SymmetricAlignment(),
     "product_feedback_alignment": ProductFeedbackAlignment(),
     "pfa": ProductFeedbackAlignment(),
+    "no_feedback": NoFeedback(),
 }
 
 

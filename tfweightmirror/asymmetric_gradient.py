@@ -40,7 +40,8 @@ def asymmetric(
            + d rule.local_loss(x, y, feedback) / d feedback     (a gradient of its own, not of dy)
 
     Source: Lillicrap et al. 2016 for `dx` through a matrix other than the transposed weights.
-    Where the rule's carrier is None there is no `dx`: the error below comes another way.
+    Where the rule's carrier is None there is no `dx`: under direct feedback alignment the error
+    below comes another way, and anybody else who asks for it gets NaN.
 
     In higher derivatives (gradient penalties, Jacobian regularization, learning to learn) the
     carrier counts as W: what they owe to the carrier goes to `kernel`, and to `feedback` nothing
@@ -103,6 +104,8 @@ def asymmetric(
                 tape.watch(x)
                 y = op(x, carrier)
             dx = tape.gradient(y, x, dy, unconnected_gradients="zero")
+        elif not is_direct:  # not None, which a tape would take for an error of 0
+            dx = tf.fill(tf.shape(x), tf.constant(float("nan"), x.dtype))
         return dx, gradient_of_kernel() if kernel_gradient is None else kernel_gradient
 
     def f(

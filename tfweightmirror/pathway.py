@@ -231,7 +231,7 @@ class Pathway:
         """The tensor that carries the error now, of the kernel's shape and dtype.
 
         Raises:
-            ValueError: There is none: the rule is `direct_feedback_alignment`.
+            ValueError: There is none: the rule is `direct_feedback_alignment` or `no_feedback`.
         """
         carrier = self.rule.backward_kernel(
             tf.convert_to_tensor(self.kernel),
@@ -239,11 +239,15 @@ class Pathway:
             None if self.state is None else tf.convert_to_tensor(self.state),
         )
         if carrier is None:
+            instead = (
+                "the error below comes from the output layer, through a B of another shape "
+                "(feedback_kernel). delta_angles tells how that error stands to backprop's"
+                if self.is_direct
+                else "no error goes down"
+            )
             raise ValueError(
                 f"Pathway '{self.name}' has no tensor in W's place, and so no weight angle or norm "
-                f"ratio: under {self.rule.name} the error below comes from the output layer, "
-                "through a B of another shape (feedback_kernel). delta_angles tells how that error "
-                "stands to backprop's." + see("no-weight-angle")
+                f"ratio: under {self.rule.name} {instead}." + see("no-weight-angle")
             )
         return carrier
 

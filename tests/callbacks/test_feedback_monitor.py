@@ -136,6 +136,8 @@ def test_measures_that_do_not_exist_are_refused() -> None:
         FeedbackMonitor(measures="kurtosis")
     with pytest.raises(ValueError, match=r"pass probe=\(x, y\) as well"):
         FeedbackMonitor(gradient_angles=True)
+    with pytest.raises(ValueError, match=r"log_dir of FeedbackMonitor is \['weight_angle'\]"):
+        FeedbackMonitor(["weight_angle"])
 
 
 def test_delta_and_gradient_angles_on_a_probe_change_no_training() -> None:

@@ -120,6 +120,13 @@ def test_rules_by_layer_pattern_and_last_layer(tmp_path: Path) -> None:
     assert named == {"hidden_1": "sign_symmetry", "hidden_2": "feedback_alignment"}
 
 
+def test_first_layer_of_a_run_keeps_no_b_and_logs_no_angle(tmp_path: Path) -> None:
+    rules = ["--feedback.rule=kp", "--feedback.first_layer=no_feedback"]
+    model, _ = prepared(tmp_path / "run", "--model.options.units=[8,8]", *rules)
+    kept = {p.name: p.feedback_kernel is not None for p in tfwm.pathways(model)}
+    assert kept == {"hidden_1": False, "hidden_2": True, "head": True}
+
+
 def test_papers_mirror_mode_takes_its_noise_options(tmp_path: Path) -> None:
     mode = ["--mirror.mode=akrout2019", "--mirror.noise.options.samples=32"]
     model, callbacks = prepared(tmp_path / "run", "--feedback.rule=wm", *mode)

@@ -49,6 +49,11 @@ def tape_records() -> bool:
     return bool(record.could_possibly_record())
 
 
+def tape_watches(tensor: tf.Tensor) -> bool:
+    """Whether a gradient tape records what is computed (or traced) now from `tensor`."""
+    return bool(record.should_record_backprop([tensor]))
+
+
 def custom_gradient(
     forward: Callable[..., tf.Tensor],
     backward: Backward,

@@ -1,5 +1,6 @@
 """Callback that measures how well feedback follows forward weights."""
 
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -29,7 +30,7 @@ class FeedbackMonitor(keras.callbacks.Callback):
     a second reading, `weight_angle_before_mirror/<pathway>`: just before the last mirror step.
     History has them, and so have CSVLogger and TensorBoard if they stand behind this callback, and
     `WeightMirror` (if it mirrors at epoch ends) before it. Layers under `direct_feedback_alignment`
-    have neither, since nothing stands in W's place: measure delta angles there.
+    or `no_feedback` have neither, since nothing stands in W's place: measure delta angles there.
 
     Args:
         log_dir: Folder for event files with these scalars under their own names; None: no files
@@ -46,9 +47,9 @@ class FeedbackMonitor(keras.callbacks.Callback):
         gradient_angles: Whether to measure `gradient_angle/<variable>` on `probe`, too.
 
     Raises:
-        ValueError: A measure is not known, or gradient angles were asked for without a probe. At
-            the begin of training: the model has no feedback layer or is not built, or its errors
-            cannot be seen (`tfweightmirror.delta_angles`).
+        ValueError: A measure is not known, log_dir is no path, or gradient angles were asked for
+            without a probe. At the begin of training: the model has no feedback layer or is not
+            built, or its errors cannot be seen (`tfweightmirror.delta_angles`).
 
     Examples:
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="head")])
@@ -62,7 +63,7 @@ class FeedbackMonitor(keras.callbacks.Callback):
 
     def __init__(
         self,
-        log_dir: str | None = None,
+        log_dir: str | os.PathLike[str] | None = None,
         *,
         measures: Sequence[str] | Mapping[str, Measure] = ("weight_angle", "norm_ratio"),
         probe: Sequence[Any] | None = None,
@@ -70,6 +71,11 @@ class FeedbackMonitor(keras.callbacks.Callback):
         gradient_angles: bool = False,
     ) -> None:
         super().__init__()
+        if not (log_dir is None or isinstance(log_dir, (str, os.PathLike))):
+            raise ValueError(
+                f"log_dir of FeedbackMonitor is {log_dir!r}. Expected a folder's path, or None; "
+                "measures are given by name: measures=[...]."
+            )
         known = [*WEIGHT_MEASURES, PREDICTED]
         own = isinstance(measures, Mapping)
         if isinstance(measures, str) or not (own or set(measures) <= set(known)):
@@ -113,8 +119,8 @@ class FeedbackMonitor(keras.callbacks.Callback):
         self._of_measure = {name: self._pathways_for(name) for name in self.measures}
         if self.measures and self._probe is None and not any(self._of_measure.values()):
             warnings.warn(
-                f"FeedbackMonitor has nothing to measure in '{self.model.name}': under "
-                "direct_feedback_alignment nothing stands in W's place, so that "
+                f"FeedbackMonitor has nothing to measure in '{self.model.name}': under its rules "
+                "nothing stands in W's place, so that "
                 f"{', '.join(self.measures)} do not exist. Pass probe=(x, y) for delta angles."
                 + see("no-weight-angle"),
                 UserWarning,
@@ -174,7 +180,7 @@ class FeedbackMonitor(keras.callbacks.Callback):
         """Those that have this measure, which may be one of the user's own, of any name."""
         if self.measures[measure] is not WEIGHT_MEASURES.get(measure):
             return self._measured
-        return [p for p in self._measured if not (p.is_direct and measure in OF_CARRIER)]
+        return [p for p in self._measured if p.rule.has_carrier or measure not in OF_CARRIER]
 
     def _angles_on_probe(self) -> dict[str, float]:
         if self._probe is None:

@@ -17,7 +17,7 @@ from tfweightmirror.conversion.selection import (
     Target,
     members_of,
     nothing_to_convert,
-    with_last_layer,
+    with_ends,
 )
 from tfweightmirror.layers.carries_rule import CarriesRule
 
@@ -26,6 +26,7 @@ def convert_model(
     model: keras.Model,
     rule: Any,
     *,
+    first_layer: Any = None,
     last_layer: Any = None,
     feedback_initializer: Any = None,
     seed: int | None = None,
@@ -53,8 +54,10 @@ def convert_model(
             `"backprop"` in a dict leaves layers alone, too; given for all layers, it makes twins
             that carry the error on W, bit-equal to the plain layers: a control. The rule
             `"direct_feedback_alignment"` wants a built model with one output layer, of that rule.
-        last_layer: A rule for the last layer that can be converted, in execution order (tracking
-            order if the model is not built): the classifier. `"backprop"` leaves it a plain layer.
+        first_layer: A rule for the first layer that can be converted, in execution order (tracking
+            order if the model is not built): the one that reads the data. `"no_feedback"` spares
+            its B, which no error needs. A model with several inputs wants patterns instead.
+        last_layer: The same of the last one: the classifier. `"backprop"` leaves it a plain layer.
             A model with several heads wants patterns instead.
         feedback_initializer: What feedback kernels start from, a Keras initializer or its name,
             with a seed of its own for each. Default: that of each layer's kernel, or the rule's.
@@ -90,8 +93,9 @@ def convert_model(
     members = members_of(model)
     choice.check(members)
     targets = choice.targets(members)
-    if last_layer is not None:
-        targets = with_last_layer(model, members, targets, rules.get(last_layer))
+    ends = {"first": first_layer, "last": last_layer}
+    own = {end: None if one is None else rules.get(one) for end, one in ends.items()}
+    targets = with_ends(model, members, targets, **own)
     for path, layer, target_rule in targets:
         twins.refuse(layer, path, target_rule)
     if not targets:

@@ -162,17 +162,29 @@ def _matches_unsupported(pattern: str, rule: FeedbackRule, matched: list[Member]
     )
 
 
-def with_last_layer(
-    model: keras.Model, members: list[Member], targets: list[Target], rule: FeedbackRule
+def with_ends(
+    model: keras.Model,
+    members: list[Member],
+    targets: list[Target],
+    *,
+    first: FeedbackRule | None,
+    last: FeedbackRule | None,
 ) -> list[Target]:
-    """`targets`, with `rule` for the last layer that can be converted."""
+    """`targets`, with rules of their own for the first and the last layer that can be converted."""
     convertible = [(path, layer) for path, layer in members if twins.has_twin(layer)]
-    if not convertible:
+    ends = [(place, rule) for place, rule in ((0, first), (-1, last)) if rule is not None]
+    if not (convertible and ends):
         return targets
     order = _call_order(model, [layer for _, layer in convertible])
-    last = order[-1] if order else convertible[-1][1]
-    by_id = {id(layer): target_rule for _, layer, target_rule in targets} | {id(last): rule}
-    spared = {id(last)} if isinstance(rule, Backprop) else set()
+    order = order or [layer for _, layer in convertible]
+    if len(ends) == 2 and order[0] is order[-1]:
+        raise ValueError(
+            f"Layer '{order[0].name}' of model '{model.name}' is both the first and the last that "
+            "can be converted, and first_layer and last_layer give it two rules. Expected one."
+        )
+    own = {id(order[place]): rule for place, rule in ends}
+    by_id = {id(layer): rule for _, layer, rule in targets} | own
+    spared = {of_layer for of_layer, rule in own.items() if isinstance(rule, Backprop)}
     return [
         (path, layer, by_id[id(layer)])
         for path, layer in convertible

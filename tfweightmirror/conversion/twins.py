@@ -13,6 +13,7 @@ from tfweightmirror.layers.carries_rule import (
     CarriesRule,
     refuse_bound_feedback,
     refuse_many_calls,
+    refuse_matrices_behind,
     refuse_unsupported,
 )
 from tfweightmirror.layers.einsum_dense import kernel_labels
@@ -102,6 +103,7 @@ def refuse(layer: keras.layers.Layer, path: str, rule: FeedbackRule) -> None:
             "instance. Keras' Conv1D does not call it and the feedback layer would, so that the "
             "outputs would change: remove it first, or set it after converting."
         )
+    refuse_matrices_behind(TWINS[cls], path, rule)
     if isinstance(layer, RECURRENT):
         _refuse_cell(layer, path)
     for part in (layer, *parts_of(layer)):

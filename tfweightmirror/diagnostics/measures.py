@@ -212,15 +212,15 @@ Examples:
 """
 
 OF_CARRIER = ("weight_angle", "norm_ratio", "sign_agreement", "correlation", "shared_angle")
-"""Those that compare W with what stands in its place: none under `direct_feedback_alignment`."""
+"""Those that compare W with what stands in its place: none where nothing stands there."""
 
 
 def weight_angles(model: keras.layers.Layer) -> dict[str, float]:
     """The angle between W and what carries the error, per pathway, in degrees.
 
     For sign-symmetry that is the angle between W and the signed magnitudes; 0 under backprop.
-    Layers under `direct_feedback_alignment` have none and are left out: nothing stands in W's place
-    there. `delta_angles` has them.
+    Layers under `direct_feedback_alignment` or `no_feedback` have none and are left out: nothing
+    stands in W's place there. `delta_angles` has them.
 
     Args:
         model: A built model with feedback layers.
@@ -239,13 +239,13 @@ def weight_angles(model: keras.layers.Layer) -> dict[str, float]:
         >>> {name: round(angle) for name, angle in tfwm.weight_angles(model).items()}
         {'hidden': 92, 'head': 0}
     """
-    return {p.name: float(weight_angle_deg(p)) for p in pathways(model) if not p.is_direct}
+    return {p.name: float(weight_angle_deg(p)) for p in pathways(model) if p.rule.has_carrier}
 
 
 def norm_ratios(model: keras.layers.Layer) -> dict[str, float]:
     """`|carrier| / |W|` per pathway, from input to output; 1 under backprop.
 
-    Layers under `direct_feedback_alignment` have none and are left out.
+    Layers under `direct_feedback_alignment` or `no_feedback` have none and are left out.
 
     Args:
         model: A built model with feedback layers.
@@ -264,4 +264,4 @@ def norm_ratios(model: keras.layers.Layer) -> dict[str, float]:
         >>> {name: round(ratio, 1) for name, ratio in ratios.items()}
         {'hidden': 1.0, 'head': 1.0}
     """
-    return {p.name: float(norm_ratio(p)) for p in pathways(model) if not p.is_direct}
+    return {p.name: float(norm_ratio(p)) for p in pathways(model) if p.rule.has_carrier}

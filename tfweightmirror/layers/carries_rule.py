@@ -6,6 +6,7 @@ import keras
 
 from tfweightmirror import rules
 from tfweightmirror._internals.docs import see
+from tfweightmirror._internals.tensorflow_hooks import tape_watches
 
 
 class CarriesRule(keras.layers.Layer):
@@ -39,6 +40,7 @@ class CarriesRule(keras.layers.Layer):
         self.rule = rules.get(rule)
         if isinstance(self.rule, rules.DirectFeedbackAlignment) and not self.hears_output_error:
             raise ValueError(no_direct_error(self, self.name))
+        refuse_matrices_behind(type(self), self.name, self.rule)
         self.feedback_initializer = (
             None if feedback_initializer is None else keras.initializers.get(feedback_initializer)
         )
@@ -91,6 +93,30 @@ def no_direct_error(layer: keras.layers.Layer, path: str) -> str:
         "pattern: "
         f"{{'{path}': 'backprop', '*': ...}}." + see("direct-feedback-alignment", "science")
     )
+
+
+def refuse_matrices_behind(cls: Any, path: str, rule: rules.FeedbackRule) -> None:
+    """Raise a ValueError if a layer has matrices behind others and is to send no error down."""
+    alone = cls.hears_output_error and len(getattr(cls, "sites", ())) == 1
+    if isinstance(rule, rules.NoFeedback) and not alone:
+        raise ValueError(
+            f"Layer '{path}' ({cls.__name__}) cannot have the rule '{rule.name}': it has several "
+            "matrices, and those behind send their error to those before them. Expected a layer "
+            "with one matrix, such as Dense or Conv2D; give this one the rule of the others."
+            + see("an-error-below-a-layer-without-feedback")
+        )
+
+
+def refuse_error_below(layer: keras.layers.Layer, inputs: Any) -> None:
+    """Raise a ValueError if somebody records an error that `layer` would have to send down."""
+    if tape_watches(inputs):
+        raise ValueError(
+            f"Layer '{layer.name}' ({type(layer).__name__}) has the rule '{layer.rule.name}', "
+            "which sends no error down, and a gradient tape watches its input: something below "
+            "has weights (frozen ones count), or keras.remat or tape.watch asks for the input's "
+            "gradient. Expected a layer that reads the data, or a tf.stop_gradient before it; give "
+            "other layers a rule with feedback." + see("an-error-below-a-layer-without-feedback")
+        )
 
 
 def refuse_unsupported(layer: keras.layers.Layer) -> None:

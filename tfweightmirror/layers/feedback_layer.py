@@ -17,6 +17,7 @@ from tfweightmirror.layers import direct
 from tfweightmirror.layers.carries_rule import (
     CarriesRule,
     refuse_bound_feedback,
+    refuse_error_below,
     refuse_many_calls,
     refuse_second_call,
 )
@@ -182,6 +183,8 @@ class FeedbackLayer(CarriesRule):
             kernel, feedback = reading[:2]
             outputs = direct.carry(self, op, inputs, kernel, feedback, jit_compile=jit_compile)
         else:
+            if not self.rule.has_carrier:
+                refuse_error_below(self, inputs)
             if self.rule.updates_first and self._in_training():
                 refuse_second_call(self, keras_hooks.kept_in_call("updated_first", set))
             f = asymmetric(op, self._rule_at(site), jit_compile=jit_compile, batch_axis=batch_axis)

@@ -29,6 +29,7 @@ from tfweightmirror.rules.local_losses import (
     InformationAlignment,
     SymmetricAlignment,
 )
+from tfweightmirror.rules.no_feedback import NoFeedback
 from tfweightmirror.rules.product import ProductFeedbackAlignment
 from tfweightmirror.rules.sign_symmetry import SignSymmetry
 
@@ -43,6 +44,7 @@ __all__ = [
     "FeedbackRule",
     "InformationAlignment",
     "KolenPollack",
+    "NoFeedback",
     "ProductFeedbackAlignment",
     "SignSymmetry",
     "Signals",

@@ -45,6 +45,7 @@ class DirectFeedbackAlignment(FeedbackRule):
 
     name = "direct_feedback_alignment"
     aliases = ("dfa",)
+    has_carrier = False
 
     def __post_init__(self) -> None:
         cells = self.error_cells

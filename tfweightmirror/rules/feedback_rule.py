@@ -118,6 +118,8 @@ class FeedbackRule:
             `"mirror"` (mirror mode).
         reads_kernel: Whether `local_loss` is shown W itself, which is weight transport.
         updates_first: Whether B takes its step before the error passes (`carrier_after_update`).
+        has_carrier: Whether `backward_kernel` gives a tensor. Otherwise the layer sends no error
+            down, one that is asked for is refused, and there is no weight angle.
 
     Examples:
         >>> class OneBit(tfwm.rules.FeedbackRule):  # B learns as W, its signs carry the error
@@ -139,14 +141,15 @@ class FeedbackRule:
     learns_by: ClassVar[Literal["nothing", "optimizer", "mirror"]] = "nothing"
     reads_kernel: ClassVar[bool] = False
     updates_first: ClassVar[bool] = False
+    has_carrier: ClassVar[bool] = True
 
     def backward_kernel(
         self, kernel: tf.Tensor, feedback: tf.Tensor | None, seed: tf.Tensor | None
     ) -> tf.Tensor | None:
         """The tensor that carries the error: same shape and dtype as `kernel`.
 
-        None: the layer sends no error down. Only `DirectFeedbackAlignment` says so, where the error
-        below comes from the output layer, and B has a shape of its own.
+        None, of a rule whose `has_carrier` is False: the layer sends no error down (`NoFeedback`),
+        or the output layer sends it (`DirectFeedbackAlignment`, whose B has a shape of its own).
 
         Args:
             kernel: W, in the layer's compute dtype.

@@ -18,6 +18,7 @@ from tfweightmirror.rules.local_losses import (
     InformationAlignment,
     SymmetricAlignment,
 )
+from tfweightmirror.rules.no_feedback import NoFeedback
 from tfweightmirror.rules.product import ProductFeedbackAlignment
 from tfweightmirror.rules.sign_symmetry import SignSymmetry
 
@@ -202,12 +203,13 @@ RULES: tuple[type[FeedbackRule], ...] = (
     ActivationAlignment,
     SymmetricAlignment,
     ProductFeedbackAlignment,
+    NoFeedback,
 )
 """The rules that have a name: what `get` knows beside those of your own.
 
 Examples:
     >>> [rule.name for rule in tfwm.rules.RULES if not rule().uses_feedback_kernel]
-    ['backprop', 'sign_symmetry']
+    ['backprop', 'sign_symmetry', 'no_feedback']
     >>> {rule.name: rule.aliases for rule in tfwm.rules.RULES[:2]}
     {'backprop': ('bp',), 'feedback_alignment': ('fa', 'frfb')}
 """
@@ -253,7 +255,9 @@ def get(identifier: Any) -> FeedbackRule:
         registered = keras.saving.get_registered_object(identifier)
         if registered is not None:
             return get(registered)
-    known = ", ".join(f"{rule.name} ({', '.join(rule.aliases)})" for rule in RULES)
+    known = ", ".join(
+        f"{rule.name} ({', '.join(rule.aliases)})" if rule.aliases else rule.name for rule in RULES
+    )
     near = difflib.get_close_matches(str(identifier).lower(), _BY_NAME, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"feedback rule {identifier!r} is not known. Known: {known}.{hint}")

@@ -17,9 +17,11 @@ class FeedbackConfig:
         rule: Of every layer: backprop (bp), feedback_alignment (fa), sign_symmetry (ss; usf, frsf,
             brsf), weight_mirror (wm), kolen_pollack (kp), updated_random_feedback (urfb),
             direct_feedback_alignment (dfa), information_alignment (ia), activation_alignment (aa),
-            product_feedback_alignment (pfa), symmetric_alignment (sa, which reads W), or the import
-            path of a rule of your own.
+            product_feedback_alignment (pfa), symmetric_alignment (sa, which reads W), no_feedback
+            (of layers below which nothing learns), or the import path of a rule of your own.
         layers: Layer-name pattern to rule, for layers that differ from `rule`.
+        first_layer: Rule of the layer that reads the data; null: as the others. no_feedback spares
+            it a B that no error needs.
         last_layer: Rule of the classifier; null: as the others.
         initializer: Keras initializer of all feedback weights; null: that of the layer's forward
             weights, with a seed of its own (direct_feedback_alignment: Glorot-uniform).
@@ -29,6 +31,7 @@ class FeedbackConfig:
 
     rule: Part = Part("backprop")
     layers: dict[str, Part] = dataclasses.field(default_factory=dict)
+    first_layer: Part = Part()
     last_layer: Part = Part()
     initializer: Part = Part()
     only_last_layer_learns: bool = False
@@ -38,16 +41,16 @@ class FeedbackConfig:
             pattern: canonical_rule(rule, f"feedback.layers.{pattern}")
             for pattern, rule in self.layers.items()
         }
-        for key in ("last_layer", "initializer"):
+        for key in ("first_layer", "last_layer", "initializer"):
             if getattr(self, key).options and getattr(self, key).name is None:
                 raise UserError(
                     f"feedback.{key}.options is given without feedback.{key}.name. Expected both."
                 )
         object.__setattr__(self, "rule", canonical_rule(self.rule))
         object.__setattr__(self, "layers", layers)
-        object.__setattr__(
-            self, "last_layer", canonical_rule(self.last_layer, "feedback.last_layer")
-        )
+        for key in ("first_layer", "last_layer"):
+            rule = canonical_rule(getattr(self, key), f"feedback.{key}")
+            object.__setattr__(self, key, rule)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +63,7 @@ class MonitorConfig:
             degrees), sign_agreement, correlation, kurtosis, magnitude, sparsity (share of small
             entries), zeros (of 0, or held there by a constraint) and shared_angle (degrees, over
             the entries that W and B both have under the constraint sparse). Layers under
-            direct_feedback_alignment have none that compares W with B.
+            direct_feedback_alignment or no_feedback have none that compares W with B.
         delta_angles: Whether to measure the angle between the error that each layer receives and
             backprop's, in degrees, on the first training batch, at a training step's cost.
         gradient_angles: Whether to measure the same of every variable's gradient.

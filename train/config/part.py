@@ -23,6 +23,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "activation_alignment": ("aa",),
     "symmetric_alignment": ("sa",),
     "product_feedback_alignment": ("pfa",),
+    "no_feedback": (),
 }
 _MAGNITUDES = {"usf": "uniform", "frsf": "fixed", "brsf": "batch"}
 

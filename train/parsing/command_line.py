@@ -138,7 +138,8 @@ def unread(config: FitConfig, keys: Sequence[str]) -> dict[str, str]:
     one, optimizers = phases[0], [phase.optimizer for phase in phases]
     rules: set[str] = set()
     for table in (phase.feedback for phase in phases):
-        rules |= {str(r.name) for r in (table.rule, table.last_layer, *table.layers.values())}
+        ends = (table.first_layer, table.last_layer)
+        rules |= {str(r.name) for r in (table.rule, *ends, *table.layers.values())}
     mirrored = any(name == "weight_mirror" or ":" in name for name in rules)
     feeds_back = bool(rules - {"backprop", "None"})
     measured = feeds_back or one.monitor.backprop

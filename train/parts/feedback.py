@@ -54,14 +54,18 @@ def build_rule(part: Part, key: str) -> tfwm.rules.FeedbackRule:
     )
 
 
-def build_rules(config: FeedbackConfig) -> tuple[Any, dict[str, Any], Any]:
-    """The rule, those of layers by pattern, and that of the last layer or None."""
+def build_rules(config: FeedbackConfig) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """The rule, those of layers by pattern, and those of the first and the last layer, or None."""
     layers = {
         pattern: build_rule(part, f"feedback.layers.{pattern}")
         for pattern, part in config.layers.items()
     }
-    last = build_rule(config.last_layer, "feedback.last_layer") if config.last_layer.name else None
-    return build_rule(config.rule, "feedback.rule"), layers, last
+    ends = {
+        key: build_rule(part, f"feedback.{key}") if part.name else None
+        for key in ("first_layer", "last_layer")
+        for part in (getattr(config, key),)
+    }
+    return build_rule(config.rule, "feedback.rule"), layers, ends
 
 
 def known_initializers() -> dict[str, Any]:
@@ -76,7 +80,7 @@ def convert(
 
     Under backprop alone it is the stock Keras model, unless that is to be measured.
     """
-    rule, layers, last = build_rules(config)
+    rule, layers, ends = build_rules(config)
     initializer = None
     if config.initializer.name is not None:
         initializer = instance(
@@ -89,11 +93,16 @@ def convert(
     before = {p.name: (p.rule, [v.numpy() for v in _kept(p)]) for p in tfwm.pathways(model)}
     if before:
         tfwm.strip_feedback(model)
-    if layers or last or measures_backprop or not isinstance(rule, tfwm.rules.Backprop):
+    if (
+        layers
+        or any(ends.values())
+        or measures_backprop
+        or not isinstance(rule, tfwm.rules.Backprop)
+    ):
         tfwm.convert_model(
             model,
             {**layers, "*": rule} if layers else rule,
-            last_layer=last,
+            **ends,
             feedback_initializer=initializer,
             seed=seed,
         )

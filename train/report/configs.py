@@ -91,6 +91,7 @@ def _rule_label(config: Flat) -> str:
         label += f" ({noise_of(config)})"
     if magnitude := config.get(MAGNITUDE):
         label += f", {magnitude} magnitudes"
-    if (last := config["feedback.last_layer.name"]) is not None:
-        label += f", last layer {last}"
+    for end in ("first", "last"):
+        if (own := config.get(f"feedback.{end}_layer.name")) is not None:
+            label += f", {end} layer {own}"
     return label

@@ -27,6 +27,7 @@ ANGLES = {
 
 # What makes of a rule another experiment; a published cell has it only if its `match` says so.
 UNMODIFIED: dict[str, list[Any]] = {
+    "feedback.first_layer.name": [None],
     "feedback.last_layer.name": [None],
     "feedback.layers": [{}],
     "feedback.only_last_layer_learns": [False],
