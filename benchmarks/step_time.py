@@ -70,7 +70,7 @@ def main() -> None:
     options = _options()
     document = measured(options)
     if options.keep:
-        path = KEPT / f"{options.network}.json"
+        path = KEPT / f"{'_'.join(filter(None, (options.network, options.first_layer)))}.json"
     else:
         path = next_free(Path("runs") / "step_time") / "results.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +110,7 @@ def build(rule: str, options: argparse.Namespace) -> Any:
     keras.utils.set_random_seed(0)
     model = NETWORKS[options.network].make()
     if rule != STOCK:
-        tfwm.convert_model(model, rule, seed=1)
+        tfwm.convert_model(model, rule, first_layer=options.first_layer, seed=1)
     model.compile(
         keras.optimizers.SGD(0.01, momentum=0.9, weight_decay=1e-4),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -251,6 +251,7 @@ def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=21, help="turns of every candidate")
     parser.add_argument("--compilations", type=int, default=5, help="fresh models of every rule")
     parser.add_argument("--fit-steps", type=int, default=20, help="timed steps of a fit")
+    parser.add_argument("--first-layer", help="rule of the layer that reads the data; default: all")
     parser.add_argument("--jit-compile", action="store_true", help="compile the step with XLA")
     parser.add_argument("--keep", action="store_true", help="write where results are committed")
     return parser.parse_args(arguments)
