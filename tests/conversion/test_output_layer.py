@@ -162,6 +162,11 @@ REFUSALS: dict[str, tuple[Callable[[], keras.Model], Any, str]] = {
         DirectFeedbackAlignment(error_cells=5),
         "was given error_cells=5, and the output layer has 2 cells",
     ),
+    "all are told that they are the last": (
+        lambda: sequential(k.Dense(3), k.Dense(**HEAD)),
+        DirectFeedbackAlignment(is_output=True),
+        r"was given is_output=True for layers that are not the last\. Leave it out",
+    ),
 }
 
 

@@ -1,6 +1,8 @@
 """RetinaNet in the launcher: its rules, its logs, how it goes on, and a backbone from a file."""
 
+import dataclasses
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,17 @@ def test_losses_are_logged_apart_over_epochs_and_steps(run: Path) -> None:
     assert [event.step for event in events.Tensors("by_step/box_loss")] == [2, 4, 5, 6, 8]
     if "val_map_percent" in epochs[0]:  # pycocotools is there
         assert 0 <= epochs[1]["val_map_percent"] <= epochs[1]["val_map_50_percent"] <= 100
+
+
+def test_anchors_that_reach_no_object_are_told(tmp_path: Path) -> None:
+    config = config_of(tmp_path / "run", *TINY)
+    config = dataclasses.replace(config, loss=Part("retinanet", {"anchor_size": 40}))
+    with warnings.catch_warnings(record=True) as caught:  # matplotlib's, too
+        warnings.simplefilter("always")
+        fit(config)
+    told = [str(one.message) for one in caught if "box_loss is 0: in this" in str(one.message)]
+    assert len(told) == 1, told
+    assert all(line["box_loss"] == 0 for line in lines_of(tmp_path / "run" / "metrics.jsonl"))
 
 
 def test_report_draws_three_curves_over_steps_and_the_boxes(

@@ -177,4 +177,9 @@ def _told(rule: DirectFeedbackAlignment, cells: int, *, is_output: bool) -> Dire
             f"The rule {_RULE} was given error_cells={rule.error_cells}, and the output layer has "
             f"{cells} cells. Leave error_cells out: convert_model counts them."
         )
+    if rule.is_output and not is_output:
+        raise ValueError(
+            f"The rule {_RULE} was given is_output=True for layers that are not the last. Leave it "
+            "out: convert_model finds the output layer."
+        )
     return dataclasses.replace(rule, error_cells=cells, is_output=is_output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,11 @@ from train.disk import GO_ON, whole_file
 
 TIMES_A_RUN, IMAGES, MOST_DRAWN = 5, 4, 8
 FILE = "boxes.png"
+NO_ANCHOR = (
+    "box_loss is 0: in this epoch no object of the training images had an anchor that overlaps it "
+    "by half, so that no box is learnt. Expected anchors of the objects' sizes: change "
+    "loss.options.anchor_size, or data.image_size."
+)
 
 
 class Detections(keras.callbacks.Callback):
@@ -41,8 +47,12 @@ class Detections(keras.callbacks.Callback):
         self.folder = folder
         self.show = show
         self.silent = silent
+        self.told = False
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if logs and logs.get("box_loss") == 0.0 and not self.told:
+            warnings.warn(NO_ANCHOR, UserWarning, stacklevel=2)
+            self.told = True
         done, epochs = epoch + 1, self.batches.epochs
         is_due = done == epochs or done % math.ceil(epochs / TIMES_A_RUN) == 0
         if logs is None or not is_due or not isinstance(self.model.loss, RetinaNetLoss):
