@@ -68,3 +68,17 @@ def test_report_marks_them_and_has_them_in_no_mean(tmp_path: Path) -> None:
     # The error that arrives at a layer moves its weights, whether or not it is sent on.
     assert tables.layers(groups, "delta_angle").to_numpy().tolist()[2][1:] == ["15.00"] * 3
     assert draw_layers(groups, "weight_angle", beside(groups, []), tmp_path / "weight_angle")
+
+
+def test_one_seed_tells_of_the_older_ones(tmp_path: Path) -> None:
+    values = lines(GOOD, **{"weight_angle/a": 90.0, "weight_angle/b": 80.0})
+    for seed, setup in enumerate(({}, {"sends_no_error_back": ["a"]})):
+        run = write_run(tmp_path / f"fa-{seed}", {**tree("fa"), "seed": seed}, values)
+        (run / "setup.json").write_text(json.dumps(setup))
+    (group,), _ = gather([str(tmp_path)])
+    assert len(group.runs) == 2
+    assert tables.layers([group], "weight_angle").to_numpy().tolist() == [
+        ["a", "90.00 (0.00) (no effect)"],
+        ["b", "80.00 (0.00)"],
+        ["mean over layers", "80.00 (0.00)"],
+    ]

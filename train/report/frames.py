@@ -8,7 +8,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,10 +144,16 @@ def gather(paths: Sequence[str]) -> tuple[list[Group], dict[Path, str]]:
             left_out[path] = f"{same}, which is in the report"
         else:
             grouped.setdefault(key, {})[run.config["seed"]] = run
-    members = [list(by_seed.values()) for by_seed in grouped.values()]
+    members = [_told_alike(list(by_seed.values())) for by_seed in grouped.values()]
     folders = [_common_name([run.path.name for run in runs]) for runs in members]
     labels = labels_of([runs[0].config for runs in members], folders)
     return list(map(Group, labels, members)), left_out
+
+
+def _told_alike(runs: Sequence[Run]) -> list[Run]:
+    """Runs of one configuration: which layers send no error back, one tells for older ones, too."""
+    silent = set[str]().union(*(_silent(run.setup) for run in runs))
+    return [run if _silent(run.setup) == silent else read(run.path, silent) for run in runs]
 
 
 def _common_name(names: Sequence[str]) -> str:
@@ -182,12 +188,17 @@ def find(paths: Sequence[str], left_out: dict[Path, str]) -> list[Path]:
     return list(found.values())
 
 
-def read(path: Path) -> Run:
-    """A run, finished or not; UserError says why it cannot be used, without its name."""
+def read(path: Path, silent: Iterable[str] = ()) -> Run:
+    """A run, finished or not; UserError says why it cannot be used, without its name.
+
+    `silent`: layers that are known to send no error back, where the run itself may not say so.
+    """
     tree = _parsed(path / "config.yaml", yaml.safe_load, "is not YAML")
     config = flat(tree, source="config.yaml")
     file = path / "setup.json"
     setup = _parsed(file, json.loads, "is not JSON") if file.exists() else {}
+    if silent:
+        setup["sends_no_error_back"] = sorted(silent)
     epochs = _epochs(path / "metrics.jsonl")
     # Of a length in steps, or of several phases, only the setup knows the epochs.
     last, planned = epochs.index[-1], setup.get("epochs", config["training.epochs"])
