@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import tfweightmirror as tfwm
 from tests.layers.kinds import relative_error
 from tfweightmirror import rules
 from tfweightmirror.asymmetric_gradient import LinearMap, asymmetric
@@ -263,3 +264,26 @@ def test_a_call_without_the_b_that_carries_the_error_is_refused() -> None:
     x, w = tf.ones((2, 3)), tf.ones((3, 4))
     with pytest.raises(ValueError, match=r"feedback_alignment.*received feedback=None"):
         asymmetric(tf.matmul, rules.FeedbackAlignment())(x, w)
+
+
+@pytest.mark.parametrize("rule", ["fa", "usf", "kp", "bp"])
+def test_a_pass_through_a_layers_map_serves_both_products(rule: str) -> None:
+    """One forward pass, dx and dW behind the layer's own: what a trace, or an eager step, takes."""
+    for layer, shape, product in (
+        (tfwm.layers.FeedbackDense(3, rule=rule), (2, 5), "MatMul"),
+        (tfwm.layers.FeedbackConv2D(3, 2, rule=rule), (2, 5, 5, 4), "Conv2D"),
+    ):
+        layer.build(shape)
+
+        @tf.function(autograph=False)
+        def step(layer: Any = layer, shape: Any = shape) -> Any:
+            x = tf.ones(shape)
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                loss = tf.reduce_sum(layer(x, training=True) ** 2)
+            return tape.gradient(loss, [x, layer.kernel.value])
+
+        kinds = [
+            operation.type for operation in step.get_concrete_function().graph.get_operations()
+        ]
+        assert sum(kind.startswith(product) for kind in kinds) == 4, layer

@@ -27,7 +27,12 @@ LinearMap: TypeAlias = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 def asymmetric(
-    op: LinearMap, rule: FeedbackRule, *, jit_compile: bool = False, batch_axis: int = 0
+    op: LinearMap,
+    rule: FeedbackRule,
+    *,
+    jit_compile: bool = False,
+    batch_axis: int = 0,
+    linear_in_kernel: bool = False,
 ) -> Callable[..., tf.Tensor]:
     """Give `op` a backward pass that does not use the forward kernel to carry the error.
 
@@ -57,6 +62,9 @@ def asymmetric(
             compiled by Keras (grouped convolutions, channels-first Conv3D): graph pruning cannot
             see the unused forward passes inside a compiled function, XLA can.
         batch_axis: The axis of x along which examples stand (in y: the first), for a local loss.
+        linear_in_kernel: Whether `op` is linear in the kernel, too, so that dW does not depend on
+            what stands in the kernel's place. One forward pass then serves both products, which
+            changes no bit and is cheaper to trace, and to run eagerly.
 
     Returns:
         `f(x, kernel, feedback=None, seed=None, carrier=None) -> y`. All arguments are tensors and
@@ -86,8 +94,14 @@ def asymmetric(
     def products(
         x: tf.Tensor, kernel: tf.Tensor, carrier: tf.Tensor | None, dy: tf.Tensor
     ) -> tuple[tf.Tensor | None, tf.Tensor]:
-        # Neither product depends on the output of `op`: the two forward passes below are dead code,
+        # Neither product depends on the output of `op`: the forward passes below are dead code,
         # which graph optimisation or XLA removes. (Eager code does run them.)
+        if linear_in_kernel and carrier is not None and not rule.updates_first:
+            with tf.GradientTape() as tape:
+                tape.watch([x, carrier])
+                y = op(x, carrier)
+            return tuple(tape.gradient(y, [x, carrier], dy, unconnected_gradients="zero"))
+
         def gradient_of_kernel() -> tf.Tensor:
             with tf.GradientTape() as tape:
                 tape.watch(kernel)

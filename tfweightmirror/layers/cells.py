@@ -100,10 +100,12 @@ class FeedbackCell(FeedbackLayer):
         elif masks is not None:
             inputs = inputs * masks
         sequence = (_sequences.get() or {}).get(id(self))
-        if sequence is None or sequence.call is not keras_hooks.present_call():
-            return self.carry(op, inputs, site=site, batch_axis=batch_axis)
-        reading = self._cast(sequence.readings[site])
-        return self.carry(op, inputs, site=site, reading=reading, batch_axis=batch_axis)
+        reading = None
+        if sequence is not None and sequence.call is keras_hooks.present_call():
+            reading = self._cast(sequence.readings[site])
+        return self.carry(
+            op, inputs, site=site, reading=reading, batch_axis=batch_axis, linear_in_kernel=True
+        )
 
 
 @register

@@ -34,7 +34,9 @@ class FeedbackConv(FeedbackLayer):
         """Apply the layer."""
         # Keras compiles these two cases with XLA on its own.
         compiled = self.groups > 1 or (self.rank == 3 and self.data_format == "channels_first")
-        outputs = self.carry(self.convolution_op, inputs, jit_compile=compiled)
+        op = self.convolution_op
+        is_keras = getattr(op, "__func__", None) is FeedbackConv.convolution_op
+        outputs = self.carry(op, inputs, jit_compile=compiled, linear_in_kernel=is_keras)
         return add_channel_bias(self, outputs, self.filters)
 
     def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:

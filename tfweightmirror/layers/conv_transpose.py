@@ -18,7 +18,9 @@ class FeedbackConvTranspose(FeedbackLayer):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Apply the layer."""
-        return add_channel_bias(self, self.carry(self._linear_map, inputs), self.filters)
+        return add_channel_bias(
+            self, self.carry(self._linear_map, inputs, linear_in_kernel=True), self.filters
+        )
 
     def _linear_map(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         return keras.ops.conv_transpose(

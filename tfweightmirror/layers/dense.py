@@ -42,7 +42,7 @@ class FeedbackDense(FeedbackLayer, keras.layers.Dense):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Apply the layer."""
-        outputs = self.carry(keras.ops.matmul, inputs)
+        outputs = self.carry(keras.ops.matmul, inputs, linear_in_kernel=True)
         if self.bias is not None:
             outputs = keras.ops.add(outputs, self.bias)
         return outputs if self.activation is None else self.activation(outputs)

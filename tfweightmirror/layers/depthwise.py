@@ -32,7 +32,7 @@ class FeedbackDepthwiseConv(FeedbackLayer):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Apply the layer."""
-        outputs = self.carry(self._linear_map, inputs)
+        outputs = self.carry(self._linear_map, inputs, linear_in_kernel=True)
         *_, channels, multiplier = self.kernel.shape
         return add_channel_bias(self, outputs, channels * multiplier)
 

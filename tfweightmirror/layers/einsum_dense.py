@@ -63,7 +63,7 @@ class FeedbackEinsumDense(FeedbackLayer, keras.layers.EinsumDense):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Apply the layer."""
-        outputs = self.carry(self._linear_map, inputs)
+        outputs = self.carry(self._linear_map, inputs, linear_in_kernel=True)
         if self.bias is not None:
             outputs = keras.ops.add(outputs, self.bias)
         return outputs if self.activation is None else self.activation(outputs)

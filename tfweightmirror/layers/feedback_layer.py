@@ -166,10 +166,11 @@ class FeedbackLayer(CarriesRule):
         jit_compile: bool = False,
         reading: Reading | None = None,
         batch_axis: int = 0,
+        linear_in_kernel: bool = False,
     ) -> tf.Tensor:
         """`op(inputs, kernel)`, with the error carried back as the rule says.
 
-        `reading`: what `read` gave before, where several calls share it; `batch_axis`: of `inputs`.
+        `reading`: what `read` gave before, where several calls share it; the rest: of `asymmetric`.
         """
         site = site or self.sites[0]
         if isinstance(inputs, tf.SparseTensor):
@@ -187,7 +188,13 @@ class FeedbackLayer(CarriesRule):
                 refuse_error_below(self, inputs)
             if self.rule.updates_first and self._in_training():
                 refuse_second_call(self, keras_hooks.kept_in_call("updated_first", set))
-            f = asymmetric(op, self._rule_at(site), jit_compile=jit_compile, batch_axis=batch_axis)
+            f = asymmetric(
+                op,
+                self._rule_at(site),
+                jit_compile=jit_compile,
+                batch_axis=batch_axis,
+                linear_in_kernel=linear_in_kernel,
+            )
             outputs = f(inputs, **reading._asdict())
         record_call(Call(self, site.kernel, inputs, outputs))
         return outputs

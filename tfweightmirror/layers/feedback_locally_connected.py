@@ -32,7 +32,7 @@ class FeedbackLocallyConnected(FeedbackLayer):
 
     def call(self, inputs: tf.Tensor) -> Any:
         """Apply the layer."""
-        return self.finish(self.carry(self.local_map, inputs))
+        return self.finish(self.carry(self.local_map, inputs, linear_in_kernel=True))
 
 
 @register

@@ -34,8 +34,8 @@ class FeedbackSeparableConv(FeedbackLayer):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Apply the layer."""
-        middle = self.carry(self._depthwise, inputs, site=DEPTHWISE)
-        outputs = self.carry(self._pointwise, middle, site=POINTWISE)
+        middle = self.carry(self._depthwise, inputs, site=DEPTHWISE, linear_in_kernel=True)
+        outputs = self.carry(self._pointwise, middle, site=POINTWISE, linear_in_kernel=True)
         return add_channel_bias(self, outputs, self.filters)
 
     def _depthwise(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
