@@ -92,11 +92,11 @@ def asymmetric(
     taught = _taught_by_signals(op, rule, jit_compile, batch_axis) if rule.has_local_loss else None
 
     def products(
-        x: tf.Tensor, kernel: tf.Tensor, carrier: tf.Tensor | None, dy: tf.Tensor
+        x: tf.Tensor, kernel: tf.Tensor | None, carrier: tf.Tensor | None, dy: tf.Tensor
     ) -> tuple[tf.Tensor | None, tf.Tensor]:
         # Neither product depends on the output of `op`: the forward passes below are dead code,
         # which graph optimisation or XLA removes. (Eager code does run them.)
-        if linear_in_kernel and carrier is not None and not rule.updates_first:
+        if kernel is None:  # the carrier stands for it, too
             with tf.GradientTape() as tape:
                 tape.watch([x, carrier])
                 y = op(x, carrier)
@@ -147,9 +147,10 @@ def asymmetric(
                 carrier = kernel
             elif carrier is None:
                 carrier = rule.backward_kernel(kernel, feedback, more.get("seed"))
+            one_pass = linear_in_kernel and carrier is not None and not rule.updates_first
             factors = [
                 None if k is None else _counting_as(k, kernel, feedback, rule)
-                for k in (kernel, carrier)
+                for k in (None if one_pass else kernel, carrier)
             ]
             take = tf.function(products, jit_compile=True) if jit_compile else products
             dx, kernel_gradient = take(x, factors[0], factors[1], dy)
