@@ -120,11 +120,27 @@ def test_rules_by_layer_pattern_and_last_layer(tmp_path: Path) -> None:
     assert named == {"hidden_1": "sign_symmetry", "hidden_2": "feedback_alignment"}
 
 
-def test_first_layer_of_a_run_keeps_no_b_and_logs_no_angle(tmp_path: Path) -> None:
-    rules = ["--feedback.rule=kp", "--feedback.first_layer=no_feedback"]
-    model, _ = prepared(tmp_path / "run", "--model.options.units=[8,8]", *rules)
-    kept = {p.name: p.feedback_kernel is not None for p in tfwm.pathways(model)}
-    assert kept == {"hidden_1": False, "hidden_2": True, "head": True}
+@pytest.mark.slow
+@pytest.mark.always
+def test_first_layer_of_a_run_keeps_no_b(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules = ["--feedback.rule=fa", "--feedback.first_layer=no_feedback"]
+    folder = run(tmp_path / "run", *rules)
+    line = measures(folder)[-1]
+    assert {n for n in line if n.startswith("weight_angle/")} == {"weight_angle/head"}
+    assert "kurtosis/hidden_1" in line
+    events = EventAccumulator(str(folder / "events"))
+    events.Reload()
+    histograms = {tag for tag in events.Tags()["tensors"] if tag[:2] in ("W/", "B/")}
+    assert histograms == {"W/hidden_1", "W/head", "B/head"}
+    out = [f"--out={tmp_path / 'plain.keras'}", f"--feedback={tmp_path / 'chip.npz'}"]
+    assert main(["export", str(folder), *out]) == 0
+    assert "2 pathways, W of each and B of 1" in capsys.readouterr().out
+    with np.load(tmp_path / "chip.npz") as arrays:
+        assert set(arrays) == {"hidden_1/W", "head/W", "head/B"}
+    assert main(["list", "rules"]) == 0
+    assert "  no_feedback: " in capsys.readouterr().out
 
 
 def test_papers_mirror_mode_takes_its_noise_options(tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ def print_all(what: str = "") -> None:
         parts = dict.fromkeys(names) | _found(where)
         print(f"{kind} ({key}):")
         for name, part in parts.items():
-            full = f"  {name} ({', '.join(RULES[name])})" if kind == "rules" else f"  {name}"
+            aliases = RULES[name] if kind == "rules" else ()
+            full = f"  {name} ({', '.join(aliases)})" if aliases else f"  {name}"
             print(*(_lines(full, part) if what and part else [full]), sep="\n")
         if not what:
             print()

@@ -34,6 +34,7 @@ from train.parts.named import import_all
 from train.report.tables import to_text
 from train.run.checkpoint import Checkpoints, restore_model
 from train.run.directory import RunDirectory
+from train.run.files import leads_back
 from train.run.loop import Loop
 from train.run.phases import Phases, build_measures
 from train.run.steps import RunBatches
@@ -91,7 +92,7 @@ def export(model_or_run: str, out: str, feedback: str | None = None) -> None:
 
     `feedback` is a .npz file, for a chip: of every pathway, in its kernel's shape, `<pathway>/W`
     and, as `<pathway>/B`, what carries the error in W's place; under direct_feedback_alignment
-    (cells of the layer's input, cells of the output layer).
+    (cells of the layer's input, cells of the output layer), under no_feedback nothing.
     """
     path = _free("out", out, ".keras", "Keras' own format")
     arrays_path = _free("feedback", feedback, ".npz", "arrays of NumPy") if feedback else None
@@ -102,13 +103,11 @@ def export(model_or_run: str, out: str, feedback: str | None = None) -> None:
         if not pathways:
             raise UserError(f"{file} has no feedback weights: W itself carries every error.")
         arrays: dict[str, Any] = {f"{p.name}/W": np.asarray(p.kernel) for p in pathways}
-        arrays |= {
-            f"{p.name}/B": np.asarray(p.feedback_kernel if p.is_direct else p.backward_kernel())
-            for p in pathways
-        }
+        back = {f"{p.name}/B": np.asarray(b) for p in pathways if (b := leads_back(p)) is not None}
         with whole_file(arrays_path, f"feedback={arrays_path} cannot be written") as aside:
-            np.savez(aside, **arrays)
-        print(f"{arrays_path}: {len(pathways)} pathways, W and B of each")
+            np.savez(aside, **(arrays | back))
+        of_b = "and B of each" if len(back) == len(arrays) else f"of each and B of {len(back)}"
+        print(f"{arrays_path}: {len(pathways)} pathways, W {of_b}")
     if pathways:
         tfwm.strip_feedback(model)
     if normalization is not None and normalization.changes and not _normalizes(model):

@@ -41,6 +41,11 @@ def silent_layers(model: keras.Model) -> list[str]:
     return [p.name for p in tfwm.pathways(model) if p.sends_error_back is False]
 
 
+def leads_back(pathway: tfwm.Pathway) -> Any:
+    """What leads the error back: what stands in W's place, or the B past layers; None: nothing."""
+    return pathway.backward_kernel() if pathway.rule.has_carrier else pathway.feedback_kernel
+
+
 class BestModel(keras.callbacks.Callback):
     """Keeps the model of the best epoch so far as `best.keras`.
 

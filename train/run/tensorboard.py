@@ -28,6 +28,7 @@ from train.config import MAY_DIFFER, FitConfig
 from train.disk import GO_ON, disk_errors
 from train.parsing.config_file import dotted_names
 from train.parsing.yaml_file import plain, to_yaml
+from train.run.files import leads_back
 
 HISTOGRAMS_A_RUN, HISTOGRAM_ENTRIES = 100, 100_000
 IMAGES_A_RUN, IMAGE_ENTRIES, MOST_PANELS = 5, 2_000, 24
@@ -61,13 +62,13 @@ class Dashboards(keras.callbacks.Callback):
         self.config = config
         self.epochs = epochs
         self._pathways: list[tfwm.Pathway] = []
-        self._paired: list[tfwm.Pathway] = []  # those whose B has the shape of W
+        self._paired: list[tfwm.Pathway] = []  # those with a tensor in W's place
         self._charted: dict[str, list[str]] = {}
         self._writer: Any = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._pathways = tfwm.pathways(self.model)
-        self._paired = [pathway for pathway in self._pathways if not pathway.is_direct]
+        self._paired = [p for p in self._pathways if p.rule.has_carrier]
         self._charted = {}
         values = hyperparameters(self.config)
         with self._at(step=0):
@@ -132,10 +133,7 @@ class Dashboards(keras.callbacks.Callback):
     def _entries(self, most: int) -> dict[str, tf.Tensor]:
         """At most so many of each kernel, evenly spread, in float32."""
         found = {f"W/{pathway.name}": pathway.kernel for pathway in self._pathways}
-        found |= {
-            f"B/{p.name}": p.feedback_kernel if p.is_direct else p.backward_kernel()
-            for p in self._pathways
-        }
+        found |= {f"B/{p.name}": b for p in self._pathways if (b := leads_back(p)) is not None}
         if not found:  # backprop: there is no B
             kernels = [v for v in self.model.trainable_variables if v.path.endswith("/kernel")]
             found = {f"W/{kernel.path.removesuffix('/kernel')}": kernel for kernel in kernels}
