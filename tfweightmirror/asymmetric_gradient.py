@@ -119,7 +119,7 @@ def asymmetric(
                 y = op(x, carrier)
             dx = tape.gradient(y, x, dy, unconnected_gradients="zero")
         elif not is_direct:  # not None, which a tape would take for an error of 0
-            dx = tf.fill(tf.shape(x), tf.constant(float("nan"), x.dtype))
+            dx = tf.fill(tf.shape(x), _nan_of(dy, kernel))
         return dx, gradient_of_kernel() if kernel_gradient is None else kernel_gradient
 
     def f(
@@ -162,6 +162,12 @@ def asymmetric(
         return y if taught is None else taught(y, x, feedback, kernel)
 
     return f
+
+
+def _nan_of(*tensors: tf.Tensor) -> tf.Tensor:
+    """A scalar NaN whose derivatives are NaN, too, and 0 for whoever does not ask for it."""
+    nan = tf.constant(float("nan"), tensors[0].dtype)
+    return nan + tf.math.multiply_no_nan(nan, tf.add_n([tf.reduce_sum(t) for t in tensors]))
 
 
 def _taught_by_signals(

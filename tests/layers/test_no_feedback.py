@@ -157,18 +157,48 @@ def test_where_no_tape_is_seen_the_error_is_nan_and_never_w() -> None:
         assert np.isfinite(own).all(), ask
 
 
-def test_frozen_layers_below_want_a_stop_gradient() -> None:
+def test_derivatives_of_an_error_that_is_nan_are_nan_and_those_of_no_error_are_not() -> None:
+    """A NaN that is a constant has derivatives of 0: a penalty on it would move no weight."""
+    model, image = network(rule="fa", first_layer="no_feedback"), tf.constant(x)
+    inner, weights = tf.function(model), [w.value for w in model.trainable_variables]
+
+    def of_derivatives(of_weights: bool, answer: Any) -> list[tf.Tensor]:
+        with tf.GradientTape() as outer:
+            with tf.GradientTape() as tape:
+                tape.watch(image)
+                loss = tf.reduce_sum(answer(image) ** 2)
+            asked = weights if of_weights else [image]
+            penalty = tf.add_n([tf.reduce_sum(g**2) for g in tape.gradient(loss, asked)])
+        return outer.gradient(penalty, weights)
+
+    for gradient, weight in zip(of_derivatives(False, inner), weights, strict=True):
+        assert np.isnan(gradient).all(), weight.name
+    found = of_derivatives(True, inner)
+    whole = tf.function(network(rule="fa"))
+    weights[:] = [w.value for w in whole.python_function.trainable_variables]
+    for one, other in zip(found, of_derivatives(True, whole), strict=True):
+        np.testing.assert_array_equal(one, other)
+    with tf.autodiff.ForwardAccumulator(image, tf.ones_like(image)) as forward:
+        y = inner(image)
+    assert np.isnan(forward.jvp(y)).all()
+
+
+def test_frozen_layers_below_want_a_stop_gradient(tmp_path: Path) -> None:
     """Keras' tapes watch frozen weights, too."""
-    for between, match in ([], REFUSED), ([keras.layers.Lambda(tf.stop_gradient)], None):
-        keras.utils.set_random_seed(3)
+    for between, match in (lambda outputs: outputs, REFUSED), (keras.ops.stop_gradient, None):
+        inputs = keras.Input((4,))
         frozen = keras.layers.Dense(5, name="frozen", trainable=False)
-        model = network(keras.Input((4,)), frozen, *between, rule={"a": "no_feedback", "*": "fa"})
+        outputs = keras.layers.Dense(4, name="a")(between(frozen(inputs)))
+        model = keras.Model(inputs, keras.layers.Dense(4)(outputs))
+        tfwm.convert_model(model, {"a": "no_feedback", "*": "fa"})
         model.compile("sgd", "mse")
         if match:
             with pytest.raises(ValueError, match=match):
                 model.fit(x, y, verbose=0)
         else:
-            assert np.isfinite(model.fit(x, y, verbose=0).history["loss"]).all()
+            model.save(tmp_path / "model.keras")
+            loaded = keras.models.load_model(tmp_path / "model.keras")
+            assert np.isfinite(loaded.fit(x, y, verbose=0).history["loss"]).all()
 
 
 @pytest.mark.parametrize("build", [True, False], ids=["built", "unbuilt"])
