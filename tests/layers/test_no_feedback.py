@@ -260,3 +260,5 @@ def test_a_rule_of_ones_own_without_a_carrier_is_refused_as_well() -> None:
     model.compile("sgd", "mse")
     with pytest.raises(ValueError, match=r"rule 'silent', which sends no error down"):
         model.fit(x, y, verbose=0)
+    with pytest.raises(ValueError, match=r"'silent': it has several matrices"):
+        tfwm.layers.FeedbackLSTM(3, rule=Silent())

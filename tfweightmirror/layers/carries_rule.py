@@ -98,7 +98,8 @@ def no_direct_error(layer: keras.layers.Layer, path: str) -> str:
 def refuse_matrices_behind(cls: Any, path: str, rule: rules.FeedbackRule) -> None:
     """Raise a ValueError if a layer has matrices behind others and is to send no error down."""
     alone = cls.hears_output_error and len(getattr(cls, "sites", ())) == 1
-    if isinstance(rule, rules.NoFeedback) and not alone:
+    sends = rule.has_carrier or isinstance(rule, rules.DirectFeedbackAlignment)
+    if not (sends or alone):
         raise ValueError(
             f"Layer '{path}' ({cls.__name__}) cannot have the rule '{rule.name}': it has several "
             "matrices, and those behind send their error to those before them. Expected a layer "
