@@ -236,7 +236,7 @@ def _picture(panels: Mapping[str, str], stem: Path, along: str = "epoch") -> Ite
 
 
 def _scale(axis: Any, unit: str, low: float, high: float, along: str) -> None:
-    """Angles to a right angle at least; errors, far ratios and many epochs by logarithm."""
+    """Angles to a right angle at least; errors, what spans much, and many epochs by logarithm."""
     if unit == "error (%)":
         axis.set_yscale("symlog", linthresh=0.1, linscale=0.4)
         close = [15, 20, 40, 50, 60, 70, 80, 90] if high < 4 * low else []
@@ -246,7 +246,7 @@ def _scale(axis: Any, unit: str, low: float, high: float, along: str) -> None:
     elif "degrees" in unit:
         axis.set_yticks(range(0, int(max(95, high + 3)), 15))
         axis.set_ylim(-3, max(95, high + 3))
-    elif unit == "norm ratio" and 0 < 10 * low < high:
+    elif unit in ("norm ratio", "kurtosis of W", "mean |W|") and 0 < 10 * low < high:
         axis.set_yscale("log")
     axis.yaxis.set_major_formatter("{x:g}")
     if axis.dataLim.x1 >= LONG and along == "epoch":

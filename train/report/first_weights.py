@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import textwrap
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +40,7 @@ def draw_first_weights(groups: Sequence[Group], stem: Path) -> bool:
     for axis in axes:
         axis.axis("off")
     for axis, (group, images) in zip(figure.axes, panels, strict=False):
-        axis.set_title(group.label, fontsize=9, wrap=True)
+        axis.set_title(textwrap.fill(group.label, 40, break_on_hyphens=False), fontsize=9)
         axis.imshow(_tiled(images), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     for ending in ("png", "svg"):
         figure.savefig(stem.with_suffix(f".{ending}"), dpi=110)
