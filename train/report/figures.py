@@ -248,6 +248,8 @@ def _scale(axis: Any, unit: str, low: float, high: float, along: str) -> None:
         axis.set_ylim(-3, max(95, high + 3))
     elif unit in ("norm ratio", "kurtosis of W", "mean |W|") and 0 < 10 * low < high:
         axis.set_yscale("log")
+        axis.yaxis.set_minor_locator(ticker.LogLocator(subs=(2, 5)))
+        axis.yaxis.set_minor_formatter("{x:g}")
     axis.yaxis.set_major_formatter("{x:g}")
     if axis.dataLim.x1 >= LONG and along == "epoch":
         axis.set_xscale("log")
