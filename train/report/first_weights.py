@@ -21,7 +21,7 @@ TEXT = (
     "Weights from the image to the first 24 cells, or filters, of the layer at the input, each "
     "scaled by its own largest weight, grey or the middle of a colour is 0. Of a locally connected "
     "layer: the first six filters, each at four positions on the diagonal of the image, side by "
-    "side (Amit 2018, figure 6). Of the first seed."
+    "side (Amit 2018, figure 6). Of the first seed whose model is there."
 )
 ROWS, COLUMNS = 4, 6
 SMALLEST = 5  # pixels a side, from which a filter shows something
@@ -29,8 +29,15 @@ SMALLEST = 5  # pixels a side, from which a filter shows something
 
 def draw_first_weights(groups: Sequence[Group], stem: Path) -> bool:
     """A panel a group whose model is there and sees images; whether there was one."""
-    found = [(group, images_of(group.runs[0].path / "model.keras")) for group in groups]
-    panels = [(group, images) for group, images in found if images is not None]
+    found = {
+        group.label: map(images_of, (r.path / "model.keras" for r in group.runs))
+        for group in groups
+    }
+    panels = [
+        (label, images)
+        for label, of_seeds in found.items()
+        if (images := next((one for one in of_seeds if one is not None), None)) is not None
+    ]
     if not panels:
         return False
     columns = min(3, len(panels))
@@ -39,8 +46,8 @@ def draw_first_weights(groups: Sequence[Group], stem: Path) -> bool:
     axes = figure.subplots(rows, columns, squeeze=False).flat
     for axis in axes:
         axis.axis("off")
-    for axis, (group, images) in zip(figure.axes, panels, strict=False):
-        axis.set_title(textwrap.fill(group.label, 40, break_on_hyphens=False), fontsize=9)
+    for axis, (label, images) in zip(figure.axes, panels, strict=False):
+        axis.set_title(textwrap.fill(label, 40, break_on_hyphens=False), fontsize=9)
         axis.imshow(_tiled(images), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     for ending in ("png", "svg"):
         figure.savefig(stem.with_suffix(f".{ending}"), dpi=110)
