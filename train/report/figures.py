@@ -241,7 +241,7 @@ def _scale(axis: Any, unit: str, low: float, high: float, along: str) -> None:
         axis.set_yscale("symlog", linthresh=0.1, linscale=0.4)
         close = [15, 20, 40, 50, 60, 70, 80, 90] if high < 4 * low else []
         axis.set_yticks([0, 0.1, 0.3, 1, 3, 10, 30, 100, *close])
-        axis.set_ylim(low / 1.1 if low > 1 else 0, min(110, 1.1 * high))
+        axis.set_ylim(low / 1.1 if low > 1 else 0, max(1, min(110, 1.1 * high)))
         axis.yaxis.set_minor_locator(ticker.NullLocator())
     elif "degrees" in unit:
         axis.set_yticks(range(0, int(max(95, high + 3)), 15))
