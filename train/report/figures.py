@@ -119,7 +119,7 @@ def draw_losses(groups: Sequence[Group], stem: Path) -> bool:
             for axis, (measure, members) in zip(axes, panels.values(), strict=True):
                 for group, colour in zip(members, _shades(members), strict=True):
                     line = group.losses[measure].dropna()
-                    label = textwrap.fill(group.label, 32, break_on_hyphens=False)
+                    label = _legend(group.label)
                     axis.plot(line.index, line, color=colour, label=label)
     return bool(panels)
 
@@ -185,7 +185,7 @@ def _draw(axis: Any, group: Group, measure: str, numbers: pd.DataFrame, **style:
     colour = style["color"]
     if measure in group.mean:
         mean, error = group.mean[measure], group.error[measure]
-        style["label"] = textwrap.fill(style["label"], 32, break_on_hyphens=False)
+        style["label"] = _legend(style["label"])
         # A point without neighbours makes no line.
         alone = mean[mean.notna() & mean.shift().isna() & mean.shift(-1).isna()]
         axis.plot(alone.index, alone, color=colour, marker="o", markersize=4, linestyle="none")
@@ -256,6 +256,11 @@ def _scale(axis: Any, unit: str, low: float, high: float, along: str) -> None:
         axis.xaxis.set_major_formatter("{x:.0f}")
     else:
         axis.xaxis.set_major_locator(ticker.MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+
+
+def _legend(label: str) -> str:
+    """Lines of a legend, whole words."""
+    return textwrap.fill(label, 32, break_on_hyphens=False, break_long_words=False)
 
 
 def _shades(things: Collection[Any]) -> list[Any]:
