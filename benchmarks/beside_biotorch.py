@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.timing import Seconds, summary, timed
+from benchmarks.timing import Clock, Seconds, print_table, summary
 
 MODES = ("fa", "usf", "frsf", "brsf")
 
@@ -54,23 +54,21 @@ def main() -> None:
         optimizer = torch.optim.SGD(module.parameters(), 0.01, momentum=0.9, weight_decay=1e-4)
         examples, labels = torch.randn(shape), torch.randint(0, 10, shape[:1])
 
-        def steps() -> None:
+        def step() -> Seconds:
+            """Of one of `--steps`."""
+            begin = Clock()
             for _ in range(options.steps):
                 optimizer.zero_grad()
                 torch.nn.functional.cross_entropy(module(examples), labels).backward()
                 optimizer.step()
+            return Clock().since(begin, times=options.steps)
 
-        steps()
-        return lambda: timed(steps)
+        step()
+        return step
 
     candidates = {"PyTorch": candidate(None)} | {mode: candidate(mode) for mode in MODES}
     rows = summary(candidates, options.repeats)
-    print(f"{'':<10}{'median, ms':>12}{'over stock':>12}{'+-':>8}{'processor':>12}")
-    for name, row in rows.items():
-        print(
-            f"{name:<10}{row['median_ms'] / options.steps:>12.2f}{row['over_stock']:>12.3f}"
-            f"{row['over_stock_spread']:>8.3f}{row['cpu_over_stock']:>12.3f}"
-        )
+    print_table("train step", rows)
     if options.out is not None:
         kept = {"options": vars(options) | {"out": None}, "torch": torch.__version__}
         kept["results"] = rows
@@ -84,7 +82,7 @@ def resnet18(nn: Any, width: int = 16) -> Any:
         convolution = nn.Conv2d(entering, leaving, size, stride, size // 2, bias=False)
         return [convolution, nn.BatchNorm2d(leaving)]
 
-    class Block(nn.Module):  # type: ignore[misc]
+    class Block(nn.Module):  # type: ignore[misc]  # torch is no dependency: Any here
         def __init__(self, entering: int, leaving: int, stride: int) -> None:
             super().__init__()
             first = normalized(entering, leaving, 3, stride)

@@ -37,7 +37,7 @@ import tensorflow as tf  # noqa: E402
 
 import tfweightmirror as tfwm  # noqa: E402
 from benchmarks.networks import CLASSES, NETWORKS  # noqa: E402
-from benchmarks.timing import Clock, Seconds, summary, timed  # noqa: E402
+from benchmarks.timing import Clock, Seconds, print_table, summary, timed  # noqa: E402
 from train.run.directory import next_free  # noqa: E402
 
 KEPT = Path("benchmarks") / "results" / "step_time"
@@ -88,11 +88,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     results: dict[str, dict[str, dict[str, float]]] = {}
     for measure in options.measures or MEASURES:
         results[measure] = rows = MEASURES[measure](batches, options)
-        print(f"\n{measure:<26}{'median, ms':>12}{'over stock':>12}{'+-':>8}{'processor':>12}")
-        for name, row in rows.items():
-            wall = f"{row['over_stock']:>12.3f}{row['over_stock_spread']:>8.3f}"
-            processor = f"{row['cpu_over_stock']:>12.3f}"
-            print(f"{name:<26}{row['median_ms']:>12.1f}{wall}{processor}", flush=True)
+        print_table(measure, rows)
     return {"options": vars(options), "where": where(), "results": results}
 
 

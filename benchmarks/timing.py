@@ -36,6 +36,15 @@ def timed(work: Callable[[], None]) -> Seconds:
     return Clock().since(begin)
 
 
+def print_table(title: str, rows: dict[str, dict[str, float]]) -> None:
+    """What `summary` gives, a line a candidate."""
+    print(f"\n{title:<26}{'median, ms':>12}{'over stock':>12}{'+-':>8}{'processor':>12}")
+    for name, row in rows.items():
+        wall = f"{row['over_stock']:>12.3f}{row['over_stock_spread']:>8.3f}"
+        processor = f"{row['cpu_over_stock']:>12.3f}"
+        print(f"{name:<26}{row['median_ms']:>12.1f}{wall}{processor}", flush=True)
+
+
 def summary(
     candidates: dict[str, Callable[[], Seconds]], repeats: int
 ) -> dict[str, dict[str, float]]:

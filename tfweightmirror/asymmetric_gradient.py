@@ -14,7 +14,7 @@ Examples:
 """
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 
@@ -90,37 +90,7 @@ def asymmetric(
 
     is_direct = isinstance(rule, DirectFeedbackAlignment)  # whose B is read elsewhere
     taught = _taught_by_signals(op, rule, jit_compile, batch_axis) if rule.has_local_loss else None
-
-    def products(
-        x: tf.Tensor, kernel: tf.Tensor | None, carrier: tf.Tensor | None, dy: tf.Tensor
-    ) -> tuple[tf.Tensor | None, tf.Tensor]:
-        # Neither product depends on the output of `op`: the forward passes below are dead code,
-        # which graph optimisation or XLA removes. (Eager code does run them.)
-        if kernel is None:  # the carrier stands for it, too
-            with tf.GradientTape() as tape:
-                tape.watch([x, carrier])
-                y = op(x, carrier)
-            return tuple(tape.gradient(y, [x, carrier], dy, unconnected_gradients="zero"))
-
-        def gradient_of_kernel() -> tf.Tensor:
-            with tf.GradientTape() as tape:
-                tape.watch(kernel)
-                y = op(x, kernel)
-            return tape.gradient(y, kernel, dy, unconnected_gradients="zero")
-
-        dx = kernel_gradient = None
-        if rule.updates_first:
-            kernel_gradient = gradient_of_kernel()
-            if not errors_travel_on_w():
-                carrier = rule.carrier_after_update(carrier, kernel_gradient)
-        if carrier is not None:
-            with tf.GradientTape() as tape:
-                tape.watch(x)
-                y = op(x, carrier)
-            dx = tape.gradient(y, x, dy, unconnected_gradients="zero")
-        elif not is_direct:  # not None, which a tape would take for an error of 0
-            dx = tf.fill(tf.shape(x), _nan_of(dy, kernel))
-        return dx, gradient_of_kernel() if kernel_gradient is None else kernel_gradient
+    products = _products(op, rule)
 
     def f(
         x: tf.Tensor,
@@ -162,6 +132,45 @@ def asymmetric(
         return y if taught is None else taught(y, x, feedback, kernel)
 
     return f
+
+
+def _products(op: LinearMap, rule: FeedbackRule) -> Callable[..., Any]:
+    """`(x, kernel, carrier, dy) -> (dx, dW)`; kernel None: the carrier stands for it, too."""
+
+    def products(
+        x: tf.Tensor, kernel: tf.Tensor | None, carrier: tf.Tensor | None, dy: tf.Tensor
+    ) -> tuple[tf.Tensor | None, tf.Tensor]:
+        # Neither product depends on the output of `op`: the forward passes below are dead code,
+        # which graph optimisation or XLA removes. (Eager code does run them.)
+        if kernel is None:
+            with tf.GradientTape() as tape:
+                tape.watch([x, carrier])
+                y = op(x, carrier)
+            return tuple(tape.gradient(y, [x, carrier], dy, unconnected_gradients="zero"))
+
+        def gradient_of_kernel() -> tf.Tensor:
+            with tf.GradientTape() as tape:
+                tape.watch(kernel)
+                y = op(x, kernel)
+            return tape.gradient(y, kernel, dy, unconnected_gradients="zero")
+
+        dx = kernel_gradient = None
+        if rule.updates_first:
+            kernel_gradient = gradient_of_kernel()
+            if not errors_travel_on_w():
+                carrier = rule.carrier_after_update(carrier, kernel_gradient)
+        if carrier is not None:
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = op(x, carrier)
+            dx = tape.gradient(y, x, dy, unconnected_gradients="zero")
+        elif not isinstance(
+            rule, DirectFeedbackAlignment
+        ):  # not None, which a tape would take for an error of 0
+            dx = tf.fill(tf.shape(x), _nan_of(dy, kernel))
+        return dx, gradient_of_kernel() if kernel_gradient is None else kernel_gradient
+
+    return products
 
 
 def _nan_of(*tensors: tf.Tensor) -> tf.Tensor:

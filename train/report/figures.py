@@ -119,8 +119,7 @@ def draw_losses(groups: Sequence[Group], stem: Path) -> bool:
             for axis, (measure, members) in zip(axes, panels.values(), strict=True):
                 for group, colour in zip(members, _shades(members), strict=True):
                     line = group.losses[measure].dropna()
-                    label = _legend(group.label)
-                    axis.plot(line.index, line, color=colour, label=label)
+                    axis.plot(line.index, line, color=colour, label=_legend(group.label))
     return bool(panels)
 
 
